@@ -1,0 +1,1 @@
+"""What an emulated accelerator does and how long it takes; pure, shared by workers and planner."""
