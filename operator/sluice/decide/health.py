@@ -1,0 +1,209 @@
+"""Health of workers and nodes: evidence in, states and node actions out.
+
+First form: liveness probes and the gateways' passive evidence. A worker is Failed after k misses in
+a row; its node is quarantined with it and returns after a stable window. The observer is suspect
+when its own control target fails, or when every class misses at once: then nothing new fails.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.decide import limits
+from sluice.model.memory import NodeHealth, NodeState, WorkerHealth, WorkerState
+from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
+from sluice.model.snapshot import Node, NodeReady, Snapshot, Worker
+
+
+def list_workers(snapshot: Snapshot) -> Iterable[Worker]:
+    """Yield every worker of every pool."""
+    for pool in snapshot.pools:
+        yield from pool.workers
+
+
+def suspect_observer(snapshot: Snapshot) -> str:
+    """Return why our own sight is in doubt, or ""."""
+    if not snapshot.observer_ok:
+        return "the operator's own control target does not answer"
+    missing: dict[str, bool] = {}
+    for worker in list_workers(snapshot):
+        if worker.ready and not worker.terminating and worker.probe is not None:
+            name = worker.accelerator_class
+            missing[name] = missing.get(name, True) and worker.probe.misses > 0
+    if len(missing) > 1 and all(missing.values()):
+        return f"all workers of all classes ({', '.join(sorted(missing))}) miss probes at once"
+    return ""
+
+
+def judge_workers(snapshot: Snapshot, known: Mapping[str, WorkerHealth]) -> dict[str, WorkerHealth]:
+    """Return the health of every worker in the snapshot, by pod uid."""
+    doubt = suspect_observer(snapshot)
+    judged: dict[str, WorkerHealth] = {}
+    for worker in list_workers(snapshot):
+        accelerator = snapshot.classes.get(worker.accelerator_class)
+        if accelerator is None:
+            continue
+        before = known.get(worker.uid, WorkerHealth(WorkerState.STARTING, snapshot.at))
+        state, reason = _judge(worker, accelerator, before, doubt, snapshot.at)
+        if state is before.state:
+            judged[worker.uid] = before
+        else:
+            judged[worker.uid] = WorkerHealth(state, snapshot.at, reason)
+    return judged
+
+
+def _judge(
+    worker: Worker,
+    accelerator: AcceleratorClassSpec,
+    before: WorkerHealth,
+    doubt: str,
+    at: float,
+) -> tuple[WorkerState, str]:
+    if before.state is WorkerState.FAILED:
+        return _judge_failed(worker, accelerator, before, at)
+    if not worker.ready or worker.probe is None or not worker.probe.answered:
+        return WorkerState.STARTING, ""
+    misses, failures = worker.probe.misses, worker.gateway_failures
+    needed = accelerator.health.liveness.failures
+    evidence = []
+    if misses:
+        evidence.append(f"{misses} of {needed} liveness probes in a row missed")
+    if failures:
+        evidence.append(f"{failures} requests in a row failed at the gateway")
+    reason = ", ".join(evidence)
+    corroborated = misses > 0 and failures >= needed
+    if misses >= needed or corroborated:
+        if doubt:
+            return WorkerState.SUSPECT, f"{reason}; not acted on: {doubt}"
+        return WorkerState.FAILED, reason
+    if misses or failures >= needed:
+        return WorkerState.SUSPECT, reason
+    return WorkerState.HEALTHY, ""
+
+
+def _judge_failed(
+    worker: Worker, accelerator: AcceleratorClassSpec, before: WorkerHealth, at: float
+) -> tuple[WorkerState, str]:
+    """A Failed worker that was not deleted (the breaker) is back after a stable window."""
+    up_since = worker.probe.up_since if worker.probe is not None else None
+    if up_since is None or at - up_since < accelerator.health.return_after:
+        return WorkerState.FAILED, before.reason
+    return WorkerState.HEALTHY, f"answered for {at - up_since:.0f} s"
+
+
+def recall_nodes(snapshot: Snapshot) -> dict[str, NodeHealth]:
+    """Return what the annotations say; a restart of the operator releases nothing."""
+    recalled = {}
+    for node in snapshot.nodes:
+        if node.mark is not None and node.mark.state == NodeState.FAILED:
+            recalled[node.name] = NodeHealth(NodeState.FAILED, node.mark.since, node.mark.reason)
+        elif node.tainted:
+            why = node.mark_error or "our taint was found without its annotation"
+            recalled[node.name] = NodeHealth(NodeState.FAILED, snapshot.at, why)
+    return recalled
+
+
+def judge_nodes(
+    snapshot: Snapshot,
+    known: Mapping[str, NodeHealth],
+    workers: Mapping[str, WorkerHealth],
+) -> tuple[dict[str, NodeHealth], tuple[NodeAction, ...]]:
+    """Return the nodes that are not healthy, and what is to be done about marks on nodes."""
+    judged: dict[str, NodeHealth] = {}
+    actions: list[NodeAction] = []
+    failed = find_failed_workers(snapshot, workers)
+    for node in snapshot.nodes:
+        accelerator = find_class(node, snapshot.classes)
+        before = known.get(node.name)
+        if accelerator is None:
+            after, why = None, "no accelerator class selects it any more"
+        else:
+            after, why = _judge_node(node, accelerator, before, failed.get(node.name, ()), snapshot)
+        if after is None:
+            if node.tainted or node.mark is not None or node.mark_error:
+                actions.append(ReleaseNode(node.name, why or "nothing speaks against it"))
+            continue
+        judged[node.name] = after
+        if not node.tainted or node.mark is None or node.mark.since != after.since:
+            actions.append(QuarantineNode(node.name, after.since, after.reason))
+    return judged, tuple(actions)
+
+
+def find_class(
+    node: Node, classes: Mapping[str, AcceleratorClassSpec]
+) -> AcceleratorClassSpec | None:
+    """Return the class whose selector the node matches (the first by name), or None."""
+    for name in sorted(classes):
+        if selects(classes[name], node):
+            return classes[name]
+    return None
+
+
+def selects(accelerator: AcceleratorClassSpec, node: Node) -> bool:
+    """Tell whether the class's node selector matches the node."""
+    return all(node.labels.get(key) == value for key, value in accelerator.node_selector.items())
+
+
+def find_failed_workers(
+    snapshot: Snapshot, workers: Mapping[str, WorkerHealth]
+) -> dict[str, list[tuple[Worker, WorkerHealth]]]:
+    """Return the Failed workers still bound to each node, Terminating ones included."""
+    failed: dict[str, list[tuple[Worker, WorkerHealth]]] = {}
+    for worker in list_workers(snapshot):
+        health = workers.get(worker.uid)
+        if worker.node and health is not None and health.state is WorkerState.FAILED:
+            failed.setdefault(worker.node, []).append((worker, health))
+    return failed
+
+
+def _judge_node(
+    node: Node,
+    accelerator: AcceleratorClassSpec,
+    before: NodeHealth | None,
+    failed: Iterable[tuple[Worker, WorkerHealth]],
+    snapshot: Snapshot,
+) -> tuple[NodeHealth | None, str]:
+    against = [f"worker {worker.name}: {health.reason}" for worker, health in failed]
+    if before is None:
+        if not against:
+            return None, ""
+        return NodeHealth(NodeState.FAILED, snapshot.at, against[0]), ""
+    alive = (
+        not against
+        and node.ready is NodeReady.TRUE
+        and node.lease_age is not None
+        and node.lease_age <= limits.LEASE_STALE
+        and node.lease_renewed is not None
+        and node.lease_renewed > before.since
+    )
+    if not alive:
+        return NodeHealth(before.state, before.since, before.reason), ""
+    since = before.alive_since if before.alive_since is not None else snapshot.at
+    if snapshot.at - since >= accelerator.health.return_after:
+        return None, (
+            f"ready, its Lease renewed and no failed worker on it for {snapshot.at - since:.0f} s"
+            f" (returnAfter {accelerator.health.return_after:g} s)"
+        )
+    return NodeHealth(before.state, before.since, before.reason, since), ""
+
+
+def open_breaker(
+    snapshot: Snapshot, nodes: Mapping[str, NodeHealth], class_name: str
+) -> tuple[frozenset[str], str]:
+    """Choose the nodes of a class whose workers may be deleted.
+
+    Returns:
+        The allowed nodes, at most max(1, floor(maxUnhealthy x nodes)), those longest out first; and
+        a sentence when some quarantined node is not among them, else "".
+    """
+    accelerator = snapshot.classes[class_name]
+    of_class = [node.name for node in snapshot.nodes if selects(accelerator, node)]
+    limit = max(1, int(accelerator.health.max_unhealthy * len(of_class)))
+    out = sorted((nodes[name].since, name) for name in of_class if name in nodes)
+    allowed = frozenset(name for _, name in out[:limit])
+    held = [name for _, name in out[limit:]]
+    if not held:
+        return allowed, ""
+    return allowed, (
+        f"{len(out)} of {len(of_class)} nodes of class {class_name} are out, maxUnhealthy allows"
+        f" {limit}: workers on {', '.join(held)} are not deleted, only bypassed"
+    )

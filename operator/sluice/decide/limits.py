@@ -1,0 +1,50 @@
+"""Thresholds of the planner that are not in the API, each with its reason.
+
+The unit is seconds unless the name says otherwise.
+"""
+
+from typing import Final
+
+QUANTILE: Final = 0.95
+"""Percentile of TTFT and TPOT that is held against the SLO."""
+
+MIN_SAMPLES: Final = 5
+"""Requests a window must hold before a percentile of it means anything."""
+
+LEASE_STALE: Final = 25.0
+"""Node Leases are renewed every 10 s: two renewals and a half missed speak against the node."""
+
+STARTUP_FACTOR: Final = 1.5
+STARTUP_GRACE: Final = 20.0
+"""A start is overdue after factor x expected start-up + grace (scheduling, probes)."""
+STARTUP_UNKNOWN: Final = 300.0
+"""Expected start-up of a class that does not say (llm-d reports 62 to 139 s on H100)."""
+
+UNSCHEDULABLE_AFTER: Final = 10.0
+"""A pod without a node for this long does not count as starting."""
+
+CORRECTION_FLOOR: Final = 0.5
+CORRECTION_STEP: Final = 0.85
+CORRECTION_EVERY: Final = 15.0
+"""A variant over its SLO loses 15 % of its reckoned capacity, at most once in this time."""
+CORRECTION_RECOVERY: Final = 300.0
+"""Time in which a correction of 0.5 returns to 1 while the SLO is kept."""
+
+UTILISATION_FLOOR: Final = 0.4
+UTILISATION_CEILING: Final = 0.85
+"""Bounds on the share of its saturated rate that a worker is reckoned to sustain in the SLO."""
+
+DOWN_UTILISATION: Final = 0.8
+"""Scale down only if the remaining workers stay within this share of their capacity."""
+
+DEAD_BAND: Final = 0.10
+"""Demand within +-10 % of what a count carries, and shares within 10 points, move nothing."""
+
+BACKLOG_DRAIN: Final = 15.0
+"""Requests that wait in the gateways are to be worked off in this time."""
+
+DEFAULT_PROMPT_TOKENS: Final = 64.0
+DEFAULT_OUTPUT_TOKENS: Final = 32.0
+"""Mean lengths (real tokens) reckoned with until any were observed."""
+
+DECISIONS_KEPT: Final = 10

@@ -1,0 +1,72 @@
+"""The planner: one pure pass over the whole fleet.
+
+Health first, then each pool by priority (`pool_pass`), with the devices that the pools before it
+left (`inventory`). The simulator, a replay and the unit tests call this same function.
+"""
+
+from collections.abc import Sequence
+
+from sluice.decide.health import judge_nodes, judge_workers, recall_nodes
+from sluice.decide.inventory import Inventory
+from sluice.decide.pool_pass import plan_pool
+from sluice.decide.recall import recall_pool
+from sluice.decide.variants import Fleet
+from sluice.model.keys import PoolKey
+from sluice.model.memory import Memory, PoolMemory
+from sluice.model.plan import Finding, Plan, PoolPlan, Problem
+from sluice.model.snapshot import Pool, Snapshot
+
+
+def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
+    """Return what is to be done about the fleet, and what to remember.
+
+    An empty memory recalls what is durable from the snapshot, so that a restart releases nothing
+    and repeats nothing.
+    """
+    known = memory.nodes if memory.started is not None else recall_nodes(snapshot)
+    workers = judge_workers(snapshot, memory.workers)
+    nodes, actions = judge_nodes(snapshot, known, workers)
+    fleet = Fleet(snapshot, workers, nodes)
+    remembered = {
+        pool.key: memory.pools.get(pool.key) or recall_pool(pool) for pool in snapshot.pools
+    }
+    owners = claim_models(snapshot.pools)
+    serving = [pool for pool in snapshot.pools if owners[pool.spec.model.name] == pool.key]
+    inventory = Inventory(fleet, serving, remembered)
+    plans: dict[PoolKey, PoolPlan] = {}
+    memories: dict[PoolKey, PoolMemory] = {}
+    for pool in inventory.order:
+        planned, after = plan_pool(fleet, pool, remembered[pool.key], inventory)
+        plans[pool.key], memories[pool.key] = planned, after
+    for pool in snapshot.pools:
+        if pool.key not in plans:
+            owner = owners[pool.spec.model.name]
+            plans[pool.key] = refuse_model(pool, owner)
+            memories[pool.key] = PoolMemory(decisions=remembered[pool.key].decisions)
+    started = memory.started if memory.started is not None else snapshot.at
+    after_all = Memory(pools=memories, nodes=nodes, workers=workers, started=started)
+    return Plan(snapshot.at, plans, actions), after_all
+
+
+def claim_models(pools: Sequence[Pool]) -> dict[str, PoolKey]:
+    """Return which pool owns each model name: the oldest, then the first by key."""
+    owners: dict[str, PoolKey] = {}
+    for pool in sorted(pools, key=lambda p: (p.created, p.key)):
+        owners.setdefault(pool.spec.model.name, pool.key)
+    return owners
+
+
+def refuse_model(pool: Pool, owner: PoolKey) -> PoolPlan:
+    """Return the plan of a pool whose model name another one owns: it gets no workers."""
+    message = (
+        f"model name {pool.spec.model.name!r} belongs to the older pool {owner}: choose another"
+        " spec.model.name, or delete that pool"
+    )
+    return PoolPlan(
+        key=pool.key,
+        uid=pool.uid,
+        generation=pool.generation,
+        variants=(),
+        workers=False,
+        problems=(Problem(Finding.MODEL_NAME_TAKEN, message),),
+    )

@@ -1,0 +1,381 @@
+"""One pool's part of a pass: demand → capacity → allocation → guards → shares → rolls → plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sluice.decide import limits, wording
+from sluice.decide.allocation import Fill, Offer, allocate_workers
+from sluice.decide.capacity import correct_capacity, describe_breach, reckon_capacity
+from sluice.decide.demand import Demand, measure_attainment, observe_demand
+from sluice.decide.guards import Wish, guard_count, remember_recommendation
+from sluice.decide.health import open_breaker
+from sluice.decide.inventory import Inventory
+from sluice.decide.rollout import Roll, choose_rolls
+from sluice.decide.shares import hold_shares, share_traffic
+from sluice.decide.variants import Fleet, VariantView, view_variant
+from sluice.model.memory import Direction, PoolMemory, Step, VariantMemory
+from sluice.model.plan import (
+    Decision,
+    DeleteWorker,
+    Finding,
+    PoolPlan,
+    Problem,
+    VariantPlan,
+)
+from sluice.model.snapshot import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What allocation and guards made of the variants."""
+
+    wanted: Mapping[str, int]
+    variants: Mapping[str, VariantMemory]
+    decisions: tuple[Decision, ...]
+
+
+def plan_pool(
+    fleet: Fleet, pool: Pool, memory: PoolMemory, inventory: Inventory
+) -> tuple[PoolPlan, PoolMemory]:
+    """Return a pool's plan and memory; takes its devices from the inventory."""
+    at = fleet.snapshot.at
+    views, missing = _view_variants(fleet, pool, memory)
+    demand = observe_demand(pool.signals, memory)
+    memory, learnt = _learn(fleet, pool, views, memory, demand)
+    lost = _track_losses(views, memory, at)
+    offers = _make_offers(pool, views, memory, demand, inventory)
+    required = _require(pool, offers, demand)
+    rolls, roll_problems = choose_rolls(fleet, pool, views)
+    scene = _Scene(views, rolls, lost, at)
+    counts = _choose_counts(pool, memory, offers, required, demand, scene)
+    for name, wanted in counts.wanted.items():
+        inventory.take(pool, name, wanted)
+    shares = _choose_shares(memory, offers, required, rolls)
+    deletes, breaker = _choose_deletes(fleet, pool, views)
+    decisions = (*learnt, *_tell_losses(views, memory, lost, required, at), *counts.decisions)
+    after = replace(
+        memory,
+        variants=counts.variants,
+        shares=shares,
+        shares_for={view.name: view.serving for view in views},
+        lost=lost,
+        decisions=(*memory.decisions, *decisions)[-limits.DECISIONS_KEPT :],
+        passed=at,
+    )
+    capacities = {offer.accelerator_class: offer.capacity for offer in offers}
+    planned = PoolPlan(
+        key=pool.key,
+        uid=pool.uid,
+        generation=pool.generation,
+        variants=(
+            *(
+                _plan_variant(view, counts.wanted, shares, capacities, rolls[view.name])
+                for view in views
+            ),
+            *(_freeze_variant(pool, name) for name in missing),
+        ),
+        attainment=measure_attainment(pool.signals),
+        fallback=_describe_fallback(pool, views, lost),
+        progress=wording.describe_progress(views, counts.wanted, rolls),
+        problems=(*_list_problems(fleet, pool, views, missing), *roll_problems, *breaker),
+        decisions=decisions,
+        deletes=deletes,
+        demand=demand.rate if demand.fresh else None,
+    )
+    return planned, after
+
+
+def _view_variants(
+    fleet: Fleet, pool: Pool, memory: PoolMemory
+) -> tuple[list[VariantView], list[str]]:
+    """Return the variants whose class exists, and the names of the classes that do not."""
+    views, missing = [], []
+    for spec in pool.spec.variants:
+        accelerator = fleet.snapshot.classes.get(spec.accelerator_class)
+        if accelerator is None:
+            missing.append(spec.accelerator_class)
+        else:
+            views.append(view_variant(fleet, pool, spec, accelerator, memory))
+    return views, missing
+
+
+def _learn(
+    fleet: Fleet,
+    pool: Pool,
+    views: Sequence[VariantView],
+    memory: PoolMemory,
+    demand: Demand,
+) -> tuple[PoolMemory, list[Decision]]:
+    """Take in what was measured: demand, lengths, corrections, and how long it has gone on."""
+    at = fleet.snapshot.at
+    slo = (pool.spec.slo.ttft, pool.spec.slo.tpot)
+    settled = not any(v.lost or v.starting or v.name in memory.lost for v in views)
+    elapsed = at - memory.passed if memory.passed is not None else 0.0
+    variants = dict(memory.variants)
+    told = []
+    for view in views:
+        measured = pool.signals.variants.get(view.name) if pool.signals else None
+        variants[view.name], why = correct_capacity(
+            view.memory, measured, slo=slo, settled=settled, at=at, elapsed=elapsed
+        )
+        if why:
+            told.append(Decision(at, "SLOBroken", f"{view.name}: {why}", warning=True))
+    fresh = demand.fresh
+    after = replace(
+        memory,
+        since=(memory.since if memory.since is not None else at) if fresh else None,
+        rate=demand.rate if fresh else memory.rate,
+        prompt_tokens=demand.prompt_tokens if fresh else memory.prompt_tokens,
+        output_tokens=demand.output_tokens if fresh else memory.output_tokens,
+        variants=variants,
+    )
+    return after, told
+
+
+def _track_losses(views: Sequence[VariantView], memory: PoolMemory, at: float) -> dict[str, float]:
+    """Return since when each variant's capacity has been lost; it is back when enough serve."""
+    return {view.name: memory.lost.get(view.name, at) for view in views if view.lost}
+
+
+def _make_offers(
+    pool: Pool,
+    views: Sequence[VariantView],
+    memory: PoolMemory,
+    demand: Demand,
+    inventory: Inventory,
+) -> list[Offer]:
+    offers = []
+    for view in views:
+        capacity = reckon_capacity(pool.spec, view.accelerator, view.devices, demand)
+        if capacity is not None:
+            capacity *= memory.variants[view.name].correction
+        devices = inventory.limit_workers(pool, view.name, view.accelerator, view.devices)
+        measured = pool.signals.variants.get(view.name) if pool.signals else None
+        breach = (
+            describe_breach(measured, pool.spec.slo.ttft, pool.spec.slo.tpot) if measured else ""
+        )
+        offers.append(
+            Offer(
+                accelerator_class=view.name,
+                minimum=view.spec.min,
+                maximum=min(view.spec.max, devices),
+                allocated=view.allocated,
+                serving=view.serving,
+                capacity=capacity,
+                max_share=view.spec.max_share,
+                impaired=view.lost if pool.spec.fallback.mode == "Automatic" else "",
+                breached=bool(breach),
+            )
+        )
+    return offers
+
+
+def _require(pool: Pool, offers: Sequence[Offer], demand: Demand) -> float:
+    """Return the requests/s to carry: demand with headroom, at least what the minima carry."""
+    floor = sum(offer.minimum * (offer.capacity or 0.0) for offer in offers)
+    return max(demand.rate * (1 + pool.spec.autoscaling.headroom), floor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What the guards look at besides the numbers."""
+
+    views: Sequence[VariantView]
+    rolls: Mapping[str, Roll]
+    lost: Mapping[str, float]
+    at: float
+
+    def is_settled(self, pool: Pool, memory: PoolMemory) -> bool:
+        """Tell whether the pool may scale down at all."""
+        window = pool.spec.autoscaling.stable_window
+        return (
+            memory.since is not None
+            and self.at - memory.since >= window
+            and not self.lost
+            and not any(view.starting for view in self.views)
+            and not any(roll.active for roll in self.rolls.values())
+        )
+
+
+def _choose_counts(
+    pool: Pool,
+    memory: PoolMemory,
+    offers: Sequence[Offer],
+    required: float,
+    demand: Demand,
+    scene: _Scene,
+) -> _Counts:
+    fills = allocate_workers(required, offers)
+    lower = allocate_workers(max(required, demand.rate / limits.DOWN_UTILISATION), offers)
+    settled = scene.is_settled(pool, memory)
+    wanted: dict[str, int] = {}
+    variants: dict[str, VariantMemory] = {}
+    decisions: list[Decision] = []
+    for offer, view in zip(offers, scene.views, strict=True):
+        before, fill = memory.variants[offer.accelerator_class], fills[offer.accelerator_class]
+        if demand.fresh:
+            window = remember_recommendation(
+                before.recommendations,
+                scene.at,
+                lower[offer.accelerator_class].workers,
+                pool.spec.autoscaling.stable_window,
+            )
+            before = replace(before, recommendations=window)
+        count = _guard(pool, offer, fill, before, scene, settled=settled)
+        if count != offer.allocated:
+            why = wording.explain_step(offer, fill, count, required, pool, demand)
+            decisions.append(wording.name_step(offer, count, why, offers, scene.at))
+            direction = Direction.UP if count > offer.allocated else Direction.DOWN
+            before = replace(before, step=Step(direction, scene.at))
+        wanted[view.name] = count
+        variants[view.name] = replace(before, wanted=count)
+    return _Counts(wanted, variants, tuple(decisions))
+
+
+def _guard(
+    pool: Pool,
+    offer: Offer,
+    fill: Fill,
+    memory: VariantMemory,
+    scene: _Scene,
+    *,
+    settled: bool,
+) -> int:
+    """Return the count to ask for; a paused autoscaler only keeps the bounds."""
+    ceiling = max(offer.minimum, offer.maximum)
+    if pool.spec.autoscaling.mode == "Paused":
+        return max(offer.minimum, min(offer.allocated, ceiling))
+    others_lost = any(name != offer.accelerator_class for name in scene.lost)
+    wish = Wish(
+        current=offer.allocated,
+        workers=fill.workers,
+        forced=others_lost or offer.breached,
+        load=fill.need,
+        capacity=offer.capacity,
+        minimum=offer.minimum,
+        maximum=ceiling,
+        settled=settled,
+    )
+    count, _ = guard_count(wish, memory, at=scene.at, hold_down=pool.spec.shift.hold_down)
+    return count
+
+
+def _choose_shares(
+    memory: PoolMemory,
+    offers: Sequence[Offer],
+    required: float,
+    rolls: Mapping[str, Roll],
+) -> Mapping[str, int]:
+    """Return the shares; a variant that rolls without a surge counts with one worker less."""
+    serving = []
+    for offer in offers:
+        roll = rolls[offer.accelerator_class]
+        less = 1 if roll.active and not roll.paused and not roll.surge and offer.serving > 1 else 0
+        serving.append(replace(offer, serving=offer.serving - less))
+    wanted = share_traffic(required, serving)
+    counts = {offer.accelerator_class: offer.serving for offer in offers}
+    return hold_shares(wanted, memory.shares, counts, memory.shares_for)
+
+
+def _choose_deletes(
+    fleet: Fleet, pool: Pool, views: Sequence[VariantView]
+) -> tuple[tuple[DeleteWorker, ...], tuple[Problem, ...]]:
+    """Choose the Failed workers to delete; the breaker stops only this, never traffic."""
+    deletes, problems = [], []
+    for view in views:
+        if not view.failed:
+            continue
+        allowed, held = open_breaker(fleet.snapshot, fleet.nodes, view.name)
+        if held:
+            problems.append(Problem(Finding.BREAKER_OPEN, held))
+        deletes += [
+            DeleteWorker(pool.key, w.name, w.uid, fleet.workers[w.uid].reason)
+            for w in view.failed
+            if w.node in allowed
+        ]
+    return tuple(deletes), tuple(problems)
+
+
+def _tell_losses(
+    views: Sequence[VariantView],
+    memory: PoolMemory,
+    lost: Mapping[str, float],
+    required: float,
+    at: float,
+) -> list[Decision]:
+    told = []
+    for view in views:
+        if view.name in lost and view.name not in memory.lost:
+            reason = f"{view.lost}; {required:.2f}/s are required"
+            told.append(Decision(at, "CapacityLost", reason, warning=True))
+        elif view.name in memory.lost and view.name not in lost:
+            took = at - memory.lost[view.name]
+            reason = (
+                f"{view.name}: {view.serving} of {view.allocated} serve again after {took:.0f} s"
+            )
+            told.append(Decision(at, "CapacityBack", reason))
+    return told
+
+
+def _describe_fallback(pool: Pool, views: Sequence[VariantView], lost: Mapping[str, float]) -> str:
+    if not lost or pool.spec.fallback.mode == "Paused":
+        return ""
+    return "; ".join(view.lost for view in views if view.lost)
+
+
+def _list_problems(
+    fleet: Fleet, pool: Pool, views: Sequence[VariantView], missing: Sequence[str]
+) -> list[Problem]:
+    problems = [problem for view in views for problem in view.problems]
+    problems += [
+        Problem(
+            Finding.CLASS_MISSING,
+            f"AcceleratorClass {name} does not exist: its workers stay as they are and do not"
+            " scale; create the class, or remove the variant",
+        )
+        for name in missing
+    ]
+    if pool.signals is None and fleet.snapshot.gateways == 0:
+        text = "no gateway is Ready: nothing is measured, so nothing scales down"
+        problems.append(Problem(Finding.SIGNALS_MISSING, text))
+    elif pool.signals is None:
+        text = f"not all of {fleet.snapshot.gateways} Ready gateways answer: signals are missing"
+        problems.append(Problem(Finding.SIGNALS_MISSING, text))
+    return problems
+
+
+def _plan_variant(
+    view: VariantView,
+    wanted: Mapping[str, int],
+    shares: Mapping[str, int],
+    capacities: Mapping[str, float | None],
+    roll: Roll,
+) -> VariantPlan:
+    return VariantPlan(
+        accelerator_class=view.name,
+        wanted=wanted[view.name],
+        share=shares[view.name],
+        serving=view.serving,
+        ready=view.ready,
+        capacity=capacities[view.name],
+        quarantined=tuple(sorted(worker.name for worker in view.failed)),
+        surge=roll.surge,
+        paused=roll.paused,
+        cost_per_hour=float(view.accelerator.price.on_demand) * view.devices * view.bound,
+    )
+
+
+def _freeze_variant(pool: Pool, name: str) -> VariantPlan:
+    """Leave a variant whose class is gone as it was last rendered."""
+    workers = [w for w in pool.workers if w.accelerator_class == name and not w.terminating]
+    ready = sum(w.ready for w in workers)
+    live = pool.deployments.get(name)
+    return VariantPlan(
+        accelerator_class=name,
+        wanted=live.replicas if live else 0,
+        share=0,
+        serving=0,
+        ready=ready,
+        capacity=None,
+        frozen=True,
+    )

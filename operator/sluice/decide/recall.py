@@ -1,0 +1,87 @@
+"""The durable part of a pool's memory: how it is written into status, and how it is read back.
+
+Whatever a person may have edited there by hand is taken for what it is worth: a part that cannot be
+read is forgotten, which only makes the planner wait for a full window.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sluice.decide.limits import DECISIONS_KEPT
+from sluice.model.memory import Direction, PoolMemory, Step, VariantMemory
+from sluice.model.plan import Decision
+from sluice.model.snapshot import Pool
+
+
+def format_time(at: float) -> str:
+    """Return RFC 3339 with whole seconds, as Kubernetes writes times."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: object) -> float | None:
+    """Read RFC 3339; None for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def record_memory(memory: PoolMemory) -> dict[str, Any]:
+    """Return the document that stands in `status.memory`."""
+    variants: dict[str, Any] = {}
+    for name, variant in sorted(memory.variants.items()):
+        entry: dict[str, Any] = {}
+        if variant.wanted is not None:
+            entry["wanted"] = variant.wanted
+        if variant.step is not None:
+            entry["lastStep"] = {
+                "direction": variant.step.direction.value,
+                "time": format_time(variant.step.at),
+            }
+        if name in memory.lost:
+            entry["lostSince"] = format_time(memory.lost[name])
+        variants[name] = entry
+    return {"variants": variants}
+
+
+def recall_pool(pool: Pool) -> PoolMemory:
+    """Return the memory found in a pool's status; empty where there is none."""
+    recorded = _mapping(_mapping(pool.status.get("memory")).get("variants"))
+    variants: dict[str, VariantMemory] = {}
+    lost: dict[str, float] = {}
+    for name, raw in recorded.items():
+        entry = _mapping(raw)
+        wanted = entry.get("wanted")
+        if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
+            wanted = None
+        variants[name] = VariantMemory(wanted=wanted, step=_recall_step(entry.get("lastStep")))
+        since = parse_time(entry.get("lostSince"))
+        if since is not None:
+            lost[name] = since
+    return PoolMemory(variants=variants, lost=lost, decisions=_recall_decisions(pool.status))
+
+
+def _recall_step(raw: object) -> Step | None:
+    entry = _mapping(raw)
+    at = parse_time(entry.get("time"))
+    if at is None or entry.get("direction") not in set(Direction):
+        return None
+    return Step(Direction(entry["direction"]), at)
+
+
+def _recall_decisions(status: Mapping[str, Any]) -> tuple[Decision, ...]:
+    found = []
+    raw = status.get("decisions")
+    for item in raw if isinstance(raw, list) else []:
+        entry = _mapping(item)
+        at = parse_time(entry.get("time"))
+        if at is not None:
+            found.append(Decision(at, str(entry.get("action", "")), str(entry.get("reason", ""))))
+    return tuple(found[-DECISIONS_KEPT:])
+
+
+def _mapping(raw: object) -> Mapping[str, Any]:
+    return raw if isinstance(raw, Mapping) else {}

@@ -1,0 +1,95 @@
+"""Shares: which part of the traffic each variant takes, following the capacity that serves now.
+
+Traffic is never ahead of ready capacity: a variant without a serving worker has share 0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sluice.decide import limits
+from sluice.decide.allocation import Offer
+
+_EPSILON = 1e-9
+
+
+def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
+    """Return whole percents by class name that add up to 100 (all 0 when nothing serves).
+
+    The variants are filled in order up to what they carry and to their largest share; what nobody
+    carries is spread by capacity.
+    """
+    able = {
+        offer.accelerator_class: offer.serving * (offer.capacity or 1.0)
+        for offer in offers
+        if offer.serving > 0
+    }
+    total = sum(able.values())
+    if total <= 0:
+        return {offer.accelerator_class: 0 for offer in offers}
+    required = max(required, 1e-9)
+    taken = dict.fromkeys(able, 0.0)
+    left = required
+    for offer in offers:
+        name = offer.accelerator_class
+        if name not in able:
+            continue
+        unknown = offer.capacity is None and not offer.breached
+        room = required if unknown else able[name]
+        taken[name] = min(left, room, offer.max_share * required)
+        left -= taken[name]
+    if left > 0:
+        _spread(left, taken, able, {o.accelerator_class: o.max_share * required for o in offers})
+    parts = {name: value / required for name, value in taken.items()}
+    return {
+        offer.accelerator_class: percent
+        for offer, percent in zip(
+            offers, _round([parts.get(o.accelerator_class, 0.0) for o in offers]), strict=True
+        )
+    }
+
+
+def _spread(
+    left: float,
+    taken: dict[str, float],
+    able: Mapping[str, float],
+    ceilings: Mapping[str, float],
+) -> None:
+    """Add `left` to `taken` by capacity: below the largest shares first, else over all."""
+    open_ = {name: able[name] for name in able if taken[name] < ceilings[name] - _EPSILON}
+    while left > _EPSILON and open_:
+        whole, spare = sum(open_.values()), left
+        for name, weight in list(open_.items()):
+            part = min(spare * weight / whole, ceilings[name] - taken[name])
+            taken[name] += part
+            left -= part
+            if taken[name] >= ceilings[name] - _EPSILON:
+                del open_[name]
+    whole = sum(able.values())
+    for name, weight in able.items():
+        taken[name] += left * weight / whole
+
+
+def _round(parts: Sequence[float]) -> list[int]:
+    """Round parts to whole percents that add up to 100 (largest remainder)."""
+    total = sum(parts)
+    exact = [100 * part / total for part in parts]
+    percents = [int(value + 1e-6) for value in exact]
+    by_rest = sorted(range(len(parts)), key=lambda i: (percents[i] - exact[i], i))
+    for i in by_rest[: 100 - sum(percents)]:
+        percents[i] += 1
+    return percents
+
+
+def hold_shares(
+    wanted: Mapping[str, int],
+    before: Mapping[str, int],
+    serving: Mapping[str, int],
+    serving_before: Mapping[str, int],
+) -> Mapping[str, int]:
+    """Return the shares to give: the old ones while the change lies inside the dead band.
+
+    A change in what serves is never held back.
+    """
+    if serving != serving_before or set(wanted) != set(before):
+        return wanted
+    moved = max((abs(wanted[name] - before[name]) for name in wanted), default=0)
+    return before if moved <= 100 * limits.DEAD_BAND else wanted

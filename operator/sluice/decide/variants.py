@@ -1,0 +1,234 @@
+"""One variant as the planner sees it: workers counted, losses named, problems worded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.pool import VariantSpec
+from sluice.decide import limits
+from sluice.decide.health import selects
+from sluice.model.memory import NodeHealth, PoolMemory, VariantMemory, WorkerHealth, WorkerState
+from sluice.model.plan import Finding, Problem
+from sluice.model.snapshot import Deployment, Node, NodeReady, Pool, Snapshot, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A snapshot with the health judged from it: what all pools share."""
+
+    snapshot: Snapshot
+    workers: Mapping[str, WorkerHealth]
+    nodes: Mapping[str, NodeHealth]
+
+    def list_nodes(self, accelerator: AcceleratorClassSpec) -> list[Node]:
+        """Return the nodes that a class selects."""
+        return [node for node in self.snapshot.nodes if selects(accelerator, node)]
+
+    def count_devices(self, accelerator: AcceleratorClassSpec, node: Node) -> int:
+        """Return the node's devices of a class, less those that foreign pods hold."""
+        resource = accelerator.resource_name
+        foreign = self.snapshot.others.get(node.name, {}).get(resource, 0)
+        return max(0, node.allocatable.get(resource, 0) - foreign)
+
+    def is_usable(self, node: Node) -> bool:
+        """Tell whether new workers may go to a node."""
+        return (
+            node.name not in self.nodes
+            and not node.cordoned
+            and node.ready is NodeReady.TRUE
+            and (node.lease_age is None or node.lease_age <= limits.LEASE_STALE)
+        )
+
+    def find_free_slot(self, accelerator: AcceleratorClassSpec, devices: int) -> bool:
+        """Tell whether a usable node has the devices for one worker more.
+
+        Terminating workers still hold theirs.
+        """
+        held: dict[str, int] = {}
+        for pool in self.snapshot.pools:
+            for worker in pool.workers:
+                variant = find_variant(pool, worker.accelerator_class)
+                if worker.node:
+                    count = devices_per_worker(variant, accelerator)
+                    held[worker.node] = held.get(worker.node, 0) + count
+        return any(
+            self.count_devices(accelerator, node) - held.get(node.name, 0) >= devices
+            for node in self.list_nodes(accelerator)
+            if self.is_usable(node)
+        )
+
+
+def find_variant(pool: Pool, class_name: str) -> VariantSpec | None:
+    """Return the pool's variant on a class, or None when the spec has none (any more)."""
+    for variant in pool.spec.variants:
+        if variant.accelerator_class == class_name:
+            return variant
+    return None
+
+
+def devices_per_worker(variant: VariantSpec | None, accelerator: AcceleratorClassSpec) -> int:
+    """Return the devices one worker holds."""
+    if variant is not None and variant.devices is not None:
+        return variant.devices
+    return accelerator.devices_per_worker
+
+
+@dataclass(frozen=True, slots=True)
+class VariantView:
+    """A variant with its workers counted.
+
+    Attributes:
+        allocated: workers asked for before this pass.
+        serving: workers that count: pod ready, not Terminating, state Healthy or Suspect. A Suspect
+            one gets no new request from the gateway, but is expected back within a second.
+        starting: workers on their way within the expected time.
+        bound: workers that hold devices, Terminating ones included.
+        lost: why capacity counts as lost to health, or "".
+    """
+
+    spec: VariantSpec
+    accelerator: AcceleratorClassSpec
+    devices: int
+    deployment: Deployment | None
+    memory: VariantMemory
+    allocated: int
+    workers: tuple[Worker, ...]
+    serving: int
+    ready: int
+    starting: int
+    bound: int
+    failed: tuple[Worker, ...]
+    lost: str
+    problems: tuple[Problem, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the accelerator class, which names the variant."""
+        return self.spec.accelerator_class
+
+
+def view_variant(
+    fleet: Fleet,
+    pool: Pool,
+    spec: VariantSpec,
+    accelerator: AcceleratorClassSpec,
+    memory: PoolMemory,
+) -> VariantView:
+    """Count the workers of a variant and say what keeps it from what it wants."""
+    name = spec.accelerator_class
+    remembered = memory.variants.get(name, VariantMemory())
+    deployment = pool.deployments.get(name)
+    allocated = remembered.wanted
+    if allocated is None:
+        allocated = deployment.replicas if deployment else spec.min
+    workers = tuple(w for w in pool.workers if w.accelerator_class == name)
+    live = [w for w in workers if not w.terminating]
+    states = {w.uid: fleet.workers[w.uid].state for w in live if w.uid in fleet.workers}
+    counted = (WorkerState.HEALTHY, WorkerState.SUSPECT)
+    serving = sum(w.ready and states.get(w.uid) in counted for w in live)
+    failed = tuple(w for w in live if states.get(w.uid) is WorkerState.FAILED)
+    waiting = [w for w in live if states.get(w.uid) is WorkerState.STARTING]
+    overdue = [w for w in waiting if is_overdue(w, accelerator, fleet.snapshot.at)]
+    starting = len(waiting) - len(overdue)
+    lost = ""
+    if serving < allocated:
+        lost = _describe_loss(
+            fleet, accelerator, failed, overdue, remembered_loss=name in memory.lost
+        )
+    if lost:
+        lost = f"{serving} of {allocated} {name} workers serve: {lost}"
+    return VariantView(
+        spec=spec,
+        accelerator=accelerator,
+        devices=devices_per_worker(spec, accelerator),
+        deployment=deployment,
+        memory=remembered,
+        allocated=allocated,
+        workers=workers,
+        serving=serving,
+        ready=sum(w.ready for w in live),
+        starting=starting,
+        bound=sum(w.node is not None for w in workers),
+        failed=failed,
+        lost=lost,
+        problems=_find_problems(fleet, spec, accelerator, live, failed, deployment),
+    )
+
+
+def expected_startup(accelerator: AcceleratorClassSpec) -> float:
+    """Return the seconds within which a worker of the class should serve."""
+    emulation = accelerator.emulation
+    if emulation is None:
+        return limits.STARTUP_UNKNOWN
+    compressed = emulation.startup / emulation.time_compression
+    return compressed * limits.STARTUP_FACTOR + limits.STARTUP_GRACE
+
+
+def is_overdue(worker: Worker, accelerator: AcceleratorClassSpec, at: float) -> bool:
+    """Tell whether a start has outlived its expected time, or cannot succeed as it is."""
+    age = at - worker.created
+    if worker.waiting or (worker.unschedulable and age > limits.UNSCHEDULABLE_AFTER):
+        return True
+    return age > expected_startup(accelerator)
+
+
+def _describe_loss(
+    fleet: Fleet,
+    accelerator: AcceleratorClassSpec,
+    failed: tuple[Worker, ...],
+    overdue: list[Worker],
+    *,
+    remembered_loss: bool,
+) -> str:
+    """Return what took capacity away, or "" when the missing workers are merely starting."""
+    causes = [f"{w.name} failed ({fleet.workers[w.uid].reason})" for w in failed]
+    out = [node.name for node in fleet.list_nodes(accelerator) if node.name in fleet.nodes]
+    if out:
+        causes.append(f"quarantined: {', '.join(sorted(out))}")
+    if overdue:
+        causes.append(f"{len(overdue)} not started in time")
+    if not causes and remembered_loss:
+        causes.append("replacements are starting")
+    return "; ".join(causes)
+
+
+def _find_problems(
+    fleet: Fleet,
+    spec: VariantSpec,
+    accelerator: AcceleratorClassSpec,
+    live: list[Worker],
+    failed: tuple[Worker, ...],
+    deployment: Deployment | None,
+) -> tuple[Problem, ...]:
+    name = spec.accelerator_class
+    problems = [
+        Problem(
+            Finding.WORKER_FAILED, f"worker {w.name} on {w.node}: {fleet.workers[w.uid].reason}"
+        )
+        for w in failed
+    ]
+    if spec.max > 0 and not fleet.list_nodes(accelerator):
+        selector = ", ".join(f"{k}={v}" for k, v in sorted(accelerator.node_selector.items()))
+        problems.append(
+            Problem(
+                Finding.NO_NODES,
+                f"no node of class {name} (nodeSelector {selector}): add one, or correct the class",
+            )
+        )
+    problems += [
+        Problem(Finding.WORKER_CRASHES, f"worker {w.name} does not start: {w.waiting}")
+        for w in live
+        if w.waiting
+    ][:1]
+    at = fleet.snapshot.at
+    stuck = [w for w in live if w.unschedulable and at - w.created > limits.UNSCHEDULABLE_AFTER]
+    if stuck:
+        problems.append(
+            Problem(
+                Finding.UNSCHEDULABLE,
+                f"{len(stuck)} {name} workers find no node: {stuck[0].unschedulable}",
+            )
+        )
+    if deployment is not None and deployment.message:
+        problems.append(Problem(Finding.PODS_REFUSED, f"variant {name}: {deployment.message}"))
+    return tuple(problems)

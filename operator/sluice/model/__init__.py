@@ -1,0 +1,1 @@
+"""Frozen values that pass between the layers: keys, names, snapshot, memory, plan."""

@@ -1,0 +1,54 @@
+"""Every name that Sluice puts on Kubernetes objects, in one place.
+
+The gateway is a separate program with its own copy of the few it reads; a contract test compares.
+"""
+
+from typing import Final
+
+GROUP: Final = "sluice.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+POOL_KIND: Final = "InferencePool"
+POOL_PLURAL: Final = "inferencepools"
+CLASS_KIND: Final = "AcceleratorClass"
+CLASS_PLURAL: Final = "acceleratorclasses"
+
+FIELD_MANAGER: Final = "sluice"
+"""Field manager of every server-side apply, and the reporting controller of every Event."""
+
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_POOL: Final = f"{GROUP}/pool"
+LABEL_CLASS: Final = f"{GROUP}/accelerator-class"
+MANAGED_BY: Final = "sluice"
+WORKER: Final = "sluice-worker"
+GATEWAY: Final = "sluice-gateway"
+OPERATOR: Final = "sluice-operator"
+
+TAINT_QUARANTINE: Final = f"{GROUP}/quarantine"
+"""Taint key (effect NoSchedule) on a node that Sluice has taken out."""
+ANNOTATION_HEALTH: Final = f"{GROUP}/health"
+"""Node annotation with the durable part of a node's health, as JSON."""
+ANNOTATION_TEMPLATE: Final = f"{GROUP}/template-hash"
+"""Deployment annotation: digest of the pod template that Sluice rendered."""
+ANNOTATION_FORCE_ROLL: Final = f"{GROUP}/force-roll"
+"""Pool annotation: the generation whose roll may interrupt service."""
+
+WORKER_CONTAINER: Final = "worker"
+WORKER_PORT: Final = 8000
+PRIORITY_CLASS: Final = "sluice-workers"
+
+
+def deployment_name(pool: str, accelerator_class: str) -> str:
+    """Return the name of the Deployment that runs a variant's workers."""
+    return f"{pool}-{accelerator_class}"
+
+
+def service_name(pool: str) -> str:
+    """Return the name of a pool's headless Service."""
+    return f"{pool}-workers"
+
+
+def pdb_name(pool: str) -> str:
+    """Return the name of a pool's PodDisruptionBudget."""
+    return pool

@@ -1,0 +1,153 @@
+"""What is to be done: typed actions, each with a reason built from the numbers it compared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sluice.model.keys import PoolKey
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One thing decided, as a person will read it in status, in Events and in `sluice explain`.
+
+    Attributes:
+        at: snapshot time, seconds.
+        action: CamelCase word that becomes the Event's reason (ScaleUp, FallBack, …).
+        reason: one sentence with the numbers that were compared.
+        warning: the Event is a Warning.
+    """
+
+    at: float
+    action: str
+    reason: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VariantPlan:
+    """What one variant is to be.
+
+    Attributes:
+        wanted: workers.
+        share: whole percent of the pool's traffic; the shares of a pool add up to 100, or are all
+            0 when nothing serves.
+        serving: workers that count now (pod ready, not terminating, our state Healthy).
+        ready: workers whose pod is ready and not terminating.
+        capacity: requests/s one worker sustains within the SLO; None while unknown.
+        quarantined: pod names that must get no traffic.
+        surge: the rolling update may add a pod first (else it removes one first).
+        paused: the Deployment must not roll now.
+        frozen: leave the Deployment as it is (its class is gone).
+        cost_per_hour: dollars, of the workers that hold devices.
+    """
+
+    accelerator_class: str
+    wanted: int
+    share: int
+    serving: int
+    ready: int
+    capacity: float | None
+    quarantined: tuple[str, ...] = ()
+    surge: bool = True
+    paused: bool = False
+    frozen: bool = False
+    cost_per_hour: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteWorker:
+    """Delete a Failed worker by name; uid and a live read guard it."""
+
+    pool: PoolKey
+    name: str
+    uid: str
+    reason: str
+
+
+class Finding(StrEnum):
+    """What keeps a pool from what it wants; becomes a condition's reason."""
+
+    MODEL_NAME_TAKEN = "ModelNameTaken"
+    CLASS_MISSING = "ClassMissing"
+    NO_NODES = "NoNodes"
+    NO_DEVICES = "NoDevices"
+    UNSCHEDULABLE = "Unschedulable"
+    WORKER_CRASHES = "WorkerCrashes"
+    WORKER_FAILED = "WorkerFailed"
+    PODS_REFUSED = "PodsRefused"
+    BREAKER_OPEN = "BreakerOpen"
+    ROLL_WAITS = "RollWaits"
+    SIGNALS_MISSING = "SignalsMissing"
+    APPLY_FAILED = "ApplyFailed"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding with its sentence: what is wrong, the value, what to do."""
+
+    finding: Finding
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """What is to be done for one pool.
+
+    Attributes:
+        workers: False when the pool gets no Deployments at all (its model name is taken).
+        attainment: share of requests (0 to 1) inside the SLO; None while nothing is known.
+        fallback: why fallback is active, or "".
+        progress: why the pool is not yet what it is wanted to be, or "".
+        decisions: what was newly decided in this pass.
+    """
+
+    key: PoolKey
+    uid: str
+    generation: int
+    variants: tuple[VariantPlan, ...]
+    workers: bool = True
+    attainment: float | None = None
+    fallback: str = ""
+    progress: str = ""
+    problems: tuple[Problem, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    deletes: tuple[DeleteWorker, ...] = ()
+    demand: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineNode:
+    """Taint a node and write its mark; applying it twice changes nothing."""
+
+    node: str
+    since: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseNode:
+    """Remove our taint and mark from a node."""
+
+    node: str
+    reason: str
+
+
+NodeAction = QuarantineNode | ReleaseNode
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole fleet's plan of one pass."""
+
+    at: float
+    pools: Mapping[PoolKey, PoolPlan] = field(default_factory=dict)
+    nodes: tuple[NodeAction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What came of applying a pool's plan: refusals by child name, and outside edits put back."""
+
+    errors: Mapping[str, str] = field(default_factory=dict)
+    put_back: tuple[str, ...] = ()

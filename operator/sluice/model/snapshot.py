@@ -1,0 +1,216 @@
+"""What was observed, frozen at one moment: the only input of a decision besides `Memory`.
+
+`observe` builds it, `decide` reads it, a recording replays it. All times are seconds on the
+snapshot's own clock: wall time when the process started plus monotonic time since, so that a
+stepped system clock moves nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.pool import InferencePoolSpec
+from sluice.model.keys import PoolKey
+
+
+class NodeReady(StrEnum):
+    """The node's Ready condition as the API server has it."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What our own liveness probe of a worker has seen; the pod's uid was checked in every answer.
+
+    Attributes:
+        misses: consecutive misses up to now; 0 means the last probe was answered.
+        answered: how many probes this pod has ever answered.
+        up_since: when the current run of answers began; None while missing.
+    """
+
+    misses: int
+    answered: int
+    up_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker pod.
+
+    Attributes:
+        ready: the kubelet's own word (condition ContainersReady); the node controller flips only
+            Ready when an agent falls silent.
+        waiting: reason and message of a container that cannot start ("CrashLoopBackOff: …"), or "".
+        unschedulable: the scheduler's message while the pod has no node, or "".
+        gateway_failures: consecutive failures that the gateways saw on it, the largest of theirs.
+        current: the pod was made from the template that its Deployment has now.
+    """
+
+    uid: str
+    name: str
+    pool: PoolKey
+    accelerator_class: str
+    node: str | None
+    created: float
+    ready: bool
+    terminating: bool
+    restarts: int = 0
+    waiting: str = ""
+    unschedulable: str = ""
+    current: bool = True
+    probe: Probe | None = None
+    gateway_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMark:
+    """The durable part of a node's health, as its annotation holds it."""
+
+    state: str
+    since: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node that some accelerator class selects, or that carries a mark of ours.
+
+    Attributes:
+        lease_age: seconds, on our monotonic clock, since we last saw its Lease renewed; None when
+            it has none.
+        lease_renewed: when we last saw the Lease change; None before the first change since start.
+        allocatable: device counts by resource name (only resources that a class names).
+        tainted: our quarantine taint is on it.
+        mark: our annotation; None when absent or unreadable (then `mark_error` says why).
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    ready: NodeReady
+    cordoned: bool
+    lease_age: float | None
+    lease_renewed: float | None
+    allocatable: Mapping[str, int]
+    tainted: bool
+    mark: NodeMark | None = None
+    mark_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram: `counts` has one entry more than `bounds` (seconds), for what lies above."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VariantSignals:
+    """What the gateways measured of one variant over the window; gauges are sums or maxima."""
+
+    sent: int
+    finished: int
+    met: int
+    inflight: int
+    oldest_pending: float
+    ttft: Distribution
+    tpot: Distribution
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSignals:
+    """What all Ready gateways together measured of one pool.
+
+    Attributes:
+        at: when the oldest of the merged answers was read.
+        seconds: length of the observed window, the shortest of the merged ones.
+        prompt_tokens, output_tokens: sums over finished requests, in real tokens.
+    """
+
+    at: float
+    seconds: float
+    arrived: int
+    finished: int
+    met: int
+    failed: int
+    rejected: int
+    waiting: int
+    prompt_tokens: int
+    output_tokens: int
+    variants: Mapping[str, VariantSignals]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The live Deployment of a variant, as far as decisions need it.
+
+    Attributes:
+        template_hash: our annotation on it; "" when absent.
+        updated: pods made from its newest template.
+        replicas: what its spec asks for.
+        total: pods it has in all, of any template.
+        observed: its controller has seen the newest spec.
+        surge: its rolling update adds a pod first.
+        message: why its controller cannot make pods (quota, admission), or "".
+    """
+
+    replicas: int
+    template_hash: str
+    updated: int
+    total: int
+    observed: bool
+    paused: bool
+    surge: bool = True
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One InferencePool with what belongs to it.
+
+    Attributes:
+        templates: digest of the pod template that the current spec renders to, by class name.
+        deployments: live Deployments by class name, also of classes no longer in the spec.
+        signals: None while any Ready gateway did not answer, or none exists.
+        status: the status document as last read; holds the durable memory and the conditions.
+        force_roll: value of the forcing annotation, or "".
+    """
+
+    key: PoolKey
+    uid: str
+    generation: int
+    created: float
+    spec: InferencePoolSpec
+    templates: Mapping[str, str]
+    deployments: Mapping[str, Deployment]
+    workers: tuple[Worker, ...]
+    signals: PoolSignals | None
+    status: Mapping[str, Any] = field(default_factory=dict)
+    force_roll: str = ""
+    terminating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole fleet at the moment `at`.
+
+    Attributes:
+        observer_ok: our own control target answered; False makes every miss doubtful.
+        gateways: how many gateways are Ready.
+        endpoint: the address that users send requests to; "" while there is none.
+        others: devices held by pods that are not ours, by node and resource name.
+    """
+
+    at: float
+    pools: tuple[Pool, ...]
+    classes: Mapping[str, AcceleratorClassSpec]
+    nodes: tuple[Node, ...]
+    observer_ok: bool = True
+    gateways: int = 0
+    endpoint: str = ""
+    others: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
