@@ -1,0 +1,1 @@
+"""The Kubernetes API of Sluice: pydantic types, from which CRDs and reference are generated."""
