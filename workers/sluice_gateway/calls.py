@@ -1,0 +1,100 @@
+"""Reads a completion request's body, and prepares what the workers get of it.
+
+Only what routing and retrying need is checked here; the rest is for the worker to judge.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from sluice_gateway.answers import Refusal, refuse_request
+
+ENDPOINTS: Final = frozenset({"/v1/completions", "/v1/chat/completions"})
+_MODEL_LENGTH: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A completion request, ready to be sent to any worker.
+
+    Attributes:
+        path: One of `ENDPOINTS`.
+        body: JSON for the worker: with a seed, and with usage asked for when streaming.
+        streaming: The client wants server-sent events.
+        wants_usage: The client itself asked for usage in the stream.
+        choices: Completions asked for (`n`).
+    """
+
+    path: str
+    model: str
+    body: bytes
+    streaming: bool
+    wants_usage: bool
+    choices: int
+
+
+def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
+    """Read a request body.
+
+    Args:
+        path: The endpoint that was asked.
+        raw: The body as it came.
+        seed: Put in when the client gave none, so that every attempt gives the same answer.
+
+    Raises:
+        Refusal: With a 400, if the body is not a JSON object, or `model` or `stream` is wrong.
+    """
+    document = _parse_object(raw)
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        _refuse("`model` is missing; name one of the models in /v1/models", param="model")
+    if len(model) > _MODEL_LENGTH:
+        _refuse(f"`model` is longer than {_MODEL_LENGTH} characters", param="model")
+    streaming = document.get("stream")
+    if streaming is not None and not isinstance(streaming, bool):
+        _refuse(f"`stream` should be true or false, not {str(streaming)[:50]!r}", param="stream")
+    if document.get("seed") is None:
+        document["seed"] = seed
+    wants_usage = _ask_for_usage(document) if streaming else False
+    choices = document.get("n")
+    return Call(
+        path=path,
+        model=model,
+        body=json.dumps(document, separators=(",", ":")).encode(),
+        streaming=bool(streaming),
+        wants_usage=wants_usage,
+        choices=choices if isinstance(choices, int) and choices > 0 else 1,
+    )
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(raw, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        # The decoder's message names a position, never the text.
+        why = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        _refuse(f"the body is not valid JSON: {why}")
+    if not isinstance(document, dict):
+        _refuse(f"the body should be a JSON object, not {type(document).__name__}")
+    return document
+
+
+def _ask_for_usage(document: dict[str, Any]) -> bool:
+    """Ask the worker for usage at the end of the stream; return whether the client did."""
+    options = document.get("stream_options")
+    if options is None:
+        options = {}
+    if not isinstance(options, dict):
+        return False  # for the worker to refuse
+    wanted = options.get("include_usage") is True
+    document["stream_options"] = {**options, "include_usage": True}
+    return wanted
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _refuse(message: str, *, param: str | None = None) -> NoReturn:
+    answer = refuse_request(message, code="invalid_request", param=param)
+    raise Refusal(answer, "invalid")

@@ -1,0 +1,187 @@
+"""Follows one worker's event stream: splits it, tells when it begins and ends, counts tokens.
+
+Pure: bytes and times in, bytes for the client out. What it remembers of a stream is also what a
+continuation on another worker would start from.
+"""
+
+import json
+from typing import Any, Final
+
+_DATA: Final = b"data:"
+_DONE: Final = b"[DONE]"
+_HELD_MOST: Final = 32
+_USAGE_NULL: Final = b',"usage":null}'
+
+
+class StreamError(ValueError):
+    """A worker's stream that is not one: nonsense, too long, or an error inside a 200.
+
+    Attributes:
+        event: The error event to pass on when the client has already seen tokens, if there is one.
+    """
+
+    def __init__(self, message: str, event: bytes = b"") -> None:
+        super().__init__(message)
+        self.event = event
+
+
+class EventSplitter:
+    """Cuts a byte stream into server-sent events (without their blank line)."""
+
+    def __init__(self, *, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the events that are complete now.
+
+        Raises:
+            StreamError: If an event is longer than allowed.
+        """
+        data = self._rest + data
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        *events, self._rest = data.split(b"\n\n")
+        if len(self._rest) > self._most_bytes:
+            raise StreamError(f"an event is longer than {self._most_bytes} bytes")
+        return [event for event in events if event]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the stream stands between two events."""
+        return not self._rest.strip()
+
+
+class StreamProgress:
+    """What has come of one stream so far.
+
+    Events before the first token (a role, comments) are held back: until then nothing was sent to
+    the client, and another worker can still take over.
+
+    Attributes:
+        first_at: When the first token came; None before. From then on the stream has begun.
+        last_at: When the last token came.
+        done: The worker ended the stream properly.
+        usage: The worker's own count of tokens, once it gave one.
+    """
+
+    def __init__(self, *, wants_usage: bool) -> None:
+        self._wants_usage = wants_usage
+        self._held: list[bytes] = []
+        self._token_events = 0
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        self.done = False
+        self.usage: dict[str, Any] | None = None
+
+    def take(self, events: list[bytes], now: float) -> bytes:
+        """Digest events; return what the client gets of them now.
+
+        Raises:
+            StreamError: If an event is an error or, before the first token, not JSON.
+        """
+        out: list[bytes] = []
+        for event in events:
+            kept = self._take_event(event, now)
+            if kept is None:
+                continue
+            if self.first_at is None and not self.done:
+                self._hold(kept)
+                continue
+            if self._held:
+                out += self._held
+                self._held = []
+            out.append(kept)
+        return b"".join(event + b"\n\n" for event in out)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has been sent something of it."""
+        return self.first_at is not None or self.done
+
+    def count_tokens(self) -> tuple[int, int]:
+        """Return prompt and output tokens: the worker's count, else one a chunk."""
+        usage = self.usage or {}
+        prompt = usage.get("prompt_tokens")
+        output = usage.get("completion_tokens")
+        return (
+            prompt if isinstance(prompt, int) else 0,
+            output if isinstance(output, int) else self._token_events,
+        )
+
+    def _hold(self, event: bytes) -> None:
+        if len(self._held) >= _HELD_MOST:
+            raise StreamError(f"more than {_HELD_MOST} events before the first token")
+        self._held.append(event)
+
+    def _take_event(self, event: bytes, now: float) -> bytes | None:
+        """Return the event as the client gets it, or None to keep it to ourselves."""
+        payload = read_payload(event)
+        if payload is None:
+            return event if self.begun else None  # a comment
+        if payload == _DONE:
+            self.done = True
+            return event
+        if not self._wants_usage and event.endswith(_USAGE_NULL):
+            # The client did not ask for usage, so it should not see the field either.
+            event = event[: -len(_USAGE_NULL)] + b"}"
+            payload = payload[: -len(_USAGE_NULL)] + b"}"
+        # A key inside a text is escaped, so these two searches find every true key.
+        if self.first_at is None or b'"usage"' in payload or b'"error"' in payload:
+            return self._take_document(event, payload, now)
+        self._note_token(now)
+        return event
+
+    def _take_document(self, event: bytes, payload: bytes, now: float) -> bytes | None:
+        """Look into an event that may be the first token, usage or an error."""
+        try:
+            document = json.loads(payload)
+        except ValueError as error:
+            raise StreamError("an event is not JSON") from error
+        if not isinstance(document, dict):
+            raise StreamError("an event is not a JSON object")
+        choices = document.get("choices")
+        if document.get("error") and not choices:
+            raise StreamError("the worker sent an error instead of a token", event)
+        usage = document.get("usage")
+        if isinstance(usage, dict):
+            self.usage = usage
+            if not choices:
+                return event if self._wants_usage else None
+        if self.first_at is not None or has_token(choices):
+            self._note_token(now)
+        return event
+
+    def _note_token(self, now: float) -> None:
+        if self.first_at is None:
+            self.first_at = now
+        self.last_at = now
+        self._token_events += 1
+
+
+def read_payload(event: bytes) -> bytes | None:
+    """Return the data of a server-sent event, or None if it carries none."""
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
+    lines = [line[len(_DATA) :].strip() for line in event.split(b"\n") if line.startswith(_DATA)]
+    return b"\n".join(lines) if lines else None
+
+
+def has_token(choices: object) -> bool:
+    """Return whether a chunk's choices carry output: text, a delta beyond the role, or an end."""
+    if not isinstance(choices, list):
+        return False
+    for choice in choices:
+        if not isinstance(choice, dict):
+            continue
+        if choice.get("text") or choice.get("finish_reason"):
+            return True
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and any(delta[key] for key in delta if key != "role"):
+            return True
+    return False
+
+
+def render_event(body: bytes) -> bytes:
+    """Return one server-sent event with this data."""
+    return b"data: " + body + b"\n\n"

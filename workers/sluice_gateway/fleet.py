@@ -1,0 +1,279 @@
+"""The pools and workers as the gateway knows them now, and what a request may use of them.
+
+The watches put objects in, the prober and the relay report health, requests take workers out.
+Knowledge stays when the API server is away: nothing here expires.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sluice_gateway.health import Verdict, WorkerHealth
+from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
+from sluice_gateway.retries import RetryBudget
+from sluice_gateway.routing import Ranking, find_effective_shares, rank_workers
+from sluice_gateway.shares import ShareWindow
+
+
+class Running(Protocol):
+    """A request that runs on a worker."""
+
+    @property
+    def pending_since(self) -> float | None:
+        """When its client began to wait for a first token; None if it is not waiting for one."""
+
+    def cut(self, why: str) -> None:
+        """End it now: its worker is gone."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker pod, what is known of its health, and what runs on it."""
+
+    pod: WorkerPod
+    health: WorkerHealth
+    running: set[Running] = field(default_factory=set)
+    held_until: float = 0.0
+
+    @property
+    def uid(self) -> str:
+        """Uid of the pod."""
+        return self.pod.uid
+
+    @property
+    def variant(self) -> str:
+        """Accelerator class."""
+        return self.pod.variant
+
+    @property
+    def inflight(self) -> int:
+        """Requests of this gateway on it."""
+        return len(self.running)
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """One pool and its workers."""
+
+    spec: PoolSpec
+    decision: PoolDecision = UNDECIDED
+    workers: dict[str, Worker] = field(default_factory=dict)
+    window: ShareWindow = field(default_factory=ShareWindow)
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The worker for one attempt, and why."""
+
+    worker: Worker
+    reason: str
+
+
+class Fleet:
+    """All pools, by key and by model, and all workers, by uid.
+
+    Args:
+        clock: Monotonic seconds.
+        inflight_most: Requests of this gateway that one worker may have.
+        failures_to_fail: Missed probes in a row that make a worker failed.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float], inflight_most: int, failures_to_fail: int
+    ) -> None:
+        self._clock = clock
+        self._inflight_most = inflight_most
+        self._failures_to_fail = failures_to_fail
+        self._departed: set[Worker] = set()
+        self._models: dict[str, Pool] = {}
+        self.pools: dict[str, Pool] = {}
+        self.workers: dict[str, Worker] = {}
+        self.on_workers_changed: Callable[[], None] = lambda: None
+
+    # What the watches tell.
+
+    def put_pool(self, spec: PoolSpec, decision: PoolDecision) -> None:
+        """Add or change a pool."""
+        pool = self.pools.get(spec.key)
+        if pool is None:
+            pool = self.pools[spec.key] = Pool(spec)
+            pool.workers = {
+                uid: worker for uid, worker in self.workers.items() if worker.pod.pool == spec.key
+            }
+        pool.spec = spec
+        pool.decision = decision
+        self._index_models()
+        self.wake_waiters(pool)
+
+    def remove_pool(self, key: str) -> None:
+        """Forget a pool; its waiting requests find out when they wake."""
+        pool = self.pools.pop(key, None)
+        if pool is None:
+            return
+        self._index_models()
+        for waiter in pool.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def put_worker(self, pod: WorkerPod) -> None:
+        """Add or change a worker."""
+        worker = self.workers.get(pod.uid)
+        if worker is None:
+            health = WorkerHealth(self._clock(), failures_to_fail=self._failures_to_fail)
+            worker = self.workers[pod.uid] = Worker(pod, health)
+        elif worker.pod.pool != pod.pool:
+            self._detach(worker)
+        worker.pod = pod
+        pool = self.pools.get(pod.pool)
+        if pool is not None:
+            pool.workers[pod.uid] = worker
+            self.wake_waiters(pool)
+        self.on_workers_changed()
+
+    def remove_worker(self, uid: str) -> None:
+        """Forget a worker whose pod is gone from the API.
+
+        What runs on it runs on, and the prober watches it until that has ended: its process may
+        outlive the object.
+        """
+        worker = self.workers.pop(uid, None)
+        if worker is None:
+            return
+        self._detach(worker)
+        if worker.running:
+            self._departed.add(worker)
+        self.on_workers_changed()
+
+    # What requests ask.
+
+    def find_pool(self, model: str) -> Pool | None:
+        """Return the pool that serves a model; of two with one name, the older."""
+        return self._models.get(model)
+
+    def list_models(self) -> list[Pool]:
+        """Return the pools that serve a model, by model name."""
+        return [self._models[name] for name in sorted(self._models)]
+
+    def is_current(self, pool: Pool) -> bool:
+        """Return whether the pool still exists and still serves its model."""
+        return self._models.get(pool.spec.model) is pool
+
+    def is_healthy(self, pool: Pool, worker: Worker) -> bool:
+        """Return whether a worker may serve at all: ready, not taken out, not suspect."""
+        return (
+            worker.pod.ready
+            and worker.health.verdict is Verdict.LIVE
+            and worker.pod.name not in pool.decision.quarantined
+            and worker.uid in self.workers
+        )
+
+    def is_usable(self, pool: Pool, worker: Worker, now: float) -> bool:
+        """Return whether a worker can take one more request now."""
+        return (
+            self.is_healthy(pool, worker)
+            and worker.held_until <= now
+            and worker.inflight < self._inflight_most
+        )
+
+    def choose_worker(self, pool: Pool, *, excluded: Collection[str], tie: float) -> Choice | None:
+        """Choose the worker for an attempt, or None if no worker is usable.
+
+        A request that has already failed somewhere (`excluded`) does not count towards the shares.
+        """
+        now = self._clock()
+        usable = [worker for worker in pool.workers.values() if self.is_usable(pool, worker, now)]
+        rules = find_effective_shares(pool.decision.shares, usable)
+        ranking: Ranking[Worker] = rank_workers(
+            usable,
+            variants=pool.spec.variants,
+            shares=pool.decision.shares,
+            sent=pool.window.read_counts(rules, now),
+            excluded=excluded,
+            tie=tie,
+        )
+        if not ranking.workers:
+            return None
+        worker = ranking.workers[0]
+        if ranking.by_share and not excluded:
+            pool.window.add(worker.variant, now)
+        return Choice(worker, ranking.reason)
+
+    # What happens to workers.
+
+    def note_success(self, worker: Worker) -> None:
+        """A worker answered: usable again, if it was not."""
+        was_live = worker.health.verdict is Verdict.LIVE
+        worker.health.note_success(self._clock())
+        if not was_live:
+            self._wake_pool_of(worker)
+
+    def note_verdict(self, worker: Worker) -> None:
+        """Act on a worker's health after evidence against it: cut what runs on a failed one."""
+        if worker.health.verdict is Verdict.FAILED:
+            for running in list(worker.running):
+                running.cut(f"worker missed {worker.health.misses} probes")
+
+    def hold_worker(self, worker: Worker, seconds: float) -> None:
+        """Send a worker no new requests for a while."""
+        worker.held_until = max(worker.held_until, self._clock() + seconds)
+        # Timers are exact to a millisecond: wake the waiters when the hold is surely over.
+        asyncio.get_running_loop().call_later(seconds + 0.005, self._wake_pool_of, worker)
+
+    def start_running(self, worker: Worker, running: Running) -> None:
+        """Count a request on a worker."""
+        worker.running.add(running)
+
+    def stop_running(self, worker: Worker, running: Running) -> None:
+        """A request left a worker: its place is free."""
+        worker.running.discard(running)
+        if not worker.running:
+            self._departed.discard(worker)
+        self._wake_pool_of(worker)
+
+    def wake_waiters(self, pool: Pool) -> None:
+        """Wake as many waiting requests as there are free places, the longest waiting first."""
+        if not pool.waiters:
+            return
+        now = self._clock()
+        places = sum(
+            self._inflight_most - worker.inflight
+            for worker in pool.workers.values()
+            if self.is_usable(pool, worker, now)
+        )
+        while places > 0 and pool.waiters:
+            waiter = pool.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                places -= 1
+
+    def needs_probes(self, worker: Worker) -> bool:
+        """Return whether a worker can have requests, or has some."""
+        known = worker.uid in self.workers
+        return bool(worker.running) or (known and worker.pod.ready)
+
+    def list_probed(self) -> list[Worker]:
+        """Return the workers that need probes."""
+        everybody = [*self.workers.values(), *self._departed]
+        return [worker for worker in everybody if self.needs_probes(worker)]
+
+    def _wake_pool_of(self, worker: Worker) -> None:
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            self.wake_waiters(pool)
+
+    def _detach(self, worker: Worker) -> None:
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            pool.workers.pop(worker.uid, None)
+
+    def _index_models(self) -> None:
+        """Point each model name at the oldest pool that has it."""
+        ranked = sorted(self.pools.values(), key=lambda pool: (pool.spec.created, pool.spec.key))
+        self._models = {}
+        for pool in ranked:
+            self._models.setdefault(pool.spec.model, pool)

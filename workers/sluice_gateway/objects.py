@@ -1,0 +1,217 @@
+"""What the gateway reads from the API's objects: raw dictionaries in, frozen values out.
+
+Fields that this version does not know are ignored; a field that it needs and cannot read raises
+`ObjectError` with a sentence, which the cluster view logs instead of failing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from sluice_gateway import names
+from sluice_gateway.quantities import QuantityError, parse_duration, parse_percent
+
+_T = TypeVar("_T")
+_PORT_MAX: Final = 65535
+
+
+class ObjectError(ValueError):
+    """An object that cannot be used; the message says which field and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """The pool's objective, in seconds."""
+
+    ttft: float
+    tpot: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """The part of a pool that its owner wrote.
+
+    Attributes:
+        key: `namespace/name`.
+        created: Creation time, seconds since the epoch; the older pool wins a model name.
+        variants: Accelerator classes in the pool's order.
+    """
+
+    key: str
+    created: float
+    model: str
+    slo: Slo
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDecision:
+    """The part of a pool's status that the operator decided.
+
+    Attributes:
+        shares: Fraction of traffic by variant, adding up to 1; empty when nothing is decided yet.
+        quarantined: Names of pods that get no traffic.
+    """
+
+    shares: Mapping[str, float]
+    quarantined: frozenset[str]
+
+
+UNDECIDED: Final = PoolDecision(shares={}, quarantined=frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPod:
+    """One worker pod as the API server last told it.
+
+    Attributes:
+        pool: Key of its pool, `namespace/name`.
+        host: Pod address; empty until the kubelet reports one.
+        ready: The kubelet says that its containers are ready, and nobody deleted it.
+    """
+
+    uid: str
+    name: str
+    pool: str
+    variant: str
+    host: str
+    port: int
+    ready: bool
+
+
+def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:
+    """Read metadata and spec of an InferencePool.
+
+    Raises:
+        ObjectError: If model name, SLO or variants cannot be read.
+    """
+    metadata = _take(raw, "metadata", dict)
+    spec = _take(raw, "spec", dict)
+    model = _take(_take(spec, "model", dict, "spec"), "name", str, "spec.model")
+    slo = _take(spec, "slo", dict, "spec")
+    try:
+        objective = Slo(ttft=parse_duration(slo.get("ttft")), tpot=parse_duration(slo.get("tpot")))
+    except QuantityError as error:
+        raise ObjectError(f"spec.slo: {error}") from error
+    variants = tuple(
+        _take(_as_dict(entry, "spec.variants"), "acceleratorClass", str, "spec.variants")
+        for entry in _take(spec, "variants", list, "spec")
+    )
+    return PoolSpec(
+        key=read_key(metadata),
+        created=_read_time(metadata.get("creationTimestamp")),
+        model=model,
+        slo=objective,
+        variants=variants,
+    )
+
+
+def parse_pool_decision(raw: Mapping[str, Any]) -> PoolDecision:
+    """Read shares and quarantine from an InferencePool's status.
+
+    No status, no shares, or shares that are all zero mean that nothing is decided.
+
+    Raises:
+        ObjectError: If the status is there and cannot be read.
+    """
+    status = raw.get("status")
+    entries = _as_dict(status, "status").get("variants") if status else None
+    if not entries:
+        return UNDECIDED
+    if not isinstance(entries, list):
+        raise ObjectError(f"status.variants is not a list: {entries!r}")
+    shares: dict[str, float] = {}
+    quarantined: set[str] = set()
+    for entry in entries:
+        where = "status.variants"
+        variant = _as_dict(entry, where)
+        name = _take(variant, "acceleratorClass", str, where)
+        try:
+            shares[name] = parse_percent(variant["share"]) if "share" in variant else 0.0
+        except QuantityError as error:
+            raise ObjectError(f"status.variants[{name}].share: {error}") from error
+        pods = variant.get("quarantined") or []
+        if not isinstance(pods, list) or not all(isinstance(pod, str) for pod in pods):
+            raise ObjectError(f"status.variants[{name}].quarantined is not a list of pod names")
+        quarantined.update(pods)
+    total = sum(shares.values())
+    normal = {name: share / total for name, share in shares.items()} if total > 0 else {}
+    return PoolDecision(shares=normal, quarantined=frozenset(quarantined))
+
+
+def parse_worker(raw: Mapping[str, Any]) -> WorkerPod:
+    """Read a worker pod.
+
+    Ready means the kubelet's own word (condition ContainersReady): the node controller turns only
+    the condition Ready when a node's agent falls silent, and such workers serve on.
+
+    Raises:
+        ObjectError: If uid, labels or port cannot be read.
+    """
+    metadata = _take(raw, "metadata", dict)
+    status = _as_dict(raw.get("status") or {}, "status")
+    labels = _as_dict(metadata.get("labels") or {}, "metadata.labels")
+    namespace = read_key(metadata).partition("/")[0]
+    conditions = status.get("conditions") or []
+    said_ready = any(
+        isinstance(condition, dict)
+        and condition.get("type") == "ContainersReady"
+        and condition.get("status") == "True"
+        for condition in conditions
+    )
+    host = status.get("podIP") or ""
+    return WorkerPod(
+        uid=_take(metadata, "uid", str, "metadata"),
+        name=_take(metadata, "name", str, "metadata"),
+        pool=f"{namespace}/{_take(labels, names.LABEL_POOL, str, 'metadata.labels')}",
+        variant=_take(labels, names.LABEL_CLASS, str, "metadata.labels"),
+        host=host if isinstance(host, str) else "",
+        port=_read_port(raw),
+        ready=bool(host) and said_ready and not metadata.get("deletionTimestamp"),
+    )
+
+
+def read_key(metadata: Mapping[str, Any]) -> str:
+    """Return `namespace/name` of a namespaced object's metadata."""
+    namespace = _take(metadata, "namespace", str, "metadata")
+    return f"{namespace}/{_take(metadata, 'name', str, 'metadata')}"
+
+
+def _read_port(raw: Mapping[str, Any]) -> int:
+    """Return the number of the container port called `http`, or the workers' usual one."""
+    spec = _as_dict(raw.get("spec") or {}, "spec")
+    for container in spec.get("containers") or []:
+        for port in _as_dict(container, "spec.containers").get("ports") or []:
+            if _as_dict(port, "ports").get("name") != names.PORT_NAME:
+                continue
+            number = port.get("containerPort")
+            if not isinstance(number, int) or not 0 < number <= _PORT_MAX:
+                raise ObjectError(f"port {names.PORT_NAME} has the number {number!r}")
+            return number
+    return names.WORKER_PORT
+
+
+def _read_time(value: object) -> float:
+    """Return a Kubernetes timestamp as seconds since the epoch."""
+    if not isinstance(value, str):
+        raise ObjectError(f"metadata.creationTimestamp is {value!r}, not a time")
+    try:
+        return datetime.fromisoformat(value).timestamp()
+    except ValueError as error:
+        raise ObjectError(f"metadata.creationTimestamp {value!r} is not a time") from error
+
+
+def _as_dict(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ObjectError(f"{where} is not an object: {value!r}")
+    return value
+
+
+def _take(source: Mapping[str, Any], field: str, kind: type[_T], where: str = "") -> _T:
+    """Return a required, non-empty field of the given type."""
+    value = source.get(field)
+    if not isinstance(value, kind) or not value:
+        path = f"{where}.{field}" if where else field
+        raise ObjectError(f"{path} should be a {kind.__name__}, but is {value!r}")
+    return value

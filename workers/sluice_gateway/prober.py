@@ -1,0 +1,141 @@
+"""Asks every worker, every second, whether it is alive; what it learns goes to the fleet.
+
+One task a worker. A probe that timed out while this process itself was stalled says nothing and is
+repeated.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+import structlog
+
+from sluice_gateway import names
+from sluice_gateway.fleet import Fleet, Worker
+from sluice_gateway.health import Verdict
+from sluice_gateway.settings import Probing
+
+
+class Prober:
+    """Probes the fleet's workers until closed.
+
+    Args:
+        session: For the probes alone, so that they never queue behind requests.
+        clock: Monotonic seconds.
+        random: Returns numbers in [0, 1), to spread the probes.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        session: aiohttp.ClientSession,
+        *,
+        probing: Probing,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._fleet = fleet
+        self._session = session
+        self._probing = probing
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self._nudges: dict[Worker, asyncio.Event] = {}
+
+    def follow_fleet(self) -> None:
+        """Start probing workers that need it; the others' tasks end by themselves."""
+        for worker in self._fleet.list_probed():
+            if worker not in self._tasks:
+                self._nudges[worker] = asyncio.Event()
+                task = asyncio.create_task(self._probe_worker(worker), name=f"probe {worker.uid}")
+                self._tasks[worker] = task
+
+    def probe_now(self, worker: Worker) -> None:
+        """Do not wait for the next period: a request has just failed on this worker."""
+        nudge = self._nudges.get(worker)
+        if nudge is not None:
+            nudge.set()
+
+    async def close(self) -> None:
+        """Stop all probes."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _probe_worker(self, worker: Worker) -> None:
+        try:
+            while self._fleet.needs_probes(worker):
+                started = self._clock()
+                before = worker.health.verdict
+                why = await self._probe_once(worker)
+                self._judge(worker, why, started=started, before=before)
+                await self._rest(worker, started)
+        finally:
+            del self._tasks[worker], self._nudges[worker]
+
+    def _judge(self, worker: Worker, why: str | None, *, started: float, before: Verdict) -> None:
+        """Put a probe's result into the fleet, and log a change of the verdict."""
+        if why is None:
+            self._fleet.note_success(worker)
+        else:
+            worker.health.note_missed_probe(started=started)
+            self._fleet.note_verdict(worker)
+        after = worker.health.verdict
+        if after is not before:
+            say = self._log.info if after is Verdict.LIVE else self._log.warning
+            say(
+                "worker health",
+                pod=worker.pod.name,
+                uid=worker.uid,
+                before=before,
+                after=after,
+                misses=worker.health.misses,
+                reason=why or "answered",
+                running=worker.inflight,
+            )
+
+    async def _probe_once(self, worker: Worker) -> str | None:
+        """Return why the worker missed a probe, or None if it is alive."""
+        while True:
+            started = self._clock()
+            try:
+                async with asyncio.timeout(self._probing.timeout):
+                    return await self._ask(worker)
+            except TimeoutError:
+                late = self._clock() - started - self._probing.timeout
+                if late < self._probing.stall_seconds:
+                    return f"no answer within {self._probing.timeout:g} s"
+                self._log.warning("probe repeated", pod=worker.pod.name, stalled_seconds=late)
+
+    async def _ask(self, worker: Worker) -> str | None:
+        url = f"http://{render_host(worker.pod.host)}:{worker.pod.port}/healthz"
+        headers = {names.HEADER_WORKER_UID: worker.uid}
+        try:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                answering = response.headers.get(names.HEADER_WORKER_UID, worker.uid)
+                if answering != worker.uid:
+                    return f"pod {answering[:40]} answers at this address"
+                if response.status != 200:  # noqa: PLR2004
+                    return f"/healthz answered {response.status}"
+                return None
+        except (aiohttp.ClientError, OSError) as error:
+            return f"{type(error).__name__}: {error}"[:200]
+
+    async def _rest(self, worker: Worker, started: float) -> None:
+        """Wait for the next period, or for a nudge."""
+        nudge = self._nudges[worker]
+        period = self._probing.period * (0.95 + 0.05 * self._random())
+        try:
+            async with asyncio.timeout(max(0.0, started + period - self._clock())):
+                await nudge.wait()
+        except TimeoutError:
+            return
+        nudge.clear()
+
+
+def render_host(host: str) -> str:
+    """Return a pod address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,123 @@
+"""Every setting of the gateway, typed, with its default; the command line changes some of them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take. Sizes in bytes, times in seconds.
+
+    Attributes:
+        connections: Open client connections; further ones get a 503 and are closed.
+        header_seconds: From a request's first byte to the end of its headers.
+        body_seconds: From the end of the headers to the end of the body.
+        body_bytes: One request's body.
+        buffered_bytes: All request bodies being held.
+        idle_connection_seconds: A kept-alive connection without a request. Longer than the
+            clients' own limit, so that they close first.
+        slow_reader_seconds: A client that takes nothing of what was written to it.
+    """
+
+    connections: int = 4096
+    header_seconds: float = 5.0
+    body_seconds: float = 30.0
+    body_bytes: int = 4 << 20
+    buffered_bytes: int = 128 << 20
+    idle_connection_seconds: float = 75.0
+    slow_reader_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Relaying:
+    """How a request is carried to workers. Times in seconds.
+
+    Attributes:
+        wait_for_worker: How long a request waits for a usable worker, each time it needs one.
+        waiting_most: Requests waiting in one pool.
+        inflight_most: Requests from this gateway on one worker; beyond that they wait here.
+        attempts_most: Dispatches of one request that ended in an error answer, the first included.
+        moves_most: Dispatches of one request in all.
+        connect_seconds: Opening a connection to a worker.
+        first_token_seconds: From the dispatch to the first token of a stream.
+        idle_stream_seconds: Between two events of a stream.
+        whole_seconds: From the dispatch to the end of an answer that does not stream.
+        answer_bytes: One answer that does not stream.
+        event_bytes: One server-sent event.
+        breath: A worker that broke a connection gets no new request for that long, even if it
+            answers otherwise.
+        refusal_hold_most: The longest time for which a worker's Retry-After is believed.
+    """
+
+    wait_for_worker: float = 30.0
+    waiting_most: int = 256
+    inflight_most: int = 64
+    attempts_most: int = 3
+    moves_most: int = 8
+    connect_seconds: float = 1.0
+    first_token_seconds: float = 120.0
+    idle_stream_seconds: float = 60.0
+    whole_seconds: float = 600.0
+    answer_bytes: int = 32 << 20
+    event_bytes: int = 1 << 20
+    breath: float = 0.25
+    refusal_hold_most: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """Liveness probes of the workers. Times in seconds.
+
+    Attributes:
+        stall_seconds: A time-out noticed this much too late says that we were slow, not the worker.
+    """
+
+    period: float = 1.0
+    timeout: float = 0.5
+    failures: int = 3
+    stall_seconds: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """Listing and watching the Kubernetes API. Times in seconds.
+
+    Attributes:
+        watch_seconds: The server ends a watch after that; a silent one is given up a little later.
+        silence_grace: How much later.
+        request_seconds: One page of a list, or the opening of a watch.
+        backoff_first: Bound of the first pause after a failure; each further one doubles it.
+        backoff_most: Bound of every pause.
+        page: Objects a page of a list.
+        event_bytes: One watch event.
+    """
+
+    watch_seconds: int = 45
+    silence_grace: float = 10.0
+    request_seconds: float = 15.0
+    backoff_first: float = 0.2
+    backoff_most: float = 5.0
+    page: int = 500
+    event_bytes: int = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a gateway process is told.
+
+    Attributes:
+        uid: Identity of this process in `/signals`.
+        drain_delay: After SIGTERM, how long new requests are still taken, while endpoints and load
+            balancers learn of the end from `/readyz`.
+        drain_seconds: How long running requests may take to finish after that.
+    """
+
+    host: str
+    port: int
+    admin_port: int
+    uid: str
+    drain_delay: float = 3.0
+    drain_seconds: float = 600.0
+    limits: Limits = Limits()
+    relaying: Relaying = Relaying()
+    probing: Probing = Probing()
+    watching: Watching = Watching()
