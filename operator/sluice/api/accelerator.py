@@ -101,7 +101,10 @@ class AcceleratorClassSpec(ApiModel):
         description="Extended resource that the node's device plugin offers, as nvidia.com/gpu."
     )
     devices_per_worker: int = Field(
-        default=1, ge=1, le=64, description="Devices that one worker takes, unless a pool says else."
+        default=1,
+        ge=1,
+        le=64,
+        description="Devices one worker takes, unless a pool says else.",
     )
     price: Price = Field(description="What a device costs.")
     health: Health = Field(

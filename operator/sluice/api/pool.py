@@ -25,7 +25,7 @@ class Mode(StrEnum):
 class ModelSource(ApiModel):
     """Where the weights are."""
 
-    path: Annotated[str, StringConstraints(pattern=r"^/[^\0]*$", max_length=256)] = Field(
+    path: Annotated[str, StringConstraints(pattern=r"^/.*$", max_length=256)] = Field(
         description="Absolute path of the checkpoint inside the worker's image, in Hugging Face"
         " layout (config.json, model.safetensors, tokenizer.json)."
     )
@@ -51,7 +51,8 @@ class Model(ApiModel):
     """The model that a pool serves."""
 
     name: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?$", max_length=63)
+        str,
+        StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?$", max_length=63),
     ] = Field(
         description="What requests say in `model`. Unique in the cluster: of two pools with one name"
         " the older serves it and the other says ModelNameTaken."
@@ -68,11 +69,9 @@ class SLO(ApiModel):
     """The objective: the share of requests that keep both bounds."""
 
     ttft: Duration = Field(
-        description="Longest time to first token, queueing included, as the gateway's client sees it."
+        description="Longest time to first token, queueing included, as users feel it."
     )
-    tpot: Duration = Field(
-        description="Longest mean time per output token after the first."
-    )
+    tpot: Duration = Field(description="Longest mean time per output token after the first.")
     objective: Percent = Field(
         default=0.99,
         validate_default=True,
@@ -142,7 +141,10 @@ class VariantSpec(ApiModel):
         description="Largest share of the pool's traffic while other variants serve.",
     )
     devices: int | None = Field(
-        default=None, ge=1, le=64, description="Devices per worker; the class's default if left out."
+        default=None,
+        ge=1,
+        le=64,
+        description="Devices per worker; the class says if left out.",
     )
     template: WorkerTemplate | None = Field(
         default=None, description="What to change on the worker pods."
@@ -165,7 +167,7 @@ class Autoscaling(ApiModel):
     headroom: Percent = Field(
         default=0.2,
         validate_default=True,
-        description="Capacity kept beyond the measured demand, for what arrives while workers start.",
+        description="Capacity kept beyond the demand, for what arrives while workers start.",
     )
     stable_window: Duration = Field(
         default=300.0,
@@ -216,9 +218,7 @@ class InferencePoolSpec(ApiModel):
     autoscaling: Autoscaling = Field(
         default_factory=Autoscaling, description="How the worker counts follow demand."
     )
-    shift: Shift = Field(
-        default_factory=Shift, description="How capacity moves between variants."
-    )
+    shift: Shift = Field(default_factory=Shift, description="How capacity moves between variants.")
     fallback: Fallback = Field(
         default_factory=Fallback, description="What happens when capacity is lost to health."
     )

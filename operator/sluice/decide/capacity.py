@@ -136,11 +136,11 @@ def correct_capacity(
     if recent or not settled or memory.correction <= limits.CORRECTION_FLOOR:
         return memory, ""
     lowered = max(limits.CORRECTION_FLOOR, memory.correction * limits.CORRECTION_STEP)
-    return (
-        replace(memory, correction=lowered, corrected=at),
+    why = (
         f"{broken}: capacity of a worker corrected from {memory.correction:.0%} to {lowered:.0%}"
-        " of the reckoned one",
+        " of the reckoned one"
     )
+    return replace(memory, correction=lowered, corrected=at), why
 
 
 def describe_breach(signals: VariantSignals, ttft: float, tpot: float) -> str:
