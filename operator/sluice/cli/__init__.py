@@ -1,0 +1,1 @@
+"""The command `sluice` (also `kubectl sluice`): one module a group of commands."""
