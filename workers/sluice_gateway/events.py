@@ -17,12 +17,12 @@ class StreamError(ValueError):
     """A worker's stream that is not one: nonsense, too long, or an error inside a 200.
 
     Attributes:
-        event: The error event to pass on when the client has already seen tokens, if there is one.
+        body: The error's JSON, if the worker sent one.
     """
 
-    def __init__(self, message: str, event: bytes = b"") -> None:
+    def __init__(self, message: str, body: bytes = b"") -> None:
         super().__init__(message)
-        self.event = event
+        self.body = body
 
 
 class EventSplitter:
@@ -142,7 +142,7 @@ class StreamProgress:
             raise StreamError("an event is not a JSON object")
         choices = document.get("choices")
         if document.get("error") and not choices:
-            raise StreamError("the worker sent an error instead of a token", event)
+            raise StreamError("the worker sent an error instead of a token", payload)
         usage = document.get("usage")
         if isinstance(usage, dict):
             self.usage = usage

@@ -27,6 +27,9 @@ class Running(Protocol):
     def cut(self, why: str) -> None:
         """End it now: its worker is gone."""
 
+    def expire_after(self, now: float) -> None:
+        """End it if what it waits for is late by now."""
+
 
 @dataclass(slots=True, eq=False)
 class Worker:
@@ -66,10 +69,11 @@ class Pool:
     waiting: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The worker for one attempt, and why."""
+    """The worker for one attempt, of which pool, and why."""
 
+    pool: Pool
     worker: Worker
     reason: str
 
@@ -81,6 +85,10 @@ class Fleet:
         clock: Monotonic seconds.
         inflight_most: Requests of this gateway that one worker may have.
         failures_to_fail: Missed probes in a row that make a worker failed.
+
+    Attributes:
+        on_workers_changed: Called when a worker was added, changed or removed.
+        on_pool_removed: Called with the key of a pool that was removed.
     """
 
     def __init__(
@@ -93,7 +101,8 @@ class Fleet:
         self._models: dict[str, Pool] = {}
         self.pools: dict[str, Pool] = {}
         self.workers: dict[str, Worker] = {}
-        self.on_workers_changed: Callable[[], None] = lambda: None
+        self.on_workers_changed: list[Callable[[], None]] = []
+        self.on_pool_removed: list[Callable[[str], None]] = []
 
     # What the watches tell.
 
@@ -119,6 +128,8 @@ class Fleet:
         for waiter in pool.waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        for tell in self.on_pool_removed:
+            tell(key)
 
     def put_worker(self, pod: WorkerPod) -> None:
         """Add or change a worker."""
@@ -133,7 +144,7 @@ class Fleet:
         if pool is not None:
             pool.workers[pod.uid] = worker
             self.wake_waiters(pool)
-        self.on_workers_changed()
+        self._tell_workers_changed()
 
     def remove_worker(self, uid: str) -> None:
         """Forget a worker whose pod is gone from the API.
@@ -147,7 +158,7 @@ class Fleet:
         self._detach(worker)
         if worker.running:
             self._departed.add(worker)
-        self.on_workers_changed()
+        self._tell_workers_changed()
 
     # What requests ask.
 
@@ -180,10 +191,16 @@ class Fleet:
             and worker.inflight < self._inflight_most
         )
 
-    def choose_worker(self, pool: Pool, *, excluded: Collection[str], tie: float) -> Choice | None:
+    def choose_worker(
+        self, pool: Pool, *, excluded: Collection[str], counted: bool, tie: float
+    ) -> Choice | None:
         """Choose the worker for an attempt, or None if no worker is usable.
 
-        A request that has already failed somewhere (`excluded`) does not count towards the shares.
+        Args:
+            pool: Where to look.
+            excluded: Uids that must not be chosen.
+            counted: The attempt counts towards the shares; retries do not.
+            tie: Number in [0, 1) that decides between equally loaded workers.
         """
         now = self._clock()
         usable = [worker for worker in pool.workers.values() if self.is_usable(pool, worker, now)]
@@ -199,9 +216,17 @@ class Fleet:
         if not ranking.workers:
             return None
         worker = ranking.workers[0]
-        if ranking.by_share and not excluded:
+        if ranking.by_share and counted:
             pool.window.add(worker.variant, now)
-        return Choice(worker, ranking.reason)
+        return Choice(pool, worker, ranking.reason)
+
+    def has_other(self, pool: Pool, excluded: Collection[str]) -> bool:
+        """Return whether a worker outside `excluded` is usable now."""
+        now = self._clock()
+        return any(
+            worker.uid not in excluded and self.is_usable(pool, worker, now)
+            for worker in pool.workers.values()
+        )
 
     # What happens to workers.
 
@@ -260,6 +285,10 @@ class Fleet:
         """Return the workers that need probes."""
         everybody = [*self.workers.values(), *self._departed]
         return [worker for worker in everybody if self.needs_probes(worker)]
+
+    def _tell_workers_changed(self) -> None:
+        for tell in self.on_workers_changed:
+            tell()
 
     def _wake_pool_of(self, worker: Worker) -> None:
         pool = self.pools.get(worker.pod.pool)

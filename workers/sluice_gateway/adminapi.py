@@ -1,0 +1,59 @@
+"""The admin port: `/healthz`, `/readyz`, `/metrics`, and `/signals` for the operator."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from sluice_gateway.signals import Signals
+from sluice_gateway.windows import LONGEST_WINDOW
+
+_DEFAULT_WINDOW = 30
+
+
+class AdminApi:
+    """Answers on the admin port.
+
+    Args:
+        why_unready: Returns a sentence while the gateway should get no requests, else nothing.
+    """
+
+    def __init__(
+        self,
+        signals: Signals,
+        registry: CollectorRegistry,
+        *,
+        why_unready: Callable[[], str],
+    ) -> None:
+        self._signals = signals
+        self._registry = registry
+        self._why_unready = why_unready
+
+    def build_app(self) -> web.Application:
+        """Return the application with its routes."""
+        app = web.Application()
+        app.router.add_get("/healthz", self._answer_health)
+        app.router.add_get("/readyz", self._answer_ready)
+        app.router.add_get("/metrics", self._answer_metrics)
+        app.router.add_get("/signals", self._answer_signals)
+        return app
+
+    async def _answer_health(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")  # answering at all is the proof: there is one loop
+
+    async def _answer_ready(self, _request: web.Request) -> web.Response:
+        why = self._why_unready()
+        return web.Response(status=503 if why else 200, text=f"{why or 'ready'}\n")
+
+    async def _answer_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def _answer_signals(self, request: web.Request) -> web.Response:
+        text = request.query.get("window", str(_DEFAULT_WINDOW))
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LONGEST_WINDOW):
+            message = f"window should be 1 to {LONGEST_WINDOW} seconds\n"
+            return web.Response(status=400, text=message)
+        return web.json_response(self._signals.render(int(text)))

@@ -1,0 +1,123 @@
+"""One request, and its attempts on workers: the record that relay, signals and log share."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+
+from sluice_gateway.calls import Call
+from sluice_gateway.events import StreamProgress
+from sluice_gateway.fleet import Pool, Worker
+
+
+class Phase(Enum):
+    """What an attempt is waiting for."""
+
+    FIRST = "first"  # the worker's first token, or its whole answer
+    NEXT = "next"  # the worker's next token
+    CLIENT = "client"  # the client taking what was written
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Attempt:
+    """One dispatch of a request to a worker.
+
+    Attributes:
+        reason: Why this worker.
+        dispatched: Monotonic seconds; `dispatched_at` is the same as wall time.
+        pending_since: When its client began to wait for a first token; None if it is not.
+        deadline: Monotonic seconds at which what it waits for (`phase`) is late.
+        cut_why: Set when somebody else ended it, with the reason.
+        outcome: Short word for the log, from a fixed set.
+        progress: What has come of the answer.
+    """
+
+    worker: Worker
+    reason: str
+    dispatched: float
+    dispatched_at: float
+    pending_since: float | None
+    deadline: float = float("inf")
+    phase: Phase = Phase.FIRST
+    cut_why: str = ""
+    outcome: str = "running"
+    progress: StreamProgress | None = None
+    _scope: asyncio.Timeout | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has been sent a part of the answer."""
+        return self.progress is not None and self.progress.begun
+
+    def cut(self, why: str) -> None:
+        """End it now: its worker is gone. It leaves its scope with a TimeoutError."""
+        if not self.cut_why:
+            self.cut_why = why
+            self.expire()
+
+    def expire(self) -> None:
+        """End it now: what it waits for is late. It leaves its scope with a TimeoutError."""
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    def expire_after(self, now: float) -> None:
+        """End it if what it waits for is late by now."""
+        if self.deadline < now:
+            self.expire()
+
+    def count_tokens(self) -> tuple[int, int]:
+        """Return prompt and output tokens of the answer."""
+        return self.progress.count_tokens() if self.progress else (0, 0)
+
+    def find_tpot(self, tokens: float) -> float | None:
+        """Return seconds per token after the first, for a stream of that many; else None."""
+        progress = self.progress
+        if progress is None or progress.first_at is None or progress.last_at is None or tokens < 2:  # noqa: PLR2004
+            return None
+        return (progress.last_at - progress.first_at) / (tokens - 1)
+
+    @contextmanager
+    def guarded_by(self, scope: asyncio.Timeout) -> Iterator[None]:
+        """Let `cut` and `expire` end what runs inside, through the scope around it."""
+        self._scope = scope
+        try:
+            yield
+        finally:
+            self._scope = None
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One request from arrival to end.
+
+    Attributes:
+        arrival: Monotonic seconds; `arrived_at` is the same as wall time.
+        waited: Seconds spent waiting for a usable worker.
+        excluded: Uids of workers that failed it.
+        ttft: Seconds from arrival to the first token; streams only.
+        tpot: Seconds per output token after the first; streams of two tokens and more only.
+        tokens: Prompt and output tokens, as far as known.
+        outcome: Short word for log and metrics, from a fixed set.
+    """
+
+    request_id: str
+    path: str
+    arrival: float
+    arrived_at: float
+    pool: Pool | None = None
+    call: Call | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    excluded: set[str] = field(default_factory=set)
+    error_answers: int = 0
+    waited: float = 0.0
+    ttft: float | None = None
+    tpot: float | None = None
+    tokens: tuple[int, int] = (0, 0)
+    status: int = 0
+    outcome: str = ""
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker of the last attempt."""
+        return self.attempts[-1].worker if self.attempts else None

@@ -1,0 +1,243 @@
+"""Puts the gateway together, and runs it from start to drain."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from random import Random
+from typing import Self
+
+import aiohttp
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from sluice_gateway import names
+from sluice_gateway.adminapi import AdminApi
+from sluice_gateway.admission import Admission
+from sluice_gateway.bodies import Bodies
+from sluice_gateway.cluster import PoolSink, Sink, WorkerSink
+from sluice_gateway.connections import LimitedServer
+from sluice_gateway.fleet import Fleet
+from sluice_gateway.kubeaccess import KubeAccess
+from sluice_gateway.kubeapi import KubeApi
+from sluice_gateway.metrics import FleetCollector, Metrics
+from sluice_gateway.prober import Prober
+from sluice_gateway.publicapi import PublicApi
+from sluice_gateway.reflector import Reflector
+from sluice_gateway.relay import Relay
+from sluice_gateway.requestlog import RequestLog
+from sluice_gateway.settings import Settings
+from sluice_gateway.signals import Signals
+from sluice_gateway.upstream import Upstream
+
+_SEED_BITS = 31
+_WORKER_IDLE_SECONDS = 15.0
+"""Idle connections to workers are closed here before the workers close them."""
+_POOLS_PATH = f"/apis/{names.GROUP}/{names.VERSION}/{names.POOL_PLURAL}"
+_PODS_PATH = "/api/v1/pods"
+
+
+class ListenError(Exception):
+    """A port cannot be listened on; the message says which, and what to do."""
+
+
+class PartFailedError(Exception):
+    """A part that runs for ever has ended: a bug, and a reason to start afresh."""
+
+
+class Gateway:
+    """All parts of one gateway. Inside its context it listens and serves.
+
+    Attributes:
+        fleet: The pools and workers that it knows.
+        port: Public port; the real one when the settings say 0. `admin_port` likewise.
+    """
+
+    def __init__(
+        self, settings: Settings, access: KubeAccess, log: structlog.stdlib.BoundLogger
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._access = access
+        self._clock = time.monotonic
+        self._random = Random()
+        self._draining = False
+        self._stack = AsyncExitStack()
+        self._reflectors: list[Reflector] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._registry = CollectorRegistry()
+        self._metrics = Metrics(self._registry)
+        self.fleet = Fleet(
+            clock=self._clock,
+            inflight_most=settings.relaying.inflight_most,
+            failures_to_fail=settings.probing.failures,
+        )
+        self._signals = Signals(
+            self.fleet, uid=settings.uid, clock=self._clock, started_at=time.time()
+        )
+        self.fleet.on_workers_changed.append(self._signals.forget_departed)
+        self.fleet.on_pool_removed.append(self._metrics.forget_pool)
+        self.port = settings.port
+        self.admin_port = settings.admin_port
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self._draining = True
+        await self._stack.aclose()
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then for the drain delay; leaving the context drains.
+
+        Raises:
+            PartFailedError: If a part fails that should run for ever.
+        """
+        stopping = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({stopping, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping not in done:
+            stopping.cancel()
+            failed = next(iter(done))
+            raise PartFailedError(failed.get_name()) from failed.exception()
+        self._draining = True
+        self._log.info("draining", delay=self._settings.drain_delay)
+        await asyncio.sleep(self._settings.drain_delay)
+
+    def explain_unready(self) -> str:
+        """Return why the gateway should get no requests now; nothing if it should."""
+        if self._draining:
+            return "draining"
+        missing = [reflector.kind for reflector in self._reflectors if not reflector.synced]
+        if missing:
+            return f"no list of {' and '.join(missing)} from {self._access.server} yet"
+        return ""
+
+    async def _start(self) -> None:
+        """Start every part; what is entered into the stack stops in the opposite order."""
+        settings = self._settings
+        admin = AdminApi(self._signals, self._registry, why_unready=self.explain_unready)
+        runner = web.AppRunner(admin.build_app(), access_log=None)
+        self.admin_port = await self._listen(runner, settings.admin_port, "--admin-port")
+        probe_session = await self._open_session()
+        prober = Prober(
+            self.fleet,
+            probe_session,
+            probing=settings.probing,
+            clock=self._clock,
+            random=self._random.random,
+            log=self._log,
+        )
+        self._stack.push_async_callback(prober.close)
+        self.fleet.on_workers_changed.append(prober.follow_fleet)
+        relay = self._build_relay(await self._open_session(), prober)
+        self._start_task("sweep", relay.sweep_deadlines())
+        self._start_watching(await self._open_session(limit=8))
+        self._registry.register(FleetCollector(self.fleet, self._reflectors, self._clock))
+        await self._start_public(relay)
+        self._log.info("listening", host=settings.host, port=self.port, admin_port=self.admin_port)
+
+    def _start_watching(self, session: aiohttp.ClientSession) -> None:
+        """Mirror pools and worker pods."""
+        api = KubeApi(self._access, session, self._settings.watching)
+        pods = {"labelSelector": f"{names.LABEL_NAME}={names.WORKER}"}
+        sinks: list[tuple[str, str, dict[str, str], Sink]] = [
+            ("pools", _POOLS_PATH, {}, PoolSink(self.fleet, self._log)),
+            ("workers", _PODS_PATH, pods, WorkerSink(self.fleet, self._log)),
+        ]
+        for kind, path, selector, sink in sinks:
+            reflector = Reflector(
+                api,
+                sink,
+                kind=kind,
+                path=path,
+                selector=selector,
+                watching=self._settings.watching,
+                random=self._random.random,
+                clock=self._clock,
+                log=self._log,
+            )
+            self._reflectors.append(reflector)
+            self._start_task(f"watch {kind}", reflector.run())
+
+    def _build_relay(self, session: aiohttp.ClientSession, prober: Prober) -> Relay:
+        relaying = self._settings.relaying
+        upstream = Upstream(
+            session,
+            relaying=relaying,
+            slow_reader_seconds=self._settings.limits.slow_reader_seconds,
+            clock=self._clock,
+        )
+        admission = Admission(
+            self.fleet, relaying=relaying, clock=self._clock, random=self._random.random
+        )
+        return Relay(
+            self.fleet,
+            admission,
+            upstream,
+            relaying=relaying,
+            signals=self._signals,
+            metrics=self._metrics,
+            probe_now=prober.probe_now,
+            clock=self._clock,
+            wall=time.time,
+        )
+
+    async def _start_public(self, relay: Relay) -> None:
+        settings = self._settings
+        api = PublicApi(
+            self.fleet,
+            relay,
+            Bodies(settings.limits),
+            signals=self._signals,
+            metrics=self._metrics,
+            request_log=RequestLog(self._log),
+            is_ready=lambda: all(reflector.synced for reflector in self._reflectors),
+            draw_seed=lambda: self._random.getrandbits(_SEED_BITS),
+            clock=self._clock,
+            wall=time.time,
+        )
+        server = LimitedServer(api.handle, limits=settings.limits, log=self._log)
+        runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds)
+        self.port = await self._listen(runner, settings.port, "--port")
+
+    async def _listen(self, runner: web.BaseRunner, port: int, flag: str) -> int:
+        """Start a server; return the port that it really has."""
+        host = self._settings.host
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        try:
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+        except OSError as error:
+            raise ListenError(
+                f"cannot listen on {host}:{port} ({error.strerror}); "
+                f"free the port, or name another with {flag}"
+            ) from error
+        return int(runner.addresses[0][1])
+
+    async def _open_session(self, *, limit: int = 0) -> aiohttp.ClientSession:
+        """Open a client session without time limits, cookies or decompression of its own."""
+        relaying = self._settings.relaying
+        connector = aiohttp.TCPConnector(limit=limit, keepalive_timeout=_WORKER_IDLE_SECONDS)
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=relaying.connect_seconds),
+            auto_decompress=False,
+        )
+        return await self._stack.enter_async_context(session)
+
+    def _start_task(self, name: str, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.append(task)
+        self._stack.push_async_callback(_cancel, task)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

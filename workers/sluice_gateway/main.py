@@ -1,0 +1,125 @@
+"""The command `sluice-gateway`: reads its arguments, runs the gateway, drains on SIGTERM."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import uuid4
+
+import structlog
+import uvloop
+
+from sluice_gateway.gateway import Gateway, ListenError, PartFailedError
+from sluice_gateway.kubeaccess import AccessError, KubeAccess, find_access
+from sluice_gateway.settings import Settings
+
+_DEFAULTS = Settings(host="", port=8080, admin_port=8081, uid="")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until told to stop.
+
+    Returns:
+        0 after a drain; 1 if something failed while running; 2 if it could not be started as told.
+    """
+    settings = parse_arguments(argv)
+    log = configure_logging()
+    try:
+        access = find_access(os.environ)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings, access, log))
+    except (AccessError, ListenError) as error:
+        log.error("cannot start", reason=str(error))  # noqa: TRY400 - a sentence, no traceback
+        return 2
+    except PartFailedError as error:
+        log.critical("a part failed", part=str(error), exc_info=error)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None) -> Settings:
+    """Return the settings that the command line describes."""
+    parser = argparse.ArgumentParser(
+        prog="sluice-gateway",
+        description="Routes OpenAI requests to the workers of all InferencePools.",
+        epilog="Finds the Kubernetes API by KUBECONFIG or by the pod's service account.",
+    )
+    parser.add_argument("--host", required=True, help="address to listen on")
+    parser.add_argument("--port", type=int, default=_DEFAULTS.port, help="%(default)s")
+    parser.add_argument("--admin-port", type=int, default=_DEFAULTS.admin_port, help="%(default)s")
+    parser.add_argument(
+        "--wait-for-worker",
+        type=float,
+        default=_DEFAULTS.relaying.wait_for_worker,
+        metavar="SECONDS",
+        help="how long a request waits for a usable worker (%(default)s)",
+    )
+    parser.add_argument(
+        "--drain-delay",
+        type=float,
+        default=_DEFAULTS.drain_delay,
+        metavar="SECONDS",
+        help="how long new requests are still taken after SIGTERM (%(default)s)",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.wait_for_worker < 0 or arguments.drain_delay < 0:
+        parser.error("times cannot be negative")
+    return replace(
+        _DEFAULTS,
+        host=arguments.host,
+        port=arguments.port,
+        admin_port=arguments.admin_port,
+        uid=os.environ.get("POD_UID") or str(uuid4()),
+        drain_delay=arguments.drain_delay,
+        relaying=replace(_DEFAULTS.relaying, wait_for_worker=arguments.wait_for_worker),
+    )
+
+
+def configure_logging() -> structlog.stdlib.BoundLogger:
+    """Send our own lines, and the libraries' warnings, to standard output as JSON."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    render = structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, render],
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    log: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return log
+
+
+async def _run(settings: Settings, access: KubeAccess, log: structlog.stdlib.BoundLogger) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop_or_quit, stop)
+    async with Gateway(settings, access, log) as gateway:
+        await gateway.run_until(stop)
+
+
+def _stop_or_quit(stop: asyncio.Event) -> None:
+    """Drain at the first signal; leave at once at the second."""
+    if stop.is_set():
+        os._exit(1)
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

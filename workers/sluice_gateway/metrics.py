@@ -1,0 +1,153 @@
+"""The gateway's Prometheus metrics: `sluice_gateway_*`.
+
+Labels come from fixed sets, or name pools and classes of the cluster; those of a pool that is gone
+are removed. Gauges are read from the fleet when somebody scrapes, so they cannot go stale.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sluice_gateway.fleet import Fleet, Pool, Worker
+from sluice_gateway.reflector import Reflector
+
+_TTFT_BUCKETS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)
+_TPOT_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
+_POOL_CLASS: Final = ("pool", "accelerator_class")
+
+
+class Metrics:
+    """Counters and histograms, fed by requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "sluice_gateway_requests",
+            "Requests by the class that served them last, and the status sent.",
+            (*_POOL_CLASS, "code"),
+            registry=registry,
+        )
+        self.attempts = Counter(
+            "sluice_gateway_attempts",
+            "Attempts on workers by how they ended.",
+            (*_POOL_CLASS, "outcome"),
+            registry=registry,
+        )
+        self.denied = Counter(
+            "sluice_gateway_retries_denied",
+            "Retries that the budget did not allow.",
+            ("pool",),
+            registry=registry,
+        )
+        self.met = Counter(
+            "sluice_gateway_requests_met",
+            "Finished requests inside the pool's SLO.",
+            _POOL_CLASS,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "sluice_gateway_tokens",
+            "Tokens of finished requests.",
+            (*_POOL_CLASS, "kind"),
+            registry=registry,
+        )
+        self.ttft = Histogram(
+            "sluice_gateway_ttft_seconds",
+            "Time to first token of streams, from arrival at the gateway.",
+            _POOL_CLASS,
+            buckets=_TTFT_BUCKETS,
+            registry=registry,
+        )
+        self.tpot = Histogram(
+            "sluice_gateway_tpot_seconds",
+            "Time per output token after the first, of streams.",
+            _POOL_CLASS,
+            buckets=_TPOT_BUCKETS,
+            registry=registry,
+        )
+
+    def observe_finish(
+        self, pool: str, variant: str, *, met: bool, tpot: float | None, tokens: tuple[int, int]
+    ) -> None:
+        """Count a request that a worker answered in full; arguments as in `Signals`."""
+        if met:
+            self.met.labels(pool, variant).inc()
+        if tpot is not None:
+            self.tpot.labels(pool, variant).observe(tpot)
+        for kind, count in zip(("prompt", "output"), tokens, strict=True):
+            self.tokens.labels(pool, variant, kind).inc(count)
+
+    def forget_pool(self, key: str) -> None:
+        """Remove the label sets of a pool that is gone."""
+        for metric in (
+            self.requests,
+            self.attempts,
+            self.denied,
+            self.met,
+            self.tokens,
+            self.ttft,
+            self.tpot,
+        ):
+            metric.remove_by_labels({"pool": key})
+
+
+class FleetCollector(Collector):
+    """Gauges of the present state."""
+
+    def __init__(
+        self, fleet: Fleet, reflectors: Sequence[Reflector], clock: Callable[[], float]
+    ) -> None:
+        self._fleet = fleet
+        self._reflectors = reflectors
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metrics without asking for values."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the fleet."""
+        workers = GaugeMetricFamily(
+            "sluice_gateway_workers",
+            "Workers by state: live, suspect, failed, quarantined or not-ready.",
+            labels=(*_POOL_CLASS, "state"),
+        )
+        inflight = GaugeMetricFamily(
+            "sluice_gateway_inflight_requests", "Requests on workers.", labels=_POOL_CLASS
+        )
+        waiting = GaugeMetricFamily(
+            "sluice_gateway_waiting_requests", "Requests waiting for a worker.", labels=("pool",)
+        )
+        for key, pool in self._fleet.pools.items():
+            waiting.add_metric((key,), pool.waiting)
+            states = Tally((w.variant, find_state(pool, w)) for w in pool.workers.values())
+            for (variant, state), count in states.items():
+                workers.add_metric((key, variant, state), count)
+            for variant in {w.variant for w in pool.workers.values()}:
+                running = sum(w.inflight for w in pool.workers.values() if w.variant == variant)
+                inflight.add_metric((key, variant), running)
+        connected = GaugeMetricFamily(
+            "sluice_gateway_watch_connected", "1 while the API server answers.", labels=("kind",)
+        )
+        age = GaugeMetricFamily(
+            "sluice_gateway_watch_age_seconds",
+            "Seconds since the API server was last heard.",
+            labels=("kind",),
+        )
+        for reflector in self._reflectors:
+            connected.add_metric((reflector.kind,), reflector.connected)
+            if reflector.synced:
+                age.add_metric((reflector.kind,), self._clock() - reflector.heard_at)
+        yield from (workers, inflight, waiting, connected, age)
+
+
+def find_state(pool: Pool, worker: Worker) -> str:
+    """Return one word for what keeps a worker from serving, or `live`."""
+    if not worker.pod.ready:
+        return "not-ready"
+    if worker.pod.name in pool.decision.quarantined:
+        return "quarantined"
+    return str(worker.health.verdict)

@@ -1,0 +1,261 @@
+"""The OpenAI API that clients see: completions, chat completions, models.
+
+Every request comes in here and ends here: with an answer or a stream, one line in the log, and one
+count in signals and metrics.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final
+from uuid import uuid4
+
+from aiohttp import web
+
+from sluice_gateway import names
+from sluice_gateway.answers import (
+    Answer,
+    Refusal,
+    answer_unavailable,
+    refuse_model,
+    refuse_request,
+    render_json,
+)
+from sluice_gateway.attempts import Exchange
+from sluice_gateway.bodies import Bodies
+from sluice_gateway.calls import ENDPOINTS, parse_call
+from sluice_gateway.fleet import Fleet, Pool
+from sluice_gateway.metrics import Metrics
+from sluice_gateway.relay import Relay
+from sluice_gateway.requestlog import RequestLog
+from sluice_gateway.signals import Signals
+from sluice_gateway.upstream import ClientLostError
+
+_MODELS: Final = "/v1/models"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CLIENT_GONE: Final = 499
+"""What logs and metrics say of a request whose client went away (nginx's number)."""
+_OVERLOAD: Final = frozenset({429, 503})
+
+
+class PublicApi:
+    """Handles client requests.
+
+    Args:
+        is_ready: Whether pools and workers have been listed.
+        draw_seed: Returns a sampling seed for requests that have none.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        relay: Relay,
+        bodies: Bodies,
+        *,
+        signals: Signals,
+        metrics: Metrics,
+        request_log: RequestLog,
+        is_ready: Callable[[], bool],
+        draw_seed: Callable[[], int],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._fleet = fleet
+        self._relay = relay
+        self._bodies = bodies
+        self._signals = signals
+        self._metrics = metrics
+        self._request_log = request_log
+        self._is_ready = is_ready
+        self._draw_seed = draw_seed
+        self._clock = clock
+        self._wall = wall
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        path = request.path
+        exchange = Exchange(
+            request_id=pick_request_id(request),
+            path=path if path in ENDPOINTS else "other",
+            arrival=self._clock(),
+            arrived_at=self._wall(),
+        )
+        if path in ENDPOINTS and request.method == "POST":
+            return await self._complete(exchange, request)
+        try:
+            answer = self._answer_plain(request.method, path)
+        except Refusal as refusal:
+            answer = refusal.answer
+        self._metrics.requests.labels("", "", str(answer.status)).inc()
+        return build_response(answer, exchange)
+
+    async def _complete(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
+        """Run a completion request, and account for it however it ends."""
+        client = ResponseStream(request, exchange)
+        try:
+            answer = await self._serve(exchange, request, client)
+        except Refusal as refusal:
+            answer = refusal.answer
+            exchange.outcome = refusal.outcome
+        except ClientLostError as lost:
+            answer = None
+            exchange.outcome = exchange.outcome or lost.outcome
+            client.abort()
+        except asyncio.CancelledError:
+            answer = None
+            exchange.outcome = exchange.outcome or "cancelled"
+            raise
+        finally:
+            self._conclude(exchange, answer, client)
+        if answer is None:
+            return client.response or web.Response(status=500)
+        return build_response(answer, exchange)
+
+    async def _serve(
+        self, exchange: Exchange, request: web.BaseRequest, client: "ResponseStream"
+    ) -> Answer | None:
+        if not self._is_ready():
+            raise _refuse_unready()
+        raw = await self._bodies.read(request)
+        try:
+            call = exchange.call = parse_call(request.path, raw, seed=self._draw_seed())
+            return await self._relay.serve(exchange, call, client)
+        finally:
+            self._bodies.release(len(raw))
+
+    def _conclude(
+        self, exchange: Exchange, answer: Answer | None, client: "ResponseStream"
+    ) -> None:
+        """Count and log a request that has ended."""
+        streamed = client.response.status if client.response else _CLIENT_GONE
+        exchange.status = answer.status if answer else streamed
+        pool, worker = exchange.pool, exchange.worker
+        if pool is not None:
+            if exchange.status in _OVERLOAD:
+                self._signals.count_request(pool, "rejected")
+            elif exchange.outcome == "broken" or exchange.status >= 500:  # noqa: PLR2004
+                self._signals.count_request(pool, "failed")
+        labels = (
+            pool.spec.key if pool else "",
+            worker.variant if worker else "",
+            str(exchange.status),
+        )
+        self._metrics.requests.labels(*labels).inc()
+        self._request_log.write(exchange, duration=self._clock() - exchange.arrival)
+
+    def _answer_plain(self, method: str, path: str) -> Answer:
+        """Answer what is not a completion."""
+        if path in ENDPOINTS:
+            message = f"{path} takes POST, not {method[:20]}"
+            return refuse_request(message, code="method_not_allowed", status=405)
+        if path != _MODELS and not path.startswith(f"{_MODELS}/"):
+            served = ", ".join([_MODELS, *sorted(ENDPOINTS)])
+            message = f"unknown path {path[:100]!r}; served: {served}"
+            return refuse_request(message, code="unknown_url", status=404)
+        if method != "GET":
+            message = f"{_MODELS} takes GET, not {method[:20]}"
+            return refuse_request(message, code="method_not_allowed", status=405)
+        if not self._is_ready():
+            raise _refuse_unready()
+        if path == _MODELS:
+            data = [describe_model(pool) for pool in self._fleet.list_models()]
+            return render_json({"object": "list", "data": data})
+        model = path.removeprefix(f"{_MODELS}/")
+        pool = self._fleet.find_pool(model)
+        if pool is None:
+            return refuse_model(model, [known.spec.model for known in self._fleet.list_models()])
+        return render_json(describe_model(pool))
+
+
+class ResponseStream:
+    """A client's end of an event stream.
+
+    Attributes:
+        response: Set when it has begun.
+    """
+
+    def __init__(self, request: web.BaseRequest, exchange: Exchange) -> None:
+        self._request = request
+        self._exchange = exchange
+        self.response: web.StreamResponse | None = None
+
+    async def send(self, data: bytes) -> None:
+        """Write; the first call also begins the response. Waits while the client is slow.
+
+        Raises:
+            ClientLostError: If the client is gone.
+        """
+        try:
+            if self.response is None:
+                headers = render_headers(self._exchange)
+                headers["Content-Type"] = "text/event-stream; charset=utf-8"
+                headers["Cache-Control"] = "no-cache"
+                self.response = web.StreamResponse(headers=headers)
+                await self.response.prepare(self._request)
+            await self.response.write(data)
+        except ConnectionError as error:
+            raise ClientLostError("cancelled") from error
+
+    async def end(self) -> None:
+        """End the response properly.
+
+        Raises:
+            ClientLostError: If the client is gone.
+        """
+        if self.response is None:
+            return
+        try:
+            await self.response.write_eof()
+        except ConnectionError as error:
+            raise ClientLostError("cancelled") from error
+
+    def abort(self) -> None:
+        """Drop the connection without another word."""
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()
+
+
+def pick_request_id(request: web.BaseRequest) -> str:
+    """Return the client's request id if it is a decent one, else a new one."""
+    given = request.headers.get(names.HEADER_REQUEST_ID, "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid4().hex}"
+
+
+def render_headers(exchange: Exchange) -> dict[str, str]:
+    """Return the headers that every answer carries."""
+    headers = {names.HEADER_REQUEST_ID: exchange.request_id}
+    worker = exchange.worker
+    if worker is not None:
+        headers[names.HEADER_WORKER] = worker.pod.name
+        headers[names.HEADER_CLASS] = worker.variant
+        headers[names.HEADER_ATTEMPTS] = str(len(exchange.attempts))
+    return headers
+
+
+def build_response(answer: Answer, exchange: Exchange) -> web.Response:
+    """Return aiohttp's form of a whole answer."""
+    headers = render_headers(exchange)
+    if answer.retry_after is not None:
+        headers["Retry-After"] = str(answer.retry_after)
+    return web.Response(
+        status=answer.status, body=answer.body, content_type=answer.content_type, headers=headers
+    )
+
+
+def describe_model(pool: Pool) -> dict[str, object]:
+    """Return OpenAI's model object for a pool."""
+    spec = pool.spec
+    return {
+        "id": spec.model,
+        "object": "model",
+        "created": int(spec.created),
+        "owned_by": "sluice",
+    }
+
+
+def _refuse_unready() -> Refusal:
+    message = "the gateway has not yet read the pools from the Kubernetes API"
+    return Refusal(answer_unavailable(message, code="not_ready", retry_after=2), "not_ready")

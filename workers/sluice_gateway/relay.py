@@ -1,0 +1,227 @@
+"""Takes a request through its attempts: find a worker, carry, and move on while nothing was sent.
+
+A stream whose worker is lost after the client has seen tokens ends here with an error event; this
+is the place where it can be carried on instead, from what its `StreamProgress` remembers.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from sluice_gateway.admission import Admission
+from sluice_gateway.answers import Answer, Refusal
+from sluice_gateway.attempts import Attempt, Exchange
+from sluice_gateway.calls import Call
+from sluice_gateway.events import render_event
+from sluice_gateway.fleet import Choice, Fleet, Pool, Worker
+from sluice_gateway.metrics import Metrics
+from sluice_gateway.retries import Fault, FaultKind
+from sluice_gateway.settings import Relaying
+from sluice_gateway.signals import Signals
+from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
+
+_SWEEP_SECONDS = 0.25
+_ERROR_EVENT_SECONDS = 1.0
+
+
+class Relay:
+    """Serves requests with the fleet's workers.
+
+    Args:
+        probe_now: Asks the prober to look at a worker at once.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        admission: Admission,
+        upstream: Upstream,
+        *,
+        relaying: Relaying,
+        signals: Signals,
+        metrics: Metrics,
+        probe_now: Callable[[Worker], None],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._fleet = fleet
+        self._admission = admission
+        self._upstream = upstream
+        self._relaying = relaying
+        self._signals = signals
+        self._metrics = metrics
+        self._probe_now = probe_now
+        self._clock = clock
+        self._wall = wall
+
+    async def serve(self, exchange: Exchange, call: Call, client: ClientStream) -> Answer | None:
+        """Serve one request.
+
+        Returns:
+            The whole answer, still to be sent; or None if it was streamed to the client.
+
+        Raises:
+            Refusal: If the gateway must answer itself.
+            ClientLostError: If the client went away.
+        """
+        pool = exchange.pool = self._admission.find_pool(call.model)
+        self._signals.count_request(pool, "arrived")
+        pool.budget.note_request(self._clock())
+        last: Answer | None = None
+        while True:
+            choice = await self._admission.find_worker(exchange, pool, last)
+            pool = exchange.pool = choice.pool
+            attempt = self._dispatch(exchange, choice, call)
+            try:
+                answer = await self._run(exchange, attempt, call, client)
+            except Fault as fault:
+                self._note_fault(attempt, fault)
+                if attempt.begun:
+                    await self._end_broken(exchange, client, fault)
+                    return None
+                self._allow_retry(exchange, pool, attempt, fault)
+                last = fault.answer
+            else:
+                self._note_served(exchange, pool, attempt, call, answer)
+                return answer
+
+    async def sweep_deadlines(self) -> None:
+        """End attempts that have waited too long for their worker or client; runs until cancelled.
+
+        One sweep over all of them is cheaper than a timer re-armed with every token.
+        """
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = self._clock()
+            for worker in self._fleet.list_probed():
+                for running in list(worker.running):
+                    running.expire_after(now)
+
+    def _dispatch(self, exchange: Exchange, choice: Choice, call: Call) -> Attempt:
+        attempt = Attempt(
+            worker=choice.worker,
+            reason=choice.reason,
+            dispatched=self._clock(),
+            dispatched_at=self._wall(),
+            pending_since=exchange.arrival if call.streaming else None,
+        )
+        exchange.attempts.append(attempt)
+        self._signals.count_dispatch(choice.pool, choice.worker)
+        return attempt
+
+    async def _run(
+        self, exchange: Exchange, attempt: Attempt, call: Call, client: ClientStream
+    ) -> Answer | None:
+        """Run one attempt, and see to it that it has an outcome whatever happens."""
+        worker = attempt.worker
+        note_progress = partial(self._note_progress, exchange, attempt)
+        self._fleet.start_running(worker, attempt)
+        try:
+            answer = await self._upstream.carry(
+                attempt, call, exchange.request_id, client, note_progress
+            )
+        except Fault as fault:
+            attempt.outcome = fault.code
+            raise
+        except (ClientLostError, asyncio.CancelledError) as lost:
+            attempt.outcome = lost.outcome if isinstance(lost, ClientLostError) else "cancelled"
+            raise
+        else:
+            attempt.outcome = "ok" if answer is None or answer.status == 200 else "refused"  # noqa: PLR2004
+            return answer
+        finally:
+            self._fleet.stop_running(worker, attempt)
+            key = exchange.pool.spec.key if exchange.pool else ""
+            self._metrics.attempts.labels(key, worker.variant, attempt.outcome).inc()
+
+    def _note_progress(self, exchange: Exchange, attempt: Attempt) -> None:
+        """A worker answered or sent tokens: it lives, and the first of them is timed."""
+        self._fleet.note_success(attempt.worker)
+        progress = attempt.progress
+        if attempt.pending_since is None or progress is None or progress.first_at is None:
+            return
+        attempt.pending_since = None
+        exchange.ttft = progress.first_at - exchange.arrival
+        if exchange.pool is not None:
+            self._signals.observe_first_token(exchange.pool, attempt.worker, exchange.ttft)
+            labels = (exchange.pool.spec.key, attempt.worker.variant)
+            self._metrics.ttft.labels(*labels).observe(exchange.ttft)
+
+    def _note_served(
+        self, exchange: Exchange, pool: Pool, attempt: Attempt, call: Call, answer: Answer | None
+    ) -> None:
+        """Count a request that a worker answered."""
+        if answer is not None and answer.status != 200:  # noqa: PLR2004
+            exchange.outcome = "client_error"
+            return
+        exchange.outcome = "ok"
+        exchange.tokens = attempt.count_tokens()
+        per_choice = exchange.tokens[1] / call.choices
+        exchange.tpot = attempt.find_tpot(per_choice)
+        slo = pool.spec.slo
+        if exchange.ttft is not None:
+            met = exchange.ttft <= slo.ttft and (exchange.tpot or 0.0) <= slo.tpot
+        else:
+            took = self._clock() - exchange.arrival
+            met = took <= slo.ttft + max(0.0, per_choice - 1) * slo.tpot
+        self._signals.observe_finish(
+            pool, attempt.worker, met=met, tpot=exchange.tpot, tokens=exchange.tokens
+        )
+        self._metrics.observe_finish(
+            pool.spec.key,
+            attempt.worker.variant,
+            met=met,
+            tpot=exchange.tpot,
+            tokens=exchange.tokens,
+        )
+
+    def _note_fault(self, attempt: Attempt, fault: Fault) -> None:
+        """Put what an attempt says of its worker where routing and the operator see it."""
+        worker = attempt.worker
+        late = fault.kind is FaultKind.LATE
+        self._signals.count_worker(worker, "timeouts" if late else "errors")
+        if late:
+            worker.health.note_late_request()
+        if fault.kind is FaultKind.LOST:
+            if fault.code != "probes_failed":
+                worker.health.note_broken_request()
+            self._fleet.hold_worker(worker, self._relaying.breath)
+            self._probe_now(worker)
+        if fault.kind is FaultKind.REFUSED:
+            self._fleet.hold_worker(worker, fault.hold)
+
+    def _allow_retry(self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault) -> None:
+        """Return if the request may be tried again.
+
+        Moving off a dead worker is free; a retry after an error answer needs the pool's budget,
+        and after an error (not a mere refusal) another worker to try.
+
+        Raises:
+            Refusal: If it may not; with what the last worker answered.
+        """
+        worker = attempt.worker
+        exchange.excluded.add(worker.uid)
+        refusal = Refusal(fault.answer, "worker_error")
+        if len(exchange.attempts) >= self._relaying.moves_most:
+            raise refusal
+        if fault.kind is FaultKind.LOST or not self._fleet.is_healthy(pool, worker):
+            return
+        exchange.error_answers += 1
+        others = fault.kind is FaultKind.REFUSED or self._fleet.has_other(pool, exchange.excluded)
+        if exchange.error_answers >= self._relaying.attempts_most or not others:
+            raise refusal
+        if not pool.budget.take_retry(self._clock()):
+            self._metrics.denied.labels(pool.spec.key).inc()
+            raise refusal
+
+    async def _end_broken(self, exchange: Exchange, client: ClientStream, fault: Fault) -> None:
+        """End a stream that the client has seen a part of, and whose worker is lost."""
+        exchange.outcome = "broken"
+        try:
+            async with asyncio.timeout(_ERROR_EVENT_SECONDS):
+                await client.send(render_event(fault.answer.body))
+                await client.end()
+        except TimeoutError as error:
+            raise ClientLostError("broken") from error

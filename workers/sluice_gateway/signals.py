@@ -1,0 +1,197 @@
+"""What the gateway saw lately, as the operator reads it from `/signals`.
+
+Requests report what happens to them; the document is put together when it is asked for, from the
+windows here and from the fleet's present state.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Final
+
+from sluice_gateway.fleet import Fleet, Pool, Worker
+from sluice_gateway.health import Verdict
+from sluice_gateway.windows import (
+    LONGEST_WINDOW,
+    TPOT_BOUNDS,
+    TTFT_BOUNDS,
+    Series,
+    read_histogram,
+)
+
+_VERSION: Final = 1
+_POOL_COUNTS: Final = (
+    "arrived",
+    "finished",
+    "met",
+    "failed",
+    "rejected",
+    "promptTokens",
+    "outputTokens",
+)
+_VARIANT_COUNTS: Final = ("sent", "finished", "met")
+_WORKER_COUNTS: Final = ("finished", "errors", "timeouts")
+
+
+class Signals:
+    """Sliding windows over pools, variants and workers.
+
+    What the numbers mean:
+
+    - `arrived` counts requests for a pool; `finished` those answered in full by a worker; `met`
+      the finished ones inside the SLO; `failed` those that ended by an error of ours, broken
+      streams included; `rejected` those answered 429 or 503. Requests that were wrong in
+      themselves, or that their client gave up, count as arrived only.
+    - TTFT counts from arrival at the gateway, waiting included, and is known of streams only;
+      TPOT is (last token - first token) / (tokens - 1). A request that does not stream meets the
+      SLO if it took no longer than a stream inside the SLO may: TTFT + (tokens - 1) x TPOT.
+    - `oldestPendingSeconds` is the age of the oldest stream without a first token.
+    - `consecutiveFailures` counts probes and requests that failed on a worker in a row;
+      `lastSuccessAgeSeconds` is the time since either succeeded, or since the worker is known.
+
+    Args:
+        uid: Identity of this process.
+        clock: Monotonic seconds.
+        started_at: Wall time of the start, seconds since the epoch.
+    """
+
+    def __init__(
+        self, fleet: Fleet, *, uid: str, clock: Callable[[], float], started_at: float
+    ) -> None:
+        self._fleet = fleet
+        self._uid = uid
+        self._clock = clock
+        self._started_at = started_at
+        self._started = clock()
+        self._seq = 0
+        self._pools: defaultdict[str, Series] = defaultdict(Series)
+        self._variants: defaultdict[tuple[str, str], Series] = defaultdict(Series)
+        self._workers: defaultdict[str, Series] = defaultdict(Series)
+
+    def count_request(self, pool: Pool, what: str) -> None:
+        """Count a request of a pool as `arrived`, `failed` or `rejected`."""
+        self._pools[pool.spec.key].add(what, self._clock())
+
+    def count_dispatch(self, pool: Pool, worker: Worker) -> None:
+        """Count one attempt on a worker."""
+        self._variants[pool.spec.key, worker.variant].add("sent", self._clock())
+
+    def count_worker(self, worker: Worker, what: str) -> None:
+        """Count `errors` or `timeouts` of a worker."""
+        self._workers[worker.uid].add(what, self._clock())
+
+    def observe_first_token(self, pool: Pool, worker: Worker, ttft: float) -> None:
+        """Note the time to the first token of a stream, in seconds."""
+        now = self._clock()
+        self._variants[pool.spec.key, worker.variant].observe("ttft", TTFT_BOUNDS, ttft, now)
+        self._workers[worker.uid].observe("ttft", TTFT_BOUNDS, ttft, now)
+
+    def observe_finish(
+        self,
+        pool: Pool,
+        worker: Worker,
+        *,
+        met: bool,
+        tpot: float | None,
+        tokens: tuple[int, int],
+    ) -> None:
+        """Note a request that a worker answered in full.
+
+        `met` says whether it was inside the SLO; `tpot` is in seconds per output token after the
+        first, where known; `tokens` counts prompt and output.
+        """
+        now = self._clock()
+        for series in (
+            self._pools[pool.spec.key],
+            self._variants[pool.spec.key, worker.variant],
+            self._workers[worker.uid],
+        ):
+            series.add("finished", now)
+            if met:
+                series.add("met", now)
+        self._pools[pool.spec.key].add("promptTokens", now, tokens[0])
+        self._pools[pool.spec.key].add("outputTokens", now, tokens[1])
+        if tpot is not None:
+            variant = self._variants[pool.spec.key, worker.variant]
+            variant.observe("tpot", TPOT_BOUNDS, tpot, now)
+
+    def render(self, window: int) -> dict[str, Any]:
+        """Return the document for the last `window` seconds (1 to 300)."""
+        window = max(1, min(LONGEST_WINDOW, window))
+        now = self._clock()
+        self._seq += 1
+        self.forget_departed()
+        return {
+            "version": _VERSION,
+            "gateway": {"uid": self._uid, "startedAt": self._started_at},
+            "seq": self._seq,
+            "windowSeconds": float(window),
+            "observedSeconds": round(min(float(window), now - self._started), 3),
+            "bounds": {"ttft": TTFT_BOUNDS, "tpot": TPOT_BOUNDS},
+            "pools": {
+                key: self._render_pool(pool, window, now) for key, pool in self._fleet.pools.items()
+            },
+        }
+
+    def _render_pool(self, pool: Pool, window: int, now: float) -> dict[str, Any]:
+        key = pool.spec.key
+        total = self._pools[key].sum_window(window, now)
+        names = {worker.variant for worker in pool.workers.values()} | set(pool.spec.variants)
+        return {
+            **_pick(total, _POOL_COUNTS),
+            "waiting": pool.waiting,
+            "variants": {
+                name: self._render_variant(pool, name, window, now) for name in sorted(names)
+            },
+            "workers": {
+                uid: self._render_worker(worker, window, now)
+                for uid, worker in pool.workers.items()
+            },
+        }
+
+    def _render_variant(self, pool: Pool, name: str, window: int, now: float) -> dict[str, Any]:
+        total = self._variants[pool.spec.key, name].sum_window(window, now)
+        running = [
+            running
+            for worker in pool.workers.values()
+            if worker.variant == name
+            for running in worker.running
+        ]
+        since = [run.pending_since for run in running if run.pending_since is not None]
+        return {
+            **_pick(total, _VARIANT_COUNTS),
+            "inflight": len(running),
+            "oldestPendingSeconds": round(now - min(since), 3) if since else 0.0,
+            "ttft": read_histogram(total, "ttft", TTFT_BOUNDS),
+            "tpot": read_histogram(total, "tpot", TPOT_BOUNDS),
+        }
+
+    def _render_worker(self, worker: Worker, window: int, now: float) -> dict[str, Any]:
+        total = self._workers[worker.uid].sum_window(window, now)
+        health = worker.health
+        return {
+            "pod": worker.pod.name,
+            "variant": worker.variant,
+            "inflight": worker.inflight,
+            **_pick(total, _WORKER_COUNTS),
+            "consecutiveFailures": health.failures,
+            "lastSuccessAgeSeconds": round(now - health.last_success, 3),
+            "suspect": health.verdict is not Verdict.LIVE,
+            "ttft": read_histogram(total, "ttft", TTFT_BOUNDS),
+        }
+
+    def forget_departed(self) -> None:
+        """Drop the windows of pools and workers that are gone."""
+        _keep(self._pools, self._fleet.pools.keys())
+        _keep(self._workers, self._fleet.workers.keys())
+        gone = [key for key in self._variants if key[0] not in self._fleet.pools]
+        for key in gone:
+            del self._variants[key]
+
+
+def _pick(total: dict[Hashable, int], keys: Iterable[str]) -> dict[str, int]:
+    return {key: total.get(key, 0) for key in keys}
+
+
+def _keep(windows: defaultdict[str, Series], known: Iterable[str]) -> None:
+    for key in set(windows) - set(known):
+        del windows[key]
