@@ -54,8 +54,8 @@ class Model(ApiModel):
         str,
         StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?$", max_length=63),
     ] = Field(
-        description="What requests say in `model`. Unique in the cluster: of two pools with one name"
-        " the older serves it and the other says ModelNameTaken."
+        description="What requests say in `model`. Unique in the cluster: of two pools with one"
+        " name the older serves it and the other says ModelNameTaken."
     )
     source: ModelSource = Field(description="Where the weights are.")
     emulation: ModelEmulation | None = Field(

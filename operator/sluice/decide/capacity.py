@@ -108,6 +108,7 @@ def correct_capacity(
     memory: VariantMemory,
     signals: VariantSignals | None,
     *,
+    carried: float,
     slo: tuple[float, float],
     settled: bool,
     at: float,
@@ -118,6 +119,7 @@ def correct_capacity(
     Args:
         memory: what is remembered of the variant.
         signals: its measured latencies; None leaves the correction as it is.
+        carried: requests/s that each serving worker finished, as a share of the reckoned capacity.
         slo: TTFT and TPOT bounds, seconds.
         settled: nothing was lost or is starting, so that latency speaks of capacity.
         at: snapshot time, seconds.
@@ -131,7 +133,10 @@ def correct_capacity(
     broken = describe_breach(signals, *slo)
     if not broken:
         risen = memory.correction + 0.5 * elapsed / limits.CORRECTION_RECOVERY
-        return replace(memory, correction=min(1.0, risen)), ""
+        risen = max(memory.correction, min(1.0, risen))
+        # What a worker was seen to carry inside the SLO, it can carry.
+        seen = min(limits.CORRECTION_CEILING, carried)
+        return replace(memory, correction=max(risen, seen)), ""
     recent = memory.corrected is not None and at - memory.corrected < limits.CORRECTION_EVERY
     if recent or not settled or memory.correction <= limits.CORRECTION_FLOOR:
         return memory, ""

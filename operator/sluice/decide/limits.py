@@ -24,6 +24,8 @@ UNSCHEDULABLE_AFTER: Final = 10.0
 """A pod without a node for this long does not count as starting."""
 
 CORRECTION_FLOOR: Final = 0.5
+CORRECTION_CEILING: Final = 2.0
+"""Bounds of the factor between reckoned and learnt capacity."""
 CORRECTION_STEP: Final = 0.85
 CORRECTION_EVERY: Final = 15.0
 """A variant over its SLO loses 15 % of its reckoned capacity, at most once in this time."""

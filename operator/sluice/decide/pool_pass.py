@@ -109,14 +109,20 @@ def _learn(
     """Take in what was measured: demand, lengths, corrections, and how long it has gone on."""
     at = fleet.snapshot.at
     slo = (pool.spec.slo.ttft, pool.spec.slo.tpot)
-    settled = not any(v.lost or v.starting or v.name in memory.lost for v in views)
+    settled = not any(v.lost or v.starting or v.suspect or v.name in memory.lost for v in views)
     elapsed = at - memory.passed if memory.passed is not None else 0.0
     variants = dict(memory.variants)
     told = []
     for view in views:
         measured = pool.signals.variants.get(view.name) if pool.signals else None
         variants[view.name], why = correct_capacity(
-            view.memory, measured, slo=slo, settled=settled, at=at, elapsed=elapsed
+            view.memory,
+            measured,
+            carried=_measure_carried(pool, view, demand) if settled else 0.0,
+            slo=slo,
+            settled=settled,
+            at=at,
+            elapsed=elapsed,
         )
         if why:
             told.append(Decision(at, "SLOBroken", f"{view.name}: {why}", warning=True))
@@ -130,6 +136,17 @@ def _learn(
         variants=variants,
     )
     return after, told
+
+
+def _measure_carried(pool: Pool, view: VariantView, demand: Demand) -> float:
+    """Return what each serving worker finished, as a share of the reckoned capacity."""
+    reckoned = reckon_capacity(pool.spec, view.accelerator, view.devices, demand)
+    if pool.signals is None or reckoned is None or not view.serving:
+        return 0.0
+    measured = pool.signals.variants.get(view.name)
+    if measured is None or measured.finished < limits.MIN_SAMPLES or pool.signals.seconds <= 0:
+        return 0.0
+    return measured.finished / pool.signals.seconds / view.serving / reckoned
 
 
 def _track_losses(views: Sequence[VariantView], memory: PoolMemory, at: float) -> dict[str, float]:
@@ -224,7 +241,7 @@ def _choose_counts(
         count = _guard(pool, offer, fill, before, scene, settled=settled)
         if count != offer.allocated:
             why = wording.explain_step(offer, fill, count, required, pool, demand)
-            decisions.append(wording.name_step(offer, count, why, offers, scene.at))
+            decisions.append(wording.name_step(offer, count, why, offers, wanted, scene.at))
             direction = Direction.UP if count > offer.allocated else Direction.DOWN
             before = replace(before, step=Step(direction, scene.at))
         wanted[view.name] = count

@@ -81,6 +81,7 @@ class VariantView:
         allocated: workers asked for before this pass.
         serving: workers that count: pod ready, not Terminating, state Healthy or Suspect. A Suspect
             one gets no new request from the gateway, but is expected back within a second.
+        suspect: how many of them are Suspect.
         starting: workers on their way within the expected time.
         bound: workers that hold devices, Terminating ones included.
         lost: why capacity counts as lost to health, or "".
@@ -94,6 +95,7 @@ class VariantView:
     allocated: int
     workers: tuple[Worker, ...]
     serving: int
+    suspect: int
     ready: int
     starting: int
     bound: int
@@ -146,6 +148,7 @@ def view_variant(
         allocated=allocated,
         workers=workers,
         serving=serving,
+        suspect=sum(state is WorkerState.SUSPECT for state in states.values()),
         ready=sum(w.ready for w in live),
         starting=starting,
         bound=sum(w.node is not None for w in workers),

@@ -37,18 +37,27 @@ def explain_step(
     )
 
 
-def name_step(offer: Offer, count: int, why: str, offers: Sequence[Offer], at: float) -> Decision:
-    """Return the decision: FallBack, Spill, ScaleUp or ScaleDown."""
+def name_step(
+    offer: Offer,
+    count: int,
+    why: str,
+    offers: Sequence[Offer],
+    wanted: Mapping[str, int],
+    at: float,
+) -> Decision:
+    """Return the decision: FallBack, Spill, ScaleUp or ScaleDown.
+
+    `wanted` holds the counts already chosen for the variants before this one.
+    """
     if count < offer.allocated:
         return Decision(at, "ScaleDown", why)
     lost = [o.impaired for o in offers if o.impaired and o is not offer]
     if lost:
         return Decision(at, "FallBack", f"{why}; {'; '.join(lost)}", warning=True)
     before = offers[: offers.index(offer)]
-    if before and all(o.allocated >= o.maximum for o in before):
+    if before and all(wanted[o.accelerator_class] >= o.maximum for o in before):
         full = ", ".join(
-            f"{o.accelerator_class} is full at {o.allocated} ({_carry(o, o.allocated)})"
-            for o in before
+            f"{o.accelerator_class} is full at {o.maximum} ({_carry(o, o.maximum)})" for o in before
         )
         return Decision(at, "Spill", f"{why}; {full}")
     return Decision(at, "ScaleUp", why)

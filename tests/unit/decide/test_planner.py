@@ -1,0 +1,254 @@
+"""What a user sees a pool do: scale, spill, go back, fall back, return; and what it never does."""
+
+import pytest
+
+from sluice.model.keys import PoolKey
+from sluice.model.plan import Finding
+
+from .world import CLASSES, World, pool_spec
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_starts_with_the_minimum(world):
+    world.run(20)
+    assert world.wanted() == {"maia": 1, "gpu": 0}
+    assert world.shares() == {"maia": 100, "gpu": 0}
+
+
+def test_more_load_scales_the_preferred_variant_then_spills(world):
+    world.run(20)
+    world.rate["chat"] = 3.0
+    world.run(20)
+    assert world.wanted()["maia"] > 1
+    assert world.wanted()["gpu"] == 0
+    world.rate["chat"] = 7.0
+    world.run(30)
+    assert world.wanted()["maia"] == 4
+    assert world.wanted()["gpu"] >= 1
+    assert 0 < world.shares()["gpu"] < 50
+    assert "full at 4" in world.told("Spill")[0]
+
+
+def test_less_load_scales_back_one_at_a_time_and_never_inside_the_hold_down(world):
+    world.rate["chat"] = 7.0
+    world.run(60)
+    world.rate["chat"] = 0.5
+    world.run(400)
+    assert world.wanted() == {"maia": 1, "gpu": 0}
+    steps = []
+    before = None
+    for at, plan in world.history:
+        counts = {v.accelerator_class: v.wanted for v in plan.pools[world.chat().key].variants}
+        for name in counts:
+            if before and counts[name] != before[name]:
+                steps.append((at, name, counts[name] - before[name]))
+        before = counts
+    downs = [step for step in steps if step[2] < 0]
+    assert all(step[2] == -1 for step in downs)
+    for name in ("maia", "gpu"):
+        times = [at for at, kind, _ in steps if kind == name]
+        signs = [delta for _, kind, delta in steps if kind == name]
+        for (a, b), (x, y) in zip(
+            zip(times, times[1:], strict=False), zip(signs, signs[1:], strict=False), strict=True
+        ):
+            if y < 0 or (x < 0) != (y < 0):
+                assert b - a >= 12
+
+
+def test_constant_load_moves_nothing(world):
+    world.rate["chat"] = 2.5
+    world.run(60)
+    settled = world.wanted(), world.shares()
+    for _ in range(300):
+        world.step()
+        assert (world.wanted(), world.shares()) == settled
+
+
+@pytest.mark.parametrize("missing", ["gateway away", "slow"])
+def test_missing_signals_or_a_broken_slo_never_scale_down(world, missing):
+    world.rate["chat"] = 4.0
+    world.run(60)
+    before = world.wanted()
+    world.rate["chat"] = 0.5
+    if missing == "slow":
+        world.slow = {"maia"}
+        world.rate["chat"] = 4.0
+    else:
+        world.gateway = False
+    world.run(200)
+    assert all(world.wanted()[name] >= before[name] for name in before)
+
+
+def test_a_lost_node_makes_gpu_take_over_and_the_node_comes_back(world):
+    world.rate["chat"] = 4.0
+    world.run(80)
+    before = world.wanted()
+    assert before["maia"] >= 3
+    world.dead = {"maia-0"}
+    world.run(6)
+    assert "maia-0" in world.marks
+    assert world.wanted()["gpu"] > before["gpu"]
+    assert world.wanted()["maia"] == before["maia"]
+    assert "maia-0" in world.told("FallBack")[0]
+    assert world.chat().fallback
+    world.run(30)
+    assert world.shares()["gpu"] > 0
+    world.dead = set()
+    world.run(60)
+    assert not world.marks
+    assert not world.chat().fallback
+    assert world.shares()["gpu"] == 0
+    world.run(200)
+    assert world.wanted()["gpu"] == 0
+
+
+def test_failed_workers_are_deleted_by_name_and_get_no_traffic(world):
+    world.rate["chat"] = 4.0
+    world.run(80)
+    world.dead = {"maia-0"}
+    world.step()
+    world.step()
+    deleted = {d.name for d in world.chat().deletes}
+    quarantined = {name for v in world.chat().variants for name in v.quarantined}
+    assert deleted
+    assert deleted == quarantined
+    assert {world.workers[uid].node for uid in deleted} == {"maia-0"}
+
+
+def test_the_breaker_stops_deletion_but_not_the_shift(world):
+    world.rate["chat"] = 4.0
+    world.run(80)
+    world.dead = {"maia-0", "maia-1"}
+    world.run(10)
+    deleted = {
+        world.workers[d.uid].node
+        for _, p in world.history
+        for d in p.pools[world.chat().key].deletes
+    }
+    assert len(deleted) == 1
+    assert set(world.marks) == {"maia-0", "maia-1"}
+    assert world.wanted()["gpu"] >= 3
+    assert Finding.BREAKER_OPEN in {p.finding for p in world.chat().problems}
+
+
+@pytest.mark.parametrize("doubt", ["own target silent", "every class misses at once"])
+def test_a_suspect_observer_fails_nobody(world, doubt):
+    world.rate["chat"] = 7.0
+    world.run(80)
+    if doubt == "own target silent":
+        world.observer_ok = False
+        world.dead = {"maia-0"}
+    else:
+        world.dead = set(world.nodes)
+    world.run(20)
+    assert not world.marks
+    assert not any(p.pools[world.chat().key].deletes for _, p in world.history)
+
+
+def test_a_restart_of_the_operator_releases_and_repeats_nothing(world):
+    world.rate["chat"] = 4.0
+    world.run(80)
+    world.dead = {"maia-0"}
+    world.run(20)
+    before, told = world.wanted(), len(world.told("FallBack"))
+    world.restart_operator()
+    world.run(10)
+    assert world.wanted() == before
+    assert "maia-0" in world.marks
+    assert len(world.told("FallBack")) == told
+    assert len(world.told("CapacityLost")) == 1
+
+
+def test_a_paused_fallback_counts_lost_capacity_as_if_it_were_there():
+    world = World(specs={"chat": pool_spec(fallback={"mode": "Paused"})})
+    world.rate["chat"] = 4.0
+    world.run(80)
+    before = world.wanted()
+    world.dead = {"maia-0"}
+    world.run(30)
+    assert world.wanted() == before
+
+
+def test_paused_autoscaling_keeps_the_counts():
+    world = World(specs={"chat": pool_spec(autoscaling={"mode": "Paused"})})
+    world.run(20)
+    world.rate["chat"] = 7.0
+    world.run(40)
+    assert world.wanted() == {"maia": 1, "gpu": 0}
+
+
+def test_an_slo_broken_under_load_lowers_the_reckoned_capacity(world):
+    world.rate["chat"] = 2.0
+    world.run(60)
+    before = world.wanted()["maia"]
+    world.slow = {"maia"}
+    world.run(60)
+    assert world.wanted()["maia"] > before
+    assert "p95 TTFT" in world.told("SLOBroken")[0]
+
+
+def test_the_older_pool_owns_a_model_name():
+    world = World(specs={"old": pool_spec(), "new": pool_spec()})
+    world.run(20)
+    assert world.wanted("old")["maia"] == 1
+    newer = world.plan.pools[PoolKey("default", "new")]
+    assert not newer.workers
+    assert "default/old" in newer.problems[0].message
+
+
+def test_a_higher_priority_takes_devices_from_what_lies_above_the_others_minimum():
+    low = pool_spec(model=model("low"))
+    high = pool_spec(model=model("high"), priority=10)
+    world = World(specs={"low": low, "high": high})
+    world.rate = {"low": 4.0}
+    world.run(60)
+    assert world.wanted("low")["maia"] == 3
+    world.rate = {"low": 4.0, "high": 4.0}
+    world.run(60)
+    assert world.wanted("high")["maia"] == 3
+    assert world.wanted("low")["maia"] == 1
+    assert world.wanted("low")["gpu"] >= 2
+
+
+def test_pools_of_one_priority_leave_each_other_what_they_hold():
+    world = World(specs={"a": pool_spec(model=model("a")), "b": pool_spec(model=model("b"))})
+    world.rate = {"b": 4.0}
+    world.run(60)
+    held = world.wanted("b")["maia"]
+    world.rate = {"a": 5.0, "b": 4.0}
+    world.run(60)
+    assert world.wanted("b")["maia"] == held
+    assert world.wanted("a")["maia"] + held == 4
+
+
+def test_a_class_deleted_while_in_use_freezes_its_variant(world):
+    world.rate["chat"] = 2.0
+    world.run(60)
+    before = world.wanted()["maia"]
+    world.classes = {"gpu": CLASSES["gpu"]}
+    world.run(20)
+    frozen = next(v for v in world.chat().variants if v.accelerator_class == "maia")
+    assert frozen.frozen
+    assert frozen.wanted == before
+    assert Finding.CLASS_MISSING in {p.finding for p in world.chat().problems}
+
+
+def test_a_hand_edited_memory_is_forgotten_not_fatal(world):
+    world.status["chat"] = {
+        "memory": {"variants": {"maia": {"wanted": "lots", "lastStep": 7}, "gpu": []}},
+        "decisions": [{"time": "yesterday"}, 5],
+    }
+    world.run(20)
+    assert world.wanted() == {"maia": 1, "gpu": 0}
+
+
+def model(name):
+    return {
+        "name": name,
+        "source": {"path": "/models/compact"},
+        "emulation": {"nominal": "llama-3.3-70b", "tokenScale": 96},
+    }

@@ -1,0 +1,317 @@
+"""A small world for planner tests: it does at once what a cluster would do in seconds.
+
+`World.step` takes a snapshot of itself, calls the real planner and applies the plan: Deployments get
+their replicas, pods find devices and become ready after a start-up, deleted pods go away.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.pool import InferencePoolSpec
+from sluice.decide.planner import plan
+from sluice.model.keys import PoolKey
+from sluice.model.memory import Memory
+from sluice.model.plan import QuarantineNode, ReleaseNode
+from sluice.model.snapshot import (
+    Deployment,
+    Distribution,
+    Node,
+    NodeMark,
+    NodeReady,
+    Pool,
+    PoolSignals,
+    Probe,
+    Snapshot,
+    VariantSignals,
+    Worker,
+)
+
+BOUNDS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+CAPACITY = {"maia": 1.6, "gpu": 1.0}
+"""What a worker really carries (requests/s); the planner reckons with a profile that errs."""
+CLASSES = {
+    "maia": AcceleratorClassSpec.model_validate(
+        {
+            "nodeSelector": {"accelerator": "maia"},
+            "taintKey": "sluice.dev/maia",
+            "resourceName": "sluice.dev/maia",
+            "price": {"onDemand": "10"},
+            "health": {"returnAfter": "20s"},
+            "emulation": {"profile": "maia-200", "startup": "4s"},
+        }
+    ),
+    "gpu": AcceleratorClassSpec.model_validate(
+        {
+            "nodeSelector": {"accelerator": "gpu"},
+            "taintKey": "nvidia.com/gpu",
+            "resourceName": "nvidia.com/gpu",
+            "price": {"onDemand": "12"},
+            "emulation": {"profile": "h100", "startup": "4s"},
+        }
+    ),
+}
+
+
+def pool_spec(**over):
+    """Return a pool on maia (1 to 4) and gpu (0 to 4) with short windows."""
+    document = {
+        "model": {
+            "name": "compact",
+            "source": {"path": "/models/compact"},
+            "emulation": {"nominal": "llama-3.3-70b", "tokenScale": 96},
+        },
+        "slo": {"ttft": "2s", "tpot": "200ms"},
+        "variants": [
+            {"acceleratorClass": "maia", "min": 1, "max": 4},
+            {"acceleratorClass": "gpu", "min": 0, "max": 4},
+        ],
+        "autoscaling": {"stableWindow": "30s"},
+        "shift": {"holdDown": "12s"},
+    } | over
+    return InferencePoolSpec.model_validate(document)
+
+
+@dataclass
+class World:
+    """Two maia and two gpu nodes with two devices each, one pool, one gateway."""
+
+    specs: dict[str, InferencePoolSpec] = field(default_factory=lambda: {"chat": pool_spec()})
+    rate: dict[str, float] = field(default_factory=dict)
+    now: float = 1_000_000.0
+    tick: float = 2.0
+    startup: float = 4.0
+    gateway: bool = True
+    observer_ok: bool = True
+    slow: set[str] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
+    classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
+    memory: Memory = field(default_factory=Memory)
+    status: dict[str, dict] = field(default_factory=dict)
+    history: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.nodes = {f"{kind}-{i}": kind for kind in ("maia", "gpu") for i in range(2)}
+        self.marks: dict[str, NodeMark] = {}
+        self.replicas: dict[tuple[str, str], int] = {}
+        self.workers: dict[str, Worker] = {}
+        self.misses: dict[str, int] = {}
+        self.leases: dict[str, float] = dict.fromkeys(self.nodes, self.now)
+        self.born = 0
+
+    def run(self, seconds):
+        """Step until `seconds` have gone by; return the last plan."""
+        end = self.now + seconds
+        while self.now < end:
+            self.step()
+        return self.plan
+
+    def step(self):
+        """Let one tick pass."""
+        self.now += self.tick
+        self._advance_pods()
+        self.plan, self.memory = plan(self.snapshot(), self.memory)
+        self.history.append((self.now, self.plan))
+        self._apply()
+
+    def restart_operator(self):
+        """Forget everything that is not durable, as a new process does."""
+        for key, remembered in self.memory.pools.items():
+            self.status[key.name] = record(remembered)
+        self.memory = Memory()
+
+    def snapshot(self):
+        """Return what an observer would see now."""
+        return Snapshot(
+            at=self.now,
+            pools=tuple(self._pool(name) for name in self.specs),
+            classes=self.classes,
+            nodes=tuple(self._node(name) for name in self.nodes),
+            observer_ok=self.observer_ok,
+            gateways=int(self.gateway),
+        )
+
+    def wanted(self, pool="chat"):
+        """Return the wanted workers of the last plan, by class."""
+        planned = self.plan.pools[PoolKey("default", pool)]
+        return {v.accelerator_class: v.wanted for v in planned.variants}
+
+    def shares(self, pool="chat"):
+        """Return the shares of the last plan, by class."""
+        planned = self.plan.pools[PoolKey("default", pool)]
+        return {v.accelerator_class: v.share for v in planned.variants}
+
+    def chat(self):
+        """Return the last plan of the pool named chat."""
+        return self.plan.pools[PoolKey("default", "chat")]
+
+    def told(self, action):
+        """Return the reasons of all decisions of one kind, oldest first."""
+        return [
+            d.reason
+            for _, p in self.history
+            for planned in p.pools.values()
+            for d in planned.decisions
+            if d.action == action
+        ]
+
+    def _pool(self, name):
+        key = PoolKey("default", name)
+        order = list(self.specs).index(name)
+        return Pool(
+            key=key,
+            uid=f"uid-{name}",
+            generation=1,
+            created=float(order),
+            spec=self.specs[name],
+            templates=dict.fromkeys(self.classes, "t1"),
+            deployments={
+                kind: Deployment(count, "t1", count, count, observed=True, paused=False)
+                for (pool, kind), count in self.replicas.items()
+                if pool == name
+            },
+            workers=tuple(w for w in self.workers.values() if w.pool == key),
+            signals=self._signals(name) if self.gateway else None,
+            status=self.status.get(name, {}),
+        )
+
+    def _signals(self, name):
+        key = PoolKey("default", name)
+        arrived = self.rate.get(name, 0.0)
+        shares = self._last_shares(key)
+        variants, finished = {}, 0
+        for kind, share in shares.items():
+            serving = sum(
+                w.ready and not w.terminating and w.node not in self.dead
+                for w in self.workers.values()
+                if w.pool == key and w.accelerator_class == kind
+            )
+            able = serving * CAPACITY[kind]
+            sent = arrived * share / 100
+            ended = int(min(sent, able) * 30)
+            finished += ended
+            over = sent > able or kind in self.slow
+            variants[kind] = VariantSignals(
+                sent=int(sent * 30),
+                finished=ended,
+                met=0 if over else ended,
+                inflight=0,
+                oldest_pending=0.0,
+                ttft=Distribution(BOUNDS, one_bucket(5 if over else 3, ended)),
+                tpot=Distribution(BOUNDS, one_bucket(0, ended)),
+            )
+        return PoolSignals(
+            at=self.now,
+            seconds=30.0,
+            arrived=int(arrived * 30),
+            finished=finished,
+            met=sum(v.met for v in variants.values()),
+            failed=0,
+            rejected=0,
+            waiting=0,
+            prompt_tokens=finished * 90,
+            output_tokens=finished * 48,
+            variants=variants,
+        )
+
+    def _last_shares(self, key):
+        planned = self.history[-1][1].pools.get(key) if self.history else None
+        if planned is None:
+            return {}
+        return {v.accelerator_class: v.share for v in planned.variants}
+
+    def _node(self, name):
+        kind = self.nodes[name]
+        if name not in self.dead:
+            self.leases[name] = self.now
+        resource = self.classes[kind].resource_name if kind in self.classes else "none/none"
+        return Node(
+            name=name,
+            labels={"accelerator": kind},
+            ready=NodeReady.TRUE,
+            cordoned=False,
+            lease_age=self.now - self.leases[name],
+            lease_renewed=self.leases[name],
+            allocatable={resource: 2},
+            tainted=name in self.marks,
+            mark=self.marks.get(name),
+        )
+
+    def _advance_pods(self):
+        for uid, worker in list(self.workers.items()):
+            dead = worker.node in self.dead
+            if worker.terminating and not dead:
+                del self.workers[uid]
+                continue
+            if worker.node is None:
+                worker = self._bind(worker)
+            ready = worker.node is not None and (
+                worker.ready or (not dead and self._started(worker))
+            )
+            probe = worker.probe
+            if ready:
+                misses = (probe.misses if probe else 0) + 2 if dead else 0
+                up = None if misses else (probe.up_since if probe and probe.up_since else self.now)
+                probe = Probe(misses, (probe.answered if probe else 0) + (not dead), up)
+            self.workers[uid] = replace(worker, ready=ready, probe=probe)
+
+    def _started(self, worker):
+        return self.now - worker.created >= self.startup
+
+    def _bind(self, worker):
+        for name, kind in self.nodes.items():
+            if kind != worker.accelerator_class or name in self.marks:
+                continue
+            if sum(w.node == name for w in self.workers.values()) < 2:
+                return replace(worker, node=name, unschedulable="", created=self.now)
+        return replace(worker, unschedulable="0/4 nodes are available")
+
+    def _apply(self):
+        for action in self.plan.nodes:
+            if isinstance(action, QuarantineNode):
+                self.marks[action.node] = NodeMark("Failed", action.since, action.reason)
+            elif isinstance(action, ReleaseNode):
+                self.marks.pop(action.node, None)
+        for key, planned in self.plan.pools.items():
+            for delete in planned.deletes:
+                self.workers[delete.uid] = replace(self.workers[delete.uid], terminating=True)
+            for variant in planned.variants:
+                if not variant.frozen:
+                    self.replicas[key.name, variant.accelerator_class] = variant.wanted
+                    self._scale(key, variant.accelerator_class, variant.wanted)
+
+    def _scale(self, key, kind, count):
+        live = [
+            w
+            for w in self.workers.values()
+            if w.pool == key and w.accelerator_class == kind and not w.terminating
+        ]
+        for worker in sorted(live, key=lambda w: (w.ready, -w.created))[
+            : max(0, len(live) - count)
+        ]:
+            self.workers[worker.uid] = replace(worker, terminating=True)
+        for _ in range(count - len(live)):
+            self.born += 1
+            uid = f"{key.name}-{kind}-{self.born}"
+            self.workers[uid] = Worker(
+                uid, uid, key, kind, None, self.now, ready=False, terminating=False
+            )
+
+
+def one_bucket(index, count):
+    """Return histogram counts with everything in one bucket."""
+    counts = [0] * (len(BOUNDS) + 1)
+    counts[index] = count
+    return tuple(counts)
+
+
+def record(remembered):
+    """Return the part of a status document that survives a restart."""
+    from sluice.decide.recall import format_time, record_memory
+
+    return {
+        "memory": record_memory(remembered),
+        "decisions": [
+            {"time": format_time(d.at), "action": d.action, "reason": d.reason}
+            for d in remembered.decisions
+        ],
+    }
