@@ -3,14 +3,23 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sluice.cli.errors import CommandError, ExitCode
 from sluice.cli.output import StepDisplay, name_option, output_option, print_result
 
+if TYPE_CHECKING:
+    from sluice.devcluster.cluster import Cluster
+
 _COUNT = click.IntRange(min=0)
+
+_binaries_option = click.option(
+    "--binaries",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory with kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, etcd.",
+)
 
 
 @click.group()
@@ -27,11 +36,7 @@ def cluster() -> None:
 @click.option("--maia", type=_COUNT, default=2, show_default=True, help="Nodes with 2 Maia 200.")
 @click.option("--gpu", type=_COUNT, default=2, show_default=True, help="Nodes with 2 H100.")
 @click.option("--system", type=_COUNT, default=1, show_default=True, help="Nodes without devices.")
-@click.option(
-    "--binaries",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Directory with kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, etcd.",
-)
+@_binaries_option
 @click.option("--audit-log", is_flag=True, help="Have the API server log every request.")
 @output_option
 def up(
@@ -46,7 +51,7 @@ def up(
 ) -> None:
     """Start a cluster and leave it running."""
     from sluice.devcluster.binaries.resolution import Sources, resolve_binaries  # noqa: PLC0415
-    from sluice.devcluster.cluster import Cluster, start_cluster  # noqa: PLC0415
+    from sluice.devcluster.cluster import start_cluster  # noqa: PLC0415
     from sluice.devcluster.shape import ClusterShape  # noqa: PLC0415
 
     shape = ClusterShape(maia=maia, gpu=gpu, system=system)
@@ -58,7 +63,7 @@ def up(
     with StepDisplay() as display:
         programs = resolve_binaries(Sources(user_directory=binaries), display)
         resolved = time.monotonic()
-        started: Cluster = start_cluster(
+        started = start_cluster(
             name, shape=shape, binaries=programs, audit_log=audit_log, on_step=display.begin
         )
     seconds = time.monotonic() - resolved
@@ -80,7 +85,7 @@ def _name_flag(name: str) -> str:
     return "" if name == "sluice" else f" --name {name}"
 
 
-def _find_running(name: str) -> Any:
+def _find_running(name: str) -> "Cluster | None":
     from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
     from sluice.devcluster.errors import ClusterNotRunningError  # noqa: PLC0415
 
@@ -90,14 +95,16 @@ def _find_running(name: str) -> Any:
         return None
 
 
-def _report_running(running: Any, shape: dict[str, int], *, audit_log: bool, output: str) -> None:
+def _report_running(
+    running: "Cluster", shape: dict[str, int], *, audit_log: bool, output: str
+) -> None:
     """Say that the cluster is there already, or that another one of that name is."""
     status = running.read_status()
     name = running.name
     if status["phase"] != "ready":
         raise CommandError(
-            f"The cluster '{name}' is {status['phase']}. Wait, or end it with 'sluice cluster "
-            f"down{_name_flag(name)}'.",
+            f"The cluster '{name}' is {status['phase']}{_describe_ended(status['components'])}. "
+            f"'sluice cluster down{_name_flag(name)}' ends it.",
             ExitCode.CONFLICT,
         )
     if status["shape"] != shape or (audit_log and status["auditLog"] is None):
@@ -110,6 +117,30 @@ def _report_running(running: Any, shape: dict[str, int], *, audit_log: bool, out
         )
     print_result(
         status, f"Cluster '{name}' is running already, with the same nodes.", output=output
+    )
+
+
+def _describe_ended(components: list[dict[str, Any]]) -> str:
+    ended = [
+        f"{entry['name']} ended, see {entry['log']}" for entry in components if not entry["pid"]
+    ]
+    return f" ({'; '.join(ended)})" if ended else ""
+
+
+@cluster.command()
+@_binaries_option
+@output_option
+def programs(*, binaries: Path | None, output: str) -> None:
+    """Find, download or build what `up` starts, and say where it is."""
+    from sluice.devcluster.binaries.resolution import Sources, resolve_binaries  # noqa: PLC0415
+
+    with StepDisplay() as display:
+        found = resolve_binaries(Sources(user_directory=binaries), display)
+    print_result(
+        found.to_dict(),
+        f"Kubernetes {found.kubernetes_source}: {found.kubectl.parent}\n"
+        f"etcd {found.etcd_source}: {found.etcd}",
+        output=output,
     )
 
 

@@ -5,6 +5,7 @@ plain lines elsewhere.
 """
 
 import json
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
+
+_PLAIN_LINE_SECONDS = 15.0
 
 name_option: Callable[..., Any] = click.option(
     "--name", default="sluice", show_default=True, metavar="NAME", help="Which cluster."
@@ -47,6 +50,8 @@ class StepDisplay:
             console=self._console,
             transient=True,
         )
+        self._said_at = 0.0
+        self._description = ""
         self._task = self._progress.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Self:
@@ -65,6 +70,7 @@ class StepDisplay:
 
     def begin(self, text: str) -> None:
         """Show another step."""
+        self._description, self._said_at = text, time.monotonic()
         if self._console.is_terminal:
             self._progress.reset(self._task, description=text, total=None, visible=True)
         else:
@@ -72,4 +78,10 @@ class StepDisplay:
 
     def advance(self, done: int, total: int) -> None:
         """Show how far the step is; a total of 0 is not known."""
-        self._progress.update(self._task, completed=done, total=max(total, done) or None)
+        total = max(total, done)
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=done, total=total or None)
+        elif total and time.monotonic() - self._said_at >= _PLAIN_LINE_SECONDS:
+            self._said_at = time.monotonic()
+            percent = f"{done / total:.0%}"
+            self._console.print(f"{self._description}: {percent}", highlight=False, soft_wrap=True)

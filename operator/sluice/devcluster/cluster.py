@@ -27,7 +27,7 @@ from sluice.devcluster.errors import (
 )
 from sluice.devcluster.images import find_models
 from sluice.devcluster.locks import acquire_lock, is_locked
-from sluice.devcluster.processes import kill_processes
+from sluice.devcluster.processes import kill_processes, wait_until_gone
 from sluice.devcluster.shape import ClusterShape
 from sluice.devcluster.specification import (
     DETACH,
@@ -39,6 +39,7 @@ from sluice.devcluster.specification import (
 
 _START_SECONDS = 120.0
 _END_SECONDS = 20.0
+_ANSWER_SECONDS = 3.0
 _POLL_SECONDS = 0.02
 
 
@@ -258,11 +259,10 @@ def stop_cluster(name: str, *, home: Path | None = None) -> bool:
     if not state.root.exists():
         return False
     state.check_format()
-    if is_locked(state.lock):
-        with contextlib.suppress(ClusterError):  # hung or dying: ended below all the same
-            call_supervisor(state, "POST", "/shutdown", timeout_seconds=_END_SECONDS / 4)
-        if not _wait_for_unlock(state, _END_SECONDS / 2):
-            _kill_supervisor(state)
+    supervisors = [who for name, who in read_recorded_processes(state) if name == "supervisor"]
+    # It gives the lock back a moment before its process ends.
+    if not (_shut_down(state) and wait_until_gone(supervisors, wait_seconds=_ANSWER_SECONDS)):
+        kill_processes(supervisors)
     descriptor = acquire_lock(state.lock, wait_seconds=_END_SECONDS / 2)
     if descriptor is None:
         raise ClusterError(
@@ -273,15 +273,17 @@ def stop_cluster(name: str, *, home: Path | None = None) -> bool:
     return True
 
 
-def _wait_for_unlock(state: StateDirectory, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+def _shut_down(state: StateDirectory) -> bool:
+    """Ask the supervisor to end and wait until it has; False if it does not answer or end."""
+    deadline = time.monotonic() + _END_SECONDS / 2
     while is_locked(state.lock):
         if time.monotonic() >= deadline:
             return False
+        try:
+            call_supervisor(state, "POST", "/shutdown", timeout_seconds=_ANSWER_SECONDS)
+        except ClusterNotRunningError:
+            pass  # it has not begun to listen yet, or ceased to because it is ending
+        except ClusterError:
+            return False
         time.sleep(_POLL_SECONDS)
     return True
-
-
-def _kill_supervisor(state: StateDirectory) -> None:
-    recorded = read_recorded_processes(state)
-    kill_processes(identity for process, identity in recorded if process == "supervisor")

@@ -78,7 +78,7 @@ class Supervisor:
         """Return the cluster's status as the control socket shows it."""
         return {
             "name": self._state.name,
-            "phase": self._phase,
+            "phase": self._describe_phase(),
             "pid": os.getpid(),
             "startedAt": self._started_at,
             "readySeconds": self._ready_seconds,
@@ -91,6 +91,11 @@ class Supervisor:
             "components": [_describe_component(child) for child in self._components],
             "nodes": [agent.describe() for agent in self._agents.values()],
         }
+
+    def _describe_phase(self) -> str:
+        """`starting`, `ready`, `degraded` (a component ended by itself) or `stopping`."""
+        whole = all(child.running for child in self._components)
+        return "degraded" if self._phase == "ready" and not whole else self._phase
 
     async def act_on_node(self, node: str, action: str) -> dict[str, Any]:
         """Kill, freeze, stop or start a node.
