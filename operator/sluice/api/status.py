@@ -1,0 +1,94 @@
+"""Status of an InferencePool: decisions at once, measured numbers at two significant digits."""
+
+from typing import Any
+
+from pydantic import Field
+
+from sluice.api.base import ApiModel
+
+
+class VariantStatus(ApiModel):
+    """One variant as it stands."""
+
+    accelerator_class: str = Field(description="Name of the AcceleratorClass.")
+    wanted: int = Field(description="Workers that the operator asks for.")
+    ready: int = Field(description="Workers whose pod is ready and not terminating.")
+    serving: int = Field(
+        description="Workers that count: ready, not terminating, and healthy by our own probes."
+    )
+    share: str = Field(description="Part of the pool's traffic that the gateways send here.")
+    capacity: str | None = Field(
+        default=None,
+        description="Requests/s that one worker is reckoned to sustain within the SLO at the"
+        " observed token lengths.",
+    )
+    cost_per_hour: str = Field(
+        description="Dollars an hour for the devices that its workers hold now."
+    )
+    quarantined: list[str] = Field(
+        default_factory=list, description="Pods that must get no traffic: their worker has failed."
+    )
+
+
+class Condition(ApiModel):
+    """A condition, in the usual Kubernetes form."""
+
+    type: str = Field(
+        description="Ready, Progressing, SLOMet, FallbackActive or Degraded.", max_length=316
+    )
+    status: str = Field(description="True, False or Unknown.", pattern="^(True|False|Unknown)$")
+    reason: str = Field(description="One CamelCase word for programs.", max_length=1024)
+    message: str = Field(description="A sentence for people.", max_length=32768)
+    last_transition_time: str = Field(
+        description="When the status last changed.", json_schema_extra={"format": "date-time"}
+    )
+    observed_generation: int | None = Field(
+        default=None, description="Generation of the spec that it speaks of."
+    )
+
+
+class DecisionRecord(ApiModel):
+    """One thing that was decided."""
+
+    time: str = Field(description="When.", json_schema_extra={"format": "date-time"})
+    action: str = Field(description="What, as one word: ScaleUp, Spill, FallBack, …")
+    reason: str = Field(description="Why, with the numbers that were compared.")
+
+
+class InferencePoolStatus(ApiModel):
+    """What became of the spec."""
+
+    observed_generation: int | None = Field(
+        default=None, description="Generation of the spec that this status speaks of."
+    )
+    endpoint: str | None = Field(
+        default=None, description="Base URL of the OpenAI API that serves this pool."
+    )
+    attainment: str | None = Field(
+        default=None,
+        description="Share of the window's requests that met the SLO; lost and refused ones are"
+        " misses.",
+    )
+    cost_per_hour: str | None = Field(
+        default=None, description="Dollars an hour for all devices that the pool holds now."
+    )
+    placement: str | None = Field(
+        default=None, description="Serving and wanted workers and share of each variant, in short."
+    )
+    reason: str | None = Field(
+        default=None, description="One word for the pool's state, or for its last decision."
+    )
+    message: str | None = Field(default=None, description="The sentence that belongs to reason.")
+    variants: list[VariantStatus] = Field(
+        default_factory=list, max_length=16, description="Each variant as it stands."
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, max_length=16, description="The pool's conditions."
+    )
+    decisions: list[DecisionRecord] = Field(
+        default_factory=list, max_length=10, description="The last ten decisions, oldest first."
+    )
+    memory: dict[str, Any] | None = Field(
+        default=None,
+        description="What the planner must remember across restarts; not for editing.",
+    )
