@@ -39,7 +39,7 @@ def _list_fields(schema: Schema, path: str) -> list[str]:
     for name, child in schema.get("properties", {}).items():
         default = child.get("default", "required" if name in required else "")
         shown = default if default in ("", "required") else f"`{default}`"
-        if default == {}:
+        if isinstance(default, dict):
             shown = "see below"
         rules = [f" ({r['message']})" for r in child.get("x-kubernetes-validations", ())]
         about = child.get("description", "") + "".join(rules)

@@ -52,8 +52,11 @@ def _convert_property(node: Schema, definitions: dict[str, Schema]) -> Schema:
     if default is not None:
         converted["default"] = _format_default(default, converted.get("pattern"))
     elif converted.get("type") == "object" and _all_defaulted(converted):
-        # An object left out still gets the defaults inside it.
-        converted["default"] = {}
+        # An object left out gets the defaults inside it, written out: CEL rules are checked against
+        # this value as it stands.
+        converted["default"] = {
+            name: child["default"] for name, child in converted["properties"].items()
+        }
     return converted
 
 
