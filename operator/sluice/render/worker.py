@@ -1,0 +1,169 @@
+"""The pod template of a variant's workers."""
+
+from typing import Any
+
+from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.pool import InferencePoolSpec, VariantSpec, WorkerTemplate
+from sluice.model.keys import PoolKey
+from sluice.model.names import (
+    LABEL_CLASS,
+    LABEL_MANAGED_BY,
+    LABEL_NAME,
+    LABEL_POOL,
+    MANAGED_BY,
+    PRIORITY_CLASS,
+    WORKER,
+    WORKER_CONTAINER,
+    WORKER_PORT,
+)
+from sluice.model.serving import MAX_BATCHED_TOKENS, MAX_NUM_SEQS
+
+Manifest = dict[str, Any]
+
+GRACE_SECONDS = 60
+"""Time a worker has to finish its streams: 64 tokens at 200 ms, queued four deep."""
+
+
+def label_workers(key: PoolKey, accelerator_class: str) -> dict[str, str]:
+    """Return the labels of a variant's workers."""
+    return {
+        LABEL_NAME: WORKER,
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_POOL: key.name,
+        LABEL_CLASS: accelerator_class,
+    }
+
+
+def render_template(
+    key: PoolKey,
+    spec: InferencePoolSpec,
+    variant: VariantSpec,
+    accelerator: AcceleratorClassSpec,
+    image: str,
+) -> Manifest:
+    """Return the pod template of a variant.
+
+    Nothing in it depends on the pool's generation or on the plan: an edit that changes no worker
+    must roll none.
+    """
+    override = variant.template or WorkerTemplate()
+    labels = label_workers(key, variant.accelerator_class)
+    pod: Manifest = {
+        "automountServiceAccountToken": False,
+        "containers": [_render_container(spec, variant, accelerator, override, image)],
+        "nodeSelector": dict(sorted(accelerator.node_selector.items())),
+        "priorityClassName": PRIORITY_CLASS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "tolerations": _list_tolerations(accelerator, override),
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": labels},
+            }
+        ],
+    }
+    if override.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": item.name} for item in override.image_pull_secrets]
+    return {"metadata": {"labels": labels}, "spec": pod}
+
+
+def _render_container(
+    spec: InferencePoolSpec,
+    variant: VariantSpec,
+    accelerator: AcceleratorClassSpec,
+    override: WorkerTemplate,
+    image: str,
+) -> Manifest:
+    return {
+        "name": WORKER_CONTAINER,
+        "image": override.image or image,
+        "command": override.command or [WORKER],
+        "args": _list_arguments(spec, variant, accelerator),
+        "env": [
+            _field("POD_UID", "metadata.uid"),
+            _field("POD_NAME", "metadata.name"),
+            _field("POD_IP", "status.podIP"),
+            _field("NODE_NAME", "spec.nodeName"),
+            {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
+            *(override.env or ()),
+        ],
+        "ports": [{"name": "http", "containerPort": WORKER_PORT, "protocol": "TCP"}],
+        "resources": _render_resources(variant, accelerator, override),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        # A start may take as long as it takes; the planner, not the kubelet, judges it overdue.
+        "startupProbe": _probe("/readyz", period=1, failures=600),
+        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        "livenessProbe": _probe("/healthz", period=5, failures=6),
+    }
+
+
+def _list_arguments(
+    spec: InferencePoolSpec, variant: VariantSpec, accelerator: AcceleratorClassSpec
+) -> list[str]:
+    arguments = {
+        "--model-path": spec.model.source.path,
+        "--served-model-name": spec.model.name,
+        "--host": "$(POD_IP)",
+        "--port": str(WORKER_PORT),
+        "--max-num-seqs": str(MAX_NUM_SEQS),
+        "--max-num-batched-tokens": str(MAX_BATCHED_TOKENS),
+    }
+    device, nominal = accelerator.emulation, spec.model.emulation
+    if device is not None and nominal is not None:
+        devices = variant.devices or accelerator.devices_per_worker
+        arguments |= {
+            "--emulate-profile": str(device.profile),
+            "--emulate-model": str(nominal.nominal),
+            "--emulate-devices": str(devices),
+            "--token-scale": str(nominal.token_scale),
+            "--startup-seconds": f"{device.startup / device.time_compression:g}",
+        }
+    return [f"{flag}={value}" for flag, value in arguments.items()]
+
+
+def _field(name: str, path: str) -> Manifest:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _probe(path: str, *, period: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": "http", "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": 2,
+        "failureThreshold": failures,
+    }
+
+
+def _render_resources(
+    variant: VariantSpec, accelerator: AcceleratorClassSpec, override: WorkerTemplate
+) -> Manifest:
+    devices = {accelerator.resource_name: str(variant.devices or accelerator.devices_per_worker)}
+    asked = override.resources or {"requests": {"cpu": "250m", "memory": "256Mi"}}
+    resources: Manifest = {
+        "requests": dict(asked.get("requests", {})) | devices,
+        "limits": dict(asked.get("limits", {})) | devices,
+    }
+    return resources
+
+
+def _list_tolerations(
+    accelerator: AcceleratorClassSpec, override: WorkerTemplate
+) -> list[Manifest]:
+    tolerations: list[Manifest] = []
+    if accelerator.taint_key is not None:
+        tolerations.append(
+            {"key": accelerator.taint_key, "operator": "Exists", "effect": "NoSchedule"}
+        )
+    return [*tolerations, *(override.tolerations or ())]
