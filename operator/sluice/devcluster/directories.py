@@ -151,6 +151,7 @@ class StateDirectory:
         """Make an empty directory with the format file in it, readable by its owner alone."""
         for directory in (self.root, self.pki, self.logs, self.nodes):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o700)  # it may have been there: keys and the control socket lie in it
         self.format.write_text(f"{FORMAT}\n")
 
     def clear(self, *, keep_logs: bool = False) -> None:

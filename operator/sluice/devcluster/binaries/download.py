@@ -118,6 +118,7 @@ def _fetch_checksums(url: str, seconds: float) -> str:
 
 def _explain(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
+        error.close()  # it holds the connection
         return f"HTTP {error.code}"
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, OSError) and reason.errno is not None and reason.errno > 0:

@@ -30,14 +30,14 @@ _PACKAGES = [f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES_PROGRAMS]
 _TAIL = 15
 
 
-def build_kubernetes(cache: Cache, target: Path, progress: Progress) -> None:
-    """Put the four Kubernetes programs into `target`.
+def build_kubernetes(cache: Cache, search_path: str, target: Path, progress: Progress) -> None:
+    """Put the four Kubernetes programs into `target`, with the Go of that PATH or another.
 
     Raises:
         BinariesError: there is no Go and none to be had, no space, or the build failed.
     """
     _check_space(cache)
-    go = find_go(os.environ.get("PATH", "")) or install_go(cache, progress)
+    go = find_go(search_path) or install_go(cache, progress)
     work = cache.work / f"kubernetes-{KUBERNETES_VERSION}"
     work.mkdir(parents=True, exist_ok=True)
     environment = _build_environment(work)

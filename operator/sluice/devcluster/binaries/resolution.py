@@ -114,7 +114,9 @@ def _resolve_kubernetes(sources: Sources, progress: Progress) -> _Found:
             ),
             (
                 "built with Go",
-                lambda target: golang.build_kubernetes(sources.cache, target, progress),
+                lambda target: golang.build_kubernetes(
+                    sources.cache, sources.search_path, target, progress
+                ),
             ),
         )
         for source, make in makers:

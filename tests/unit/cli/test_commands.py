@@ -1,0 +1,159 @@
+"""Commands without a cluster: help, what is refused, and how results are printed."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from sluice.cli.errors import CommandError, ExitCode, run_command
+from sluice.cli.gateway import choose_address
+from sluice.cli.main import COMMANDS, sluice
+from sluice.cli.output import StepDisplay
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "state" / "sluice" / "clusters"
+
+
+def test_help_lists_every_command_and_every_exit_code() -> None:
+    result = CliRunner().invoke(sluice, ["--help"])
+    text = " ".join(result.output.split())
+    assert result.exit_code == 0
+    for name, entry in COMMANDS.items():
+        assert f"{name} {entry.summary}" in text
+    for code in ExitCode:
+        assert f"{code.value} {code.name.lower().replace('_', ' ')}" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_tells_the_truth(name: str) -> None:
+    result = CliRunner().invoke(sluice, [name, "--help"])
+    assert result.exit_code == 0
+    assert COMMANDS[name].summary.rstrip(".") in " ".join(result.output.split())
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\n"
+        "from sluice.cli.errors import run_command\n"
+        "from sluice.cli.main import sluice\n"
+        "assert run_command(sluice, ['--help']) == 0\n"
+        "slow = {'aiohttp', 'kubernetes', 'rich', 'numpy', 'pydantic', 'cryptography'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["cluster", "kubeconfig"], 3, "No cluster 'sluice' is running."),
+        (["cluster", "kubectl", "--name", "x", "--", "get", "pods"], 3, "No cluster 'x'"),
+        (["node", "kill", "maia-0"], 3, "No cluster 'sluice' is running."),
+        (["gateway", "url", "--name", "x"], 3, "No cluster 'x' is running."),
+        (["cluster", "up", "--name", "Bad Name"], 2, "'Bad Name' cannot be the name"),
+        (["cluster", "up", "--maia", "-1"], 2, "-1 is not in the range x>=0"),
+        (["cluster", "up", "--maia", "300"], 2, "303 nodes are more than"),
+        (["cluster", "up", "--maia", "x"], 2, "'x' is not a valid integer range"),
+        (["cluster", "up", "--binaries", "/no/such"], 5, "there is no such directory"),
+        (["cluster", "explode"], 2, "No such command 'explode'"),
+        (["nonsense"], 2, "No such command 'nonsense'"),
+        (["node", "kill"], 2, "Missing argument 'NODE'"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_a_code(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert run_command(sluice, arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_down_is_fine_without_a_cluster(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    assert run_command(sluice, ["cluster", "down"]) == 0
+    assert run_command(sluice, ["cluster", "down", "--all"]) == 0
+    assert capsys.readouterr().out == "No cluster 'sluice' is there.\nNo cluster is there.\n"
+    assert not home.exists()
+
+
+def test_lists_are_for_people_and_for_programs(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    assert run_command(sluice, ["cluster", "list"]) == 0
+    assert capsys.readouterr().out == "No clusters.\n"
+    (home / "one").mkdir(parents=True)
+    (home / "one" / "format").write_text("1\n")
+    (home / "two").mkdir()
+    (home / "two" / "format").write_text("7\n")
+    assert run_command(sluice, ["cluster", "list"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["NAME", "PHASE"]
+    assert [row.split()[:2] for row in rows] == [["one", "crashed"], ["two", "unreadable"]]
+    assert run_command(sluice, ["cluster", "list", "--output", "json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["phase"] for entry in entries] == ["crashed", "unreadable"]
+    assert "format 7" in entries[1]["error"]
+
+
+def pod(name: str, *, ready: bool, phase: str = "Running", gone: bool = False) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, **({"deletionTimestamp": "x"} if gone else {})},
+        "status": {
+            "phase": phase,
+            "podIP": f"127.10.0.{len(name)}",
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+        },
+    }
+
+
+def test_the_gateway_is_a_pod_that_is_ready_and_stays() -> None:
+    pods = [pod("ccc", ready=True), pod("a", ready=True, gone=True), pod("bb", ready=False)]
+    assert choose_address(pods) == "http://127.10.0.3:8080"
+
+
+def test_without_a_ready_gateway_its_pods_are_described() -> None:
+    pods = [
+        pod("a", ready=False),
+        pod("b", ready=True, gone=True),
+        pod("c", ready=False, phase="Pending"),
+        {"metadata": {"name": "d"}},
+    ]
+    with pytest.raises(CommandError) as caught:
+        choose_address(pods)
+    assert caught.value.code is ExitCode.NOT_READY
+    assert str(caught.value) == (
+        "No gateway is ready yet: a is running but not ready, b is terminating, c is pending, "
+        "d is pending."
+    )
+    with pytest.raises(CommandError, match="No gateway is installed"):
+        choose_address([])
+
+
+def test_steps_are_plain_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with StepDisplay(Console(force_terminal=False, width=40)) as display:
+        display.begin("downloading something with a name longer than the line")
+        display.advance(1, 10)
+    assert capsys.readouterr().out == ("downloading something with a name longer than the line …\n")
+
+
+def test_steps_move_on_a_terminal() -> None:
+    screen = io.StringIO()
+    with StepDisplay(Console(force_terminal=True, width=100, file=screen)) as display:
+        display.begin("compiling")
+        display.advance(5, 10)
+        display.advance(12, 10)  # more lines than were foreseen
+        display.begin("linking")
+    assert "linking" in screen.getvalue()
