@@ -23,7 +23,7 @@ from sluice.devcluster.errors import ClusterStartError, NodeError
 from sluice.devcluster.images import render_images
 from sluice.devcluster.kubeconfig import render_kubeconfig
 from sluice.devcluster.networks import Network, choose_port
-from sluice.devcluster.processes import freeze_tree, thaw_tree
+from sluice.devcluster.processes import catches_signal, freeze_tree, thaw_tree
 from sluice.devcluster.shape import NodePlan
 
 _KUBELET_PORT = 10250
@@ -128,6 +128,9 @@ class NodeAgent:
                 f"{self.plan.name} is frozen: its agent cannot act on 'stop'. Run 'sluice node "
                 f"start {self.plan.name}' first."
             )
+        if not catches_signal(child.pid, signal.SIGUSR1):
+            # A process that has not set up its handler yet would die of the signal.
+            raise NodeError(f"The agent of {self.plan.name} is still starting: try again.")
         child.signal(signal.SIGUSR1)
         self._stopped = True
 

@@ -100,6 +100,16 @@ def send_signal(pid: int, number: int) -> bool:
     return True
 
 
+def catches_signal(pid: int, number: int) -> bool:
+    """Say whether a process has a handler for a signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
+
+
 def freeze_tree(pid: int) -> None:
     """Stop a process and all below it, the process first so that it starts nothing more."""
     send_signal(pid, signal.SIGSTOP)

@@ -32,8 +32,8 @@ from sluice.devcluster.errors import BinariesError
 from sluice.devcluster.locks import acquire_lock
 
 _POLL_SECONDS = 0.2
-_Makers = tuple[tuple[str, Callable[[Path], None]], ...]
-"""Source in words, and a function that fills a directory."""
+_Makers = dict[str, Callable[[Path], None]]
+"""A source in words, and a function that fills a directory from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +104,36 @@ def _resolve_kubernetes(sources: Sources, progress: Progress) -> _Found:
     )
     if found is not None:
         return found
-    with _CacheLock(sources.cache, progress):
-        if found := _find_in_cache(sources.cache):
+    servers, cache = sources.downloads, sources.cache
+    makers: _Makers = {
+        "downloaded": lambda target: download.download_kubernetes(servers, target, progress),
+        "built with Go": lambda target: golang.build_kubernetes(
+            cache, sources.search_path, target, progress
+        ),
+    }
+    with _CacheLock(cache, progress):
+        if found := _find_in_cache(cache):
             return found  # another process has made it while this one waited
-        makers: _Makers = (
-            (
-                "downloaded",
-                lambda target: download.download_kubernetes(sources.downloads, target, progress),
-            ),
-            (
-                "built with Go",
-                lambda target: golang.build_kubernetes(
-                    sources.cache, sources.search_path, target, progress
-                ),
-            ),
-        )
-        for source, make in makers:
-            try:
-                return _Found(sources.cache.add_kubernetes(make), source)
-            except BinariesError as error:
-                notes.append(str(error))
+        if made := _make(makers, cache.add_kubernetes, notes):
+            return _Found(*made)
     raise BinariesError(
         f"There is no Kubernetes {KUBERNETES_VERSION} to start:\n"
         + "".join(f"  - {note}\n" for note in notes)
         + f"Put {', '.join(KUBERNETES_PROGRAMS)} of one version into a directory and name it with "
         "--binaries, or install Go (https://go.dev/dl), or connect this machine to the network."
     )
+
+
+def _make(
+    makers: _Makers, add: Callable[[Callable[[Path], None]], Path], notes: list[str]
+) -> tuple[Path, str] | None:
+    """Return what the first maker that works has made, and how; note why others did not."""
+    for source, make in makers.items():
+        try:
+            return add(make), source
+        except BinariesError as error:
+            notes.append(str(error))
+    return None
 
 
 def _find_in_user_directory(directory: Path | None) -> _Found | None:
@@ -194,25 +198,17 @@ def _resolve_etcd(sources: Sources, progress: Progress) -> _FoundEtcd:
     )
     if found is not None:
         return found
+    servers = sources.downloads
+    makers: _Makers = {
+        "downloaded": lambda target: download.download_etcd(servers, target, progress),
+        "from the distribution's package": lambda target: debian.unpack_etcd(target, progress),
+    }
     with _CacheLock(sources.cache, progress):
         if found := _find_cached_etcd(sources.cache):
             return found
-        makers: _Makers = (
-            (
-                "downloaded",
-                lambda target: download.download_etcd(sources.downloads, target, progress),
-            ),
-            (
-                "from the distribution's package",
-                lambda target: debian.unpack_etcd(target, progress),
-            ),
-        )
-        for source, make in makers:
-            try:
-                program = sources.cache.add_etcd(make)
-                return _FoundEtcd(program, read_etcd_version(program), source)
-            except BinariesError as error:
-                notes.append(str(error))
+        if made := _make(makers, sources.cache.add_etcd, notes):
+            program, source = made
+            return _FoundEtcd(program, read_etcd_version(program), source)
     minimum = ".".join(map(str, ETCD_MINIMUM_VERSION))
     raise BinariesError(
         "There is no etcd to start:\n"
