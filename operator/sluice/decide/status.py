@@ -31,10 +31,13 @@ def pool_status(
         at: snapshot time, seconds.
     """
     problems = [*plan.problems, *_list_refusals(results)]
+    reason, message = _summarise(plan, memory, problems)
     cost = sum(variant.cost_per_hour for variant in plan.variants)
     status: dict[str, Any] = {
         "observedGeneration": plan.generation,
         "costPerHour": _round_money(cost),
+        "reason": reason,
+        "message": message,
         "placement": _describe_placement(plan.variants),
         "variants": [_describe_variant(variant) for variant in plan.variants],
         "conditions": _list_conditions(pool, plan, problems, at),
@@ -49,6 +52,18 @@ def pool_status(
     if plan.attainment is not None:
         status["attainment"] = f"{100 * plan.attainment:.3g}%"
     return status
+
+
+def _summarise(plan: PoolPlan, memory: PoolMemory, problems: list[Problem]) -> tuple[str, str]:
+    """Return what a person should read first: what is in the way, else the last decision."""
+    for problem in problems:
+        if problem.finding not in _HARMLESS:
+            return problem.finding, problem.message
+    if plan.fallback:
+        return "FallbackActive", plan.fallback
+    if memory.decisions:
+        return memory.decisions[-1].action, memory.decisions[-1].reason
+    return "Settled", plan.progress or "as wanted since the start"
 
 
 def _describe_variant(variant: VariantPlan) -> dict[str, Any]:

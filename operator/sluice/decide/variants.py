@@ -24,11 +24,10 @@ class Fleet:
         """Return the nodes that a class selects."""
         return [node for node in self.snapshot.nodes if selects(accelerator, node)]
 
-    def count_devices(self, accelerator: AcceleratorClassSpec, node: Node) -> int:
-        """Return the node's devices of a class, less those that foreign pods hold."""
-        resource = accelerator.resource_name
-        foreign = self.snapshot.others.get(node.name, {}).get(resource, 0)
-        return max(0, node.allocatable.get(resource, 0) - foreign)
+    @staticmethod
+    def count_devices(accelerator: AcceleratorClassSpec, node: Node) -> int:
+        """Return the node's devices of a class."""
+        return node.allocatable.get(accelerator.resource_name, 0)
 
     def is_usable(self, node: Node) -> bool:
         """Tell whether new workers may go to a node."""

@@ -203,7 +203,6 @@ class Snapshot:
         observer_ok: our own control target answered; False makes every miss doubtful.
         gateways: how many gateways are Ready.
         endpoint: the address that users send requests to; "" while there is none.
-        others: devices held by pods that are not ours, by node and resource name.
     """
 
     at: float
@@ -213,4 +212,3 @@ class Snapshot:
     observer_ok: bool = True
     gateways: int = 0
     endpoint: str = ""
-    others: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

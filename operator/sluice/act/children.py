@@ -1,0 +1,127 @@
+"""Apply a pool's children: create, mend, remove; report what somebody else had changed."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sluice.act.diff import find_differences, name_manager
+from sluice.act.writer import Writer
+from sluice.kube.client import Json
+from sluice.kube.errors import ConflictError, NotFoundError, RejectedError
+from sluice.kube.paths import PODS, find_child_resource
+from sluice.model.names import FIELD_MANAGER
+from sluice.model.plan import DeleteWorker, Results
+
+OBSERVED_METADATA = ("labels", "annotations", "ownerReferences")
+
+
+class Children:
+    """Applies children of pools, and remembers what it last applied to tell edits of others."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._applied: dict[tuple[str, str, str], Json] = {}
+
+    async def apply(
+        self, wanted: Iterable[Json], live: Iterable[Json], kept: Iterable[str], uid: str
+    ) -> Results:
+        """Make the live children of one pool what they should be.
+
+        Args:
+            wanted: rendered manifests.
+            live: objects as last observed, of the wanted names or owned by the pool.
+            kept: names of Deployments to leave as they are (their class is gone).
+            uid: the pool's.
+
+        Returns:
+            Refusals that the same request would meet again, and edits that were put back.
+
+        Raises:
+            KubeError: something that is worth another try.
+        """
+        found = {identify(item): item for item in live}
+        errors: dict[str, str] = {}
+        put_back: list[str] = []
+        named = set()
+        for manifest in wanted:
+            key = identify(manifest)
+            named.add(key)
+            known = found.get(key)
+            if known is not None and not is_ours(known, uid):
+                errors[f"{key[0]} {key[2]}"] = describe_stranger(known)
+                continue
+            differences = list(find_differences(comparable(manifest), known))
+            if known is not None and not differences:
+                self._applied[key] = manifest
+                continue
+            if known is not None and self._applied.get(key) == manifest:
+                put_back += self._describe(key, differences, known)
+            try:
+                await self._writer.apply(find_child_resource(manifest), manifest)
+                self._applied[key] = manifest
+            except RejectedError as error:
+                errors[f"{key[0]} {key[2]}"] = error.message
+        keep = set(kept)
+        for key, item in found.items():
+            if key not in named and key[2] not in keep and is_ours(item, uid):
+                await self._remove(item)
+        return Results(errors, tuple(put_back))
+
+    async def delete_worker(self, delete: DeleteWorker) -> bool:
+        """Delete a Failed worker after a live look; False when it is gone already."""
+        try:
+            live = await self._writer.read(PODS, delete.pool.namespace, delete.name)
+            meta = live["metadata"]
+            if meta["uid"] != delete.uid or meta.get("deletionTimestamp"):
+                return False
+            await self._writer.delete(PODS, live)
+        except (NotFoundError, ConflictError):
+            return False
+        return True
+
+    async def _remove(self, item: Json) -> None:
+        resource = find_child_resource(item)
+        meta = item["metadata"]
+        self._applied.pop(identify(item), None)
+        try:
+            live = await self._writer.read(resource, meta["namespace"], meta["name"])
+            if live["metadata"]["uid"] == meta["uid"]:
+                await self._writer.delete(resource, live)
+        except NotFoundError:
+            return
+
+    @staticmethod
+    def _describe(key: tuple[str, str, str], differences: list[Any], live: Json) -> list[str]:
+        who = name_manager(live, FIELD_MANAGER) or "somebody"
+        return [
+            f"{key[0]} {key[2]}: {d.path} {d.found!r} (set by {who}) put back to {d.wanted!r}"
+            for d in differences[:3]
+        ]
+
+
+def identify(item: Json) -> tuple[str, str, str]:
+    """Return (kind, namespace, name)."""
+    return item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]
+
+
+def comparable(manifest: Json) -> Json:
+    """Return a manifest without what an observed object does not carry in the same form."""
+    meta = {
+        key: manifest["metadata"][key] for key in OBSERVED_METADATA if key in manifest["metadata"]
+    }
+    return {"metadata": meta, "spec": manifest["spec"]}
+
+
+def is_ours(item: Json, uid: str) -> bool:
+    """Tell whether the pool with this uid controls the object."""
+    owners = item["metadata"].get("ownerReferences", ())
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+
+def describe_stranger(item: Json) -> str:
+    """Say whose the object of that name is, and what to do."""
+    owners = [o for o in item["metadata"].get("ownerReferences", ()) if o.get("controller")]
+    whose = f"{owners[0].get('kind')} {owners[0].get('name')}" if owners else "nobody"
+    return (
+        f"an object of this name exists and belongs to {whose}; Sluice does not take it over:"
+        " delete it, or rename the pool"
+    )

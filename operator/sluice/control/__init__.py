@@ -1,0 +1,1 @@
+"""Control: the operator's process. Loops, leadership, the queue, settings and telemetry."""

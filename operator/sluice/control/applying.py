@@ -1,0 +1,125 @@
+"""Carrying out one pool's part of a plan, and one node's: the jobs of the queue."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from sluice.act.children import Children
+from sluice.act.events import emit_event
+from sluice.act.nodes import mark_node
+from sluice.act.status import StatusWriter
+from sluice.act.writer import Writer
+from sluice.decide.status import pool_status
+from sluice.kube.errors import KubeError
+from sluice.model.keys import PoolKey
+from sluice.model.memory import PoolMemory
+from sluice.model.names import LABEL_POOL, deployment_name
+from sluice.model.plan import Decision, NodeAction, PoolPlan, Results
+from sluice.model.snapshot import Pool, Snapshot
+from sluice.observe.store import Kind, Store
+from sluice.render.pool import render_pool
+
+log = structlog.get_logger()
+
+_KINDS = {
+    Kind.DEPLOYMENTS: "Deployment",
+    Kind.SERVICES: "Service",
+    Kind.BUDGETS: "PodDisruptionBudget",
+}
+
+
+class Applier:
+    """Applies plans through one writer; remembers the last results of each pool."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        store: Store,
+        clock: Callable[[], float],
+        *,
+        worker_image: str,
+        instance: str,
+    ) -> None:
+        self._writer = writer
+        self._store = store
+        self._image = worker_image
+        self._instance = instance
+        self._children = Children(writer)
+        self._status = StatusWriter(writer, clock)
+        self._results: dict[PoolKey, Results] = {}
+
+    async def apply_pool(
+        self, snapshot: Snapshot, pool: Pool, plan: PoolPlan, memory: PoolMemory
+    ) -> None:
+        """Write what must survive a restart, then act, then tell.
+
+        Raises:
+            KubeError: something that is worth another try.
+            NotLeaderError: this process must not write.
+        """
+        before = self._results.get(pool.key, Results())
+        document = pool_status(pool, plan, memory, before, snapshot.endpoint, snapshot.at)
+        if document["memory"] != pool.status.get("memory"):
+            await self._status.write(pool.key, pool.uid, document)
+        results = await self._children.apply(
+            render_pool(plan, pool.spec, snapshot.classes, self._image),
+            self._list_live(pool),
+            [
+                deployment_name(pool.key.name, variant.accelerator_class)
+                for variant in plan.variants
+                if variant.frozen
+            ],
+            pool.uid,
+        )
+        self._results[pool.key] = replace(results, put_back=())
+        for delete in plan.deletes:
+            if await self._children.delete_worker(delete):
+                log.info("worker deleted", pod=delete.name, reason=delete.reason)
+        document = pool_status(pool, plan, memory, results, snapshot.endpoint, snapshot.at)
+        if self._status.is_due(pool.uid, document, dict(pool.status)):
+            await self._status.write(pool.key, pool.uid, document)
+        await self._tell(pool, (*plan.decisions, *_word_put_back(results, snapshot.at)))
+
+    async def apply_node(self, action: NodeAction) -> None:
+        """Mark a node.
+
+        Raises:
+            KubeError: something that is worth another try.
+            NotLeaderError: this process must not write.
+        """
+        if await mark_node(self._writer, action):
+            log.info("node marked", action=type(action).__name__, node=action.node)
+
+    async def tell_unreadable(self, name: str, why: str) -> None:
+        """Log an object that cannot be read; its children stay as they are."""
+        log.warning("cannot be read; left as it is", object=name, why=why)
+
+    def forget(self, live: dict[PoolKey, str]) -> None:
+        """Forget pools that are gone, given uids by key of those that are not."""
+        self._status.forget(set(live.values()))
+        for key in set(self._results) - set(live):
+            del self._results[key]
+
+    def _list_live(self, pool: Pool) -> list[dict[str, Any]]:
+        """Return the children that the store knows, as objects with a kind."""
+        return [
+            {**item, "kind": kind}
+            for store_kind, kind in _KINDS.items()
+            for item in self._store.list(store_kind)
+            if item["metadata"].get("namespace") == pool.key.namespace
+            and item["metadata"].get("labels", {}).get(LABEL_POOL) == pool.key.name
+        ]
+
+    async def _tell(self, pool: Pool, decisions: tuple[Decision, ...]) -> None:
+        for decision in decisions:
+            log.info("decided", pool=str(pool.key), action=decision.action, reason=decision.reason)
+            try:
+                await emit_event(self._writer, pool.key, pool.uid, decision, self._instance)
+            except KubeError as error:
+                log.warning("no Event was made", action=decision.action, error=error.message)
+
+
+def _word_put_back(results: Results, at: float) -> list[Decision]:
+    return [Decision(at, "PutBack", text, warning=True) for text in results.put_back]

@@ -1,0 +1,140 @@
+"""The planner loop: one serial pass over the whole fleet, coalesced; only the leader's act."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from functools import partial
+
+import structlog
+
+from sluice.act.writer import Writer
+from sluice.control.applying import Applier
+from sluice.control.leadership import Leadership
+from sluice.control.queue import KeyedQueue
+from sluice.control.sensors import Sensors
+from sluice.control.settings import Settings
+from sluice.control.telemetry import Telemetry
+from sluice.decide.planner import plan
+from sluice.model.clock import Clock
+from sluice.model.memory import Memory
+from sluice.model.plan import Plan, VariantPlan
+from sluice.model.snapshot import Snapshot
+
+log = structlog.get_logger()
+
+
+class PlannerLoop:
+    """Passes, one after the other.
+
+    A pass runs when something woke it, at most every `least_gap`, and else every `fast_tick`. A
+    standby only keeps its sight warm; a new leader begins with an empty memory, which the planner
+    fills from what is durable.
+    """
+
+    def __init__(
+        self,
+        sensors: Sensors,
+        leadership: Leadership,
+        applier: Applier,
+        writer: Writer,
+        telemetry: Telemetry,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._sensors = sensors
+        self._leadership = leadership
+        self._applier = applier
+        self._writer = writer
+        self._telemetry = telemetry
+        self._settings = settings
+        self._clock = clock
+        self._queue = KeyedQueue()
+        self._woken = asyncio.Event()
+        self._memory = Memory()
+        self._unreadable: dict[str, str] = {}
+        self.passed: float | None = None
+        self.history: deque[Plan] = deque(maxlen=200)
+
+    def wake(self) -> None:
+        """Ask for a pass soon."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Pass until cancelled."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), self._settings.fast_tick)
+                self._woken.clear()
+                await self._look()
+                self.passed = self._clock()
+                await asyncio.sleep(self._settings.least_gap)
+        finally:
+            self._queue.stop()
+
+    async def _look(self) -> None:
+        if not self._sensors.store.is_complete():
+            return
+        began = time.perf_counter()
+        snapshot, unreadable = self._sensors.take_snapshot()
+        leading = self._leadership.is_leading()
+        self._telemetry.leading.set(leading)
+        if not leading:
+            self._memory = Memory()
+            return
+        planned, self._memory = plan(snapshot, self._memory)
+        took = time.perf_counter() - began
+        self._telemetry.passes.observe(took)
+        self.history.append(planned)
+        self._show(planned, took)
+        await self._tell_unreadable(unreadable)
+        self._submit(snapshot, planned)
+
+    def _submit(self, snapshot: Snapshot, planned: Plan) -> None:
+        for action in planned.nodes:
+            self._queue.submit(("node", action.node), partial(self._applier.apply_node, action))
+        self._applier.forget({pool.key: pool.uid for pool in snapshot.pools})
+        for pool in snapshot.pools:
+            self._queue.submit(
+                pool.key,
+                partial(
+                    self._applier.apply_pool,
+                    snapshot,
+                    pool,
+                    planned.pools[pool.key],
+                    self._memory.pools[pool.key],
+                ),
+            )
+
+    def _show(self, planned: Plan, took: float) -> None:
+        self._telemetry.show_plan(planned)
+        self._telemetry.quarantined.set(len(self._memory.nodes))
+        if self._sensors.prober is not None:
+            self._telemetry.misses.set(self._sensors.prober.missed)
+        for (verb, kind), count in self._writer.written.items():
+            self._telemetry.writes.labels(verb, kind).set(count)
+        decisions = {
+            str(p.key): [d.action for d in p.decisions]
+            for p in planned.pools.values()
+            if p.decisions
+        }
+        if decisions or planned.nodes:
+            log.info(
+                "pass",
+                milliseconds=round(1000 * took, 2),
+                pools={str(p.key): _brief(p.variants) for p in planned.pools.values()},
+                decisions=decisions,
+                nodes=[f"{type(a).__name__} {a.node}: {a.reason}" for a in planned.nodes],
+                quarantined=sorted(self._memory.nodes),
+            )
+
+    async def _tell_unreadable(self, unreadable: dict[str, str]) -> None:
+        for name, why in unreadable.items():
+            if self._unreadable.get(name) != why:
+                await self._applier.tell_unreadable(name, why)
+        self._unreadable = unreadable
+
+
+def _brief(variants: tuple[VariantPlan, ...]) -> str:
+    return ", ".join(f"{v.accelerator_class} {v.serving}/{v.wanted} {v.share}%" for v in variants)

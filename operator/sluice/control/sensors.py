@@ -1,0 +1,141 @@
+"""Everything that observes, also on a standby: lists, Leases, probes, signals."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+import aiohttp
+
+from sluice.control.settings import Settings
+from sluice.kube.client import KubeClient
+from sluice.model.clock import Clock
+from sluice.model.names import LABEL_CLASS
+from sluice.model.snapshot import Snapshot
+from sluice.observe.leases import LeaseBook
+from sluice.observe.probes import Prober, Target
+from sluice.observe.resync import read_leases, relist, repeat
+from sluice.observe.signals import NOTHING, Signals, read_signals
+from sluice.observe.snapshot import Sight, build_snapshot, is_ready
+from sluice.observe.store import Kind, Object, Store
+
+SELF = "self"
+"""Key of the control target among the probes."""
+
+STALE_TICKS = 3
+"""Signals older than this many fast ticks are missing."""
+
+
+class Sensors:
+    """Holds the store, the probes, the signals and the Leases, and makes snapshots of them.
+
+    Args:
+        client: how to reach the API server.
+        settings: times and ports.
+        clock: steady clock.
+        wake: called when something changed that a pass should look at.
+    """
+
+    def __init__(
+        self, client: KubeClient, settings: Settings, clock: Clock, wake: Callable[[], None]
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._wake = wake
+        self.store = Store(lambda _: wake())
+        self.beats: dict[str, float] = {}
+        self._leases = LeaseBook(clock)
+        self._signals: tuple[float, Signals] = (0.0, NOTHING)
+        self._session: aiohttp.ClientSession | None = None
+        self.prober: Prober | None = None
+
+    async def run(self) -> None:
+        """Observe until cancelled."""
+        settings = self._settings
+        # A probe must not wait behind other probes, nor reuse a connection to a pod that is gone.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            self._session = session
+            self.prober = Prober(session, self._clock, self._wake)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(repeat("relist", settings.relist, self._relist, self._beat))
+                    group.create_task(repeat("leases", settings.leases, self._lease, self._beat))
+                    group.create_task(self._follow_signals())
+            finally:
+                self.prober.stop()
+
+    def take_snapshot(self) -> tuple[Snapshot, dict[str, str]]:
+        """Return the fleet as it stands now, and what in it cannot be read; aims the probes."""
+        now = self._clock()
+        read_at, signals = self._signals
+        if now - read_at > STALE_TICKS * self._settings.fast_tick:
+            signals = NOTHING
+        probes = self.prober.results() if self.prober else {}
+        own = probes.pop(SELF, None)
+        snapshot, unreadable = build_snapshot(
+            self.store,
+            Sight(
+                at=now,
+                probes=probes,
+                signals=signals,
+                leases=self._leases,
+                observer_ok=own is not None and own.misses == 0,
+                endpoint=self._find_endpoint(),
+                worker_image=self._settings.worker_image,
+            ),
+        )
+        self._aim(snapshot)
+        return snapshot, unreadable
+
+    def _aim(self, snapshot: Snapshot) -> None:
+        """Probe every worker that its kubelet calls ready, and ourselves."""
+        if self.prober is None:
+            return
+        own = f"http://{os.environ.get('POD_IP', '127.0.0.1')}:{self._settings.admin_port}/healthz"
+        targets = [Target(SELF, own, 1.0, 0.5)]
+        for item in self.store.list(Kind.WORKERS):
+            name = item["metadata"].get("labels", {}).get(LABEL_CLASS, "")
+            accelerator = snapshot.classes.get(name)
+            url = find_url(item, "http")
+            if accelerator is None or not url or not is_ready(item):
+                continue
+            liveness = accelerator.health.liveness
+            uid = item["metadata"]["uid"]
+            targets.append(Target(uid, f"{url}/healthz", liveness.period, liveness.timeout))
+        self.prober.set_targets(targets)
+
+    def _find_endpoint(self) -> str:
+        if self._settings.gateway.endpoint:
+            return self._settings.gateway.endpoint
+        urls = [find_url(pod, "http") for pod in self.store.list(Kind.GATEWAYS) if is_ready(pod)]
+        return f"{urls[0]}/v1" if urls else ""
+
+    async def _follow_signals(self) -> None:
+        assert self._session is not None  # noqa: S101  # run() has made it
+        while True:
+            pods = [pod for pod in self.store.list(Kind.GATEWAYS) if is_ready(pod)]
+            urls = [find_url(pod, "admin") for pod in pods]
+            window = self._settings.signal_window
+            signals = await read_signals(self._session, urls, window, self._clock)
+            self._signals = (self._clock(), signals)
+            await asyncio.sleep(self._settings.fast_tick / 2)
+
+    async def _relist(self) -> None:
+        await relist(self._client, self.store, self._clock)
+
+    async def _lease(self) -> None:
+        await read_leases(self._client, self._leases)
+
+    def _beat(self, name: str) -> None:
+        self.beats[name] = self._clock()
+
+
+def find_url(pod: Object, port: str) -> str:
+    """Return the base URL of a pod's named port, or "" while it has no address."""
+    address = pod.get("status", {}).get("podIP", "")
+    for container in pod.get("spec", {}).get("containers", ()):
+        for entry in container.get("ports", ()):
+            if address and entry.get("name") == port:
+                return f"http://{address}:{entry['containerPort']}"
+    return ""

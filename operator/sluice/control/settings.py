@@ -1,0 +1,93 @@
+"""Settings of the operator, in one typed place; a YAML file, usually from a ConfigMap."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from sluice.api.quantities import Duration
+
+
+class SettingsError(Exception):
+    """The settings file cannot be used; the message names the key, the value and what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid"
+    )
+
+
+class LeaseSettings(_Section):
+    """How one replica of several leads."""
+
+    duration: Duration = Field(
+        default=15.0, description="A Lease not renewed for this long may be taken over."
+    )
+    renew_deadline: Duration = Field(
+        default=10.0, description="A leader that could not renew for this long stops writing."
+    )
+    retry: Duration = Field(default=2.0, description="Time between two attempts.")
+
+
+class GatewaySettings(_Section):
+    """Where users reach the gateway."""
+
+    endpoint: str | None = Field(
+        default=None,
+        description="What pools show as status.endpoint; left out, the address of a Ready gateway.",
+    )
+
+
+class Settings(_Section):
+    """All settings; durations are Go-style strings such as 2s or 1m30s."""
+
+    worker_image: str = Field(
+        default="sluice-worker:0.1.0", description="Image of workers; a pool's template may differ."
+    )
+    fast_tick: Duration = Field(
+        default=2.0, description="Time between two passes while nothing calls for one."
+    )
+    least_gap: Duration = Field(default=0.2, description="Least time between two passes.")
+    relist: Duration = Field(default=30.0, description="Time between two authoritative lists.")
+    leases: Duration = Field(default=5.0, description="Time between two looks at node Leases.")
+    signal_window: Duration = Field(
+        default=30.0, description="Window over which the gateways are asked for signals."
+    )
+    lease: LeaseSettings = Field(
+        default_factory=LeaseSettings, description="How one replica of several leads."
+    )
+    gateway: GatewaySettings = Field(
+        default_factory=GatewaySettings, description="Where users reach the gateway."
+    )
+    admin_port: int = Field(
+        default=8081, ge=1, le=65535, description="Port of /healthz, /readyz, /metrics, /explain."
+    )
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read settings; without a file everything has its default.
+
+    Raises:
+        SettingsError: the file is missing, is no YAML mapping, or holds a bad key or value.
+    """
+    if path is None:
+        return Settings()
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the settings file {path} is not YAML: {error}") from error
+    try:
+        return Settings.model_validate(raw or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(to_camel(name) for name in Settings.model_fields)
+            text = f"{where} is no setting; known ones are {known}"
+        else:
+            text = f"{where}: {first['msg']} (found {first.get('input')!r})"
+        raise SettingsError(f"settings file {path}: {text}") from error

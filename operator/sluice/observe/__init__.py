@@ -1,0 +1,1 @@
+"""Observation: events, lists, probes and signals in; one frozen snapshot out."""

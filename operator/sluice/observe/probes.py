@@ -1,0 +1,107 @@
+"""Liveness probes of every worker, and of ourselves.
+
+A miss counts only if we were awake to see it: when our own loop was late by more than the timeout,
+the result is discarded. The control target is our own /healthz, asked the same way: while it fails,
+no miss of a worker means anything.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from sluice.model.clock import Clock
+from sluice.model.snapshot import Probe
+
+UID_HEADER = "X-Sluice-Worker-Uid"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to probe: pod uid, URL, seconds between probes and until one counts as missed."""
+
+    uid: str
+    url: str
+    period: float
+    timeout: float
+
+
+class Prober:
+    """One task a target; results by pod uid.
+
+    Args:
+        session: HTTP client for all probes.
+        clock: steady clock of the operator.
+        changed: called when a target begins or ceases to miss, or misses again.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, clock: Clock, changed: Callable[[], None]
+    ) -> None:
+        self._session = session
+        self._clock = clock
+        self._changed = changed
+        self._tasks: dict[str, tuple[Target, asyncio.Task[None]]] = {}
+        self._results: dict[str, Probe] = {}
+        self.missed = 0
+
+    def results(self) -> dict[str, Probe]:
+        """Return what is known, by pod uid."""
+        return dict(self._results)
+
+    def set_targets(self, targets: list[Target]) -> None:
+        """Probe exactly these from now on."""
+        wanted = {target.uid: target for target in targets}
+        for uid in [uid for uid in self._tasks if uid not in wanted]:
+            self._tasks.pop(uid)[1].cancel()
+            self._results.pop(uid, None)
+        for uid, target in wanted.items():
+            running = self._tasks.get(uid)
+            if running is not None and running[0] == target:
+                continue
+            if running is not None:
+                running[1].cancel()
+            self._tasks[uid] = (target, asyncio.create_task(self._follow(target)))
+
+    def stop(self) -> None:
+        """End all probing."""
+        self.set_targets([])
+
+    async def _follow(self, target: Target) -> None:
+        due = time.monotonic()
+        while True:
+            asked = time.monotonic()
+            answered = await self._ask(target)
+            took = time.monotonic() - asked
+            # A timeout that fired late means that we slept, not that the worker was silent.
+            if answered or took < target.timeout * 2:
+                self._note(target.uid, answered=answered)
+            due = max(due + target.period, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    async def _ask(self, target: Target) -> bool:
+        try:
+            async with self._session.get(
+                target.url,
+                headers={UID_HEADER: target.uid},
+                timeout=aiohttp.ClientTimeout(total=target.timeout),
+            ) as response:
+                await response.read()
+                same = response.headers.get(UID_HEADER, target.uid) == target.uid
+                return response.status == 200 and same  # noqa: PLR2004
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    def _note(self, uid: str, *, answered: bool) -> None:
+        before = self._results.get(uid, Probe(0, 0, None))
+        if answered:
+            up_since = before.up_since if before.up_since is not None else self._clock()
+            after = Probe(0, before.answered + 1, up_since)
+        else:
+            self.missed += 1
+            after = Probe(before.misses + 1, before.answered, None)
+        self._results[uid] = after
+        if after.misses != before.misses or not before.answered:
+            self._changed()

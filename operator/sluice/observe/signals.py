@@ -1,0 +1,204 @@
+"""Signals: what the gateways measured, read from their /signals and merged.
+
+A signal is complete only if every Ready gateway answered; else it is missing, not low.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from sluice.model.clock import Clock
+from sluice.model.keys import PoolKey
+from sluice.model.snapshot import Distribution, PoolSignals, VariantSignals
+
+log = structlog.get_logger()
+
+PATIENCE = 1.0
+"""Seconds that a gateway has to answer; a fast tick must not wait longer."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
+
+
+class _Bounds(_Wire):
+    ttft: tuple[float, ...]
+    tpot: tuple[float, ...]
+
+
+class _Variant(_Wire):
+    sent: int
+    finished: int
+    met: int
+    inflight: int
+    oldest_pending_seconds: float
+    ttft: tuple[int, ...]
+    tpot: tuple[int, ...]
+
+
+class _Worker(_Wire):
+    consecutive_failures: int
+
+
+class _Pool(_Wire):
+    arrived: int
+    finished: int
+    met: int
+    failed: int
+    rejected: int
+    waiting: int
+    prompt_tokens: int
+    output_tokens: int
+    variants: Mapping[str, _Variant]
+    workers: Mapping[str, _Worker]
+
+
+class GatewayReport(_Wire):
+    """What one gateway answers (`/signals`, version 1)."""
+
+    version: int
+    observed_seconds: float
+    bounds: _Bounds
+    pools: Mapping[str, _Pool]
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """The merged reports of all Ready gateways.
+
+    Attributes:
+        pools: by pool; empty while incomplete.
+        failures: consecutive failures by worker uid, the largest that a gateway saw.
+        complete: every Ready gateway answered, and there is one.
+    """
+
+    pools: Mapping[PoolKey, PoolSignals]
+    failures: Mapping[str, int]
+    complete: bool
+
+
+NOTHING = Signals({}, {}, complete=False)
+
+
+async def read_signals(
+    session: aiohttp.ClientSession, urls: Sequence[str], window: float, clock: Clock
+) -> Signals:
+    """Ask every gateway at once and merge what they say."""
+    if not urls:
+        return NOTHING
+    at = clock()
+    reports = await asyncio.gather(*(_read_one(session, url, window) for url in urls))
+    answered = [report for report in reports if report is not None]
+    return merge_reports(answered, at, complete=len(answered) == len(urls))
+
+
+async def _read_one(
+    session: aiohttp.ClientSession, url: str, window: float
+) -> GatewayReport | None:
+    try:
+        async with session.get(
+            f"{url}/signals",
+            params={"window": f"{window:g}"},
+            timeout=aiohttp.ClientTimeout(total=PATIENCE),
+        ) as response:
+            if response.status != 200:  # noqa: PLR2004
+                return None
+            report = GatewayReport.model_validate_json(await response.read())
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        log.warning("a gateway's signals cannot be read", url=url, error=first["msg"])
+        return None
+    if report.version != 1:
+        log.warning("a gateway speaks another version", url=url, version=report.version)
+        return None
+    return report
+
+
+def merge_reports(reports: Iterable[GatewayReport], at: float, *, complete: bool) -> Signals:
+    """Add up what the gateways saw; failures of workers count also while incomplete."""
+    failures: dict[str, int] = {}
+    pools: dict[PoolKey, PoolSignals] = {}
+    for report in reports:
+        for text, pool in report.pools.items():
+            for uid, worker in pool.workers.items():
+                failures[uid] = max(failures.get(uid, 0), worker.consecutive_failures)
+            try:
+                key = PoolKey.parse(text)
+            except ValueError:
+                continue
+            one = _convert(report, pool, at)
+            pools[key] = _add(pools[key], one) if key in pools else one
+    return Signals(pools if complete else {}, failures, complete)
+
+
+def _convert(report: GatewayReport, pool: _Pool, at: float) -> PoolSignals:
+    bounds = report.bounds
+    return PoolSignals(
+        at=at,
+        seconds=report.observed_seconds,
+        arrived=pool.arrived,
+        finished=pool.finished,
+        met=pool.met,
+        failed=pool.failed,
+        rejected=pool.rejected,
+        waiting=pool.waiting,
+        prompt_tokens=pool.prompt_tokens,
+        output_tokens=pool.output_tokens,
+        variants={
+            name: VariantSignals(
+                sent=v.sent,
+                finished=v.finished,
+                met=v.met,
+                inflight=v.inflight,
+                oldest_pending=v.oldest_pending_seconds,
+                ttft=Distribution(bounds.ttft, v.ttft),
+                tpot=Distribution(bounds.tpot, v.tpot),
+            )
+            for name, v in pool.variants.items()
+        },
+    )
+
+
+def _add(a: PoolSignals, b: PoolSignals) -> PoolSignals:
+    variants = dict(a.variants)
+    for name, more in b.variants.items():
+        variants[name] = _add_variant(variants[name], more) if name in variants else more
+    return PoolSignals(
+        at=min(a.at, b.at),
+        seconds=min(a.seconds, b.seconds),
+        arrived=a.arrived + b.arrived,
+        finished=a.finished + b.finished,
+        met=a.met + b.met,
+        failed=a.failed + b.failed,
+        rejected=a.rejected + b.rejected,
+        waiting=a.waiting + b.waiting,
+        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
+        output_tokens=a.output_tokens + b.output_tokens,
+        variants=variants,
+    )
+
+
+def _add_variant(a: VariantSignals, b: VariantSignals) -> VariantSignals:
+    return VariantSignals(
+        sent=a.sent + b.sent,
+        finished=a.finished + b.finished,
+        met=a.met + b.met,
+        inflight=a.inflight + b.inflight,
+        oldest_pending=max(a.oldest_pending, b.oldest_pending),
+        ttft=_add_distribution(a.ttft, b.ttft),
+        tpot=_add_distribution(a.tpot, b.tpot),
+    )
+
+
+def _add_distribution(a: Distribution, b: Distribution) -> Distribution:
+    """Add histograms; where the bounds differ (two versions of gateways), keep the fuller one."""
+    if a.bounds != b.bounds:
+        return max(a, b, key=lambda distribution: sum(distribution.counts))
+    return Distribution(a.bounds, tuple(x + y for x, y in zip(a.counts, b.counts, strict=True)))

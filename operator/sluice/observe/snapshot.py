@@ -1,0 +1,260 @@
+"""From the store's objects to the frozen snapshot that decisions read; pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.pool import InferencePoolSpec
+from sluice.decide.health import selects
+from sluice.decide.recall import parse_time
+from sluice.model.keys import PoolKey
+from sluice.model.names import (
+    ANNOTATION_FORCE_ROLL,
+    ANNOTATION_HEALTH,
+    ANNOTATION_TEMPLATE,
+    LABEL_CLASS,
+    LABEL_POOL,
+    TAINT_QUARANTINE,
+)
+from sluice.model.snapshot import (
+    Deployment,
+    Node,
+    NodeMark,
+    NodeReady,
+    Pool,
+    Probe,
+    Snapshot,
+    Worker,
+)
+from sluice.observe.leases import LeaseBook
+from sluice.observe.signals import Signals
+from sluice.observe.store import Kind, Object, Store
+from sluice.render.pool import digest_templates
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Everything that was observed besides the store."""
+
+    at: float
+    probes: Mapping[str, Probe]
+    signals: Signals
+    leases: LeaseBook
+    observer_ok: bool
+    endpoint: str
+    worker_image: str
+
+
+def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, str]]:
+    """Return the snapshot, and a sentence for each object that cannot be read, by its name."""
+    unreadable: dict[str, str] = {}
+    classes: dict[str, AcceleratorClassSpec] = {}
+    for item in store.list(Kind.CLASSES):
+        name = item["metadata"]["name"]
+        try:
+            classes[name] = AcceleratorClassSpec.model_validate(item.get("spec"))
+        except ValidationError as error:
+            unreadable[f"AcceleratorClass {name}"] = word_error(error)
+    pools = []
+    for item in store.list(Kind.POOLS):
+        try:
+            pools.append(_read_pool(store, sight, item, classes))
+        except ValidationError as error:
+            meta = item["metadata"]
+            name = f"InferencePool {meta['namespace']}/{meta['name']}"
+            unreadable[name] = word_error(error)
+    snapshot = Snapshot(
+        at=sight.at,
+        pools=tuple(pool for pool in pools if not pool.terminating),
+        classes=classes,
+        nodes=tuple(_list_nodes(store, sight, classes)),
+        observer_ok=sight.observer_ok,
+        gateways=sum(is_ready(item) for item in store.list(Kind.GATEWAYS)),
+        endpoint=sight.endpoint,
+    )
+    return snapshot, unreadable
+
+
+def word_error(error: ValidationError) -> str:
+    """Return the first finding as a sentence that names the field and the value."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"spec.{where}: {first['msg']} (found {first.get('input')!r})"
+
+
+def find_condition(item: Object, kind: str) -> str:
+    """Return the status of a condition, or ""."""
+    for condition in item.get("status", {}).get("conditions", ()):
+        if condition.get("type") == kind:
+            return str(condition.get("status", ""))
+    return ""
+
+
+def is_ready(pod: Object) -> bool:
+    """Tell whether a pod is ready by the kubelet's own word and not on its way out.
+
+    ContainersReady, since the node controller flips only Ready when an agent falls silent.
+    """
+    gone = pod["metadata"].get("deletionTimestamp") is not None
+    return find_condition(pod, "ContainersReady") == "True" and not gone
+
+
+def _read_pool(
+    store: Store,
+    sight: Sight,
+    item: Object,
+    classes: Mapping[str, AcceleratorClassSpec],
+) -> Pool:
+    meta = item["metadata"]
+    key = PoolKey(meta["namespace"], meta["name"])
+    spec = InferencePoolSpec.model_validate(item.get("spec"))
+    signals = sight.signals
+    return Pool(
+        key=key,
+        uid=meta["uid"],
+        generation=meta.get("generation", 1),
+        created=parse_time(meta.get("creationTimestamp")) or 0.0,
+        spec=spec,
+        templates=digest_templates(key, spec, classes, sight.worker_image),
+        deployments=_list_deployments(store, key, meta["uid"]),
+        workers=tuple(_list_workers(store, sight, key)),
+        signals=signals.pools.get(key) if signals.complete else None,
+        status=item.get("status", {}),
+        force_roll=meta.get("annotations", {}).get(ANNOTATION_FORCE_ROLL, ""),
+        terminating=meta.get("deletionTimestamp") is not None,
+    )
+
+
+def is_owned(item: Object, uid: str) -> bool:
+    """Tell whether the object's controller is the pool with this uid."""
+    owners = item["metadata"].get("ownerReferences", ())
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+
+def _list_deployments(store: Store, key: PoolKey, uid: str) -> dict[str, Deployment]:
+    found = {}
+    for item in store.list(Kind.DEPLOYMENTS):
+        meta, spec, status = item["metadata"], item["spec"], item.get("status", {})
+        name = meta.get("labels", {}).get(LABEL_CLASS)
+        if meta.get("namespace") != key.namespace or name is None or not is_owned(item, uid):
+            continue
+        rolling = spec.get("strategy", {}).get("rollingUpdate", {})
+        found[name] = Deployment(
+            replicas=spec.get("replicas", 1),
+            template_hash=meta.get("annotations", {}).get(ANNOTATION_TEMPLATE, ""),
+            updated=status.get("updatedReplicas", 0),
+            total=status.get("replicas", 0),
+            observed=status.get("observedGeneration", 0) >= meta.get("generation", 0),
+            paused=bool(spec.get("paused", False)),
+            surge=rolling.get("maxSurge", 1) != 0,
+            message=_find_refusal(status),
+        )
+    return found
+
+
+def _find_refusal(status: Mapping[str, Any]) -> str:
+    for condition in status.get("conditions", ()):
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            return str(condition.get("message", ""))
+    return ""
+
+
+def _list_workers(store: Store, sight: Sight, key: PoolKey) -> list[Worker]:
+    return [
+        _read_worker(item, key, sight)
+        for item in store.list(Kind.WORKERS)
+        if item["metadata"].get("namespace") == key.namespace
+        and item["metadata"].get("labels", {}).get(LABEL_POOL) == key.name
+        and item.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
+    ]
+
+
+def _read_worker(item: Object, key: PoolKey, sight: Sight) -> Worker:
+    meta, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
+    containers = status.get("containerStatuses", ())
+    node = spec.get("nodeName") or None
+    unschedulable = ""
+    for condition in status.get("conditions", ()):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            unschedulable = str(condition.get("message", "no node fits"))
+    return Worker(
+        uid=meta["uid"],
+        name=meta["name"],
+        pool=key,
+        accelerator_class=meta.get("labels", {}).get(LABEL_CLASS, ""),
+        node=node,
+        created=parse_time(meta.get("creationTimestamp")) or 0.0,
+        ready=find_condition(item, "ContainersReady") == "True",
+        terminating=meta.get("deletionTimestamp") is not None,
+        restarts=sum(container.get("restartCount", 0) for container in containers),
+        waiting=_find_waiting(containers),
+        unschedulable="" if node else unschedulable,
+        probe=sight.probes.get(meta["uid"]),
+        gateway_failures=sight.signals.failures.get(meta["uid"], 0),
+    )
+
+
+_PLAIN_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
+
+
+def _find_waiting(containers: Any) -> str:
+    """Return why a container cannot start: reason, and the message of its last end if any."""
+    for container in containers:
+        waiting = container.get("state", {}).get("waiting", {})
+        if not waiting or waiting.get("reason") in _PLAIN_WAITS:
+            continue
+        last = container.get("lastState", {}).get("terminated", {})
+        said = last.get("message") or waiting.get("message") or ""
+        return f"{waiting.get('reason')}: {said}".strip().removesuffix(":")
+    return ""
+
+
+def _list_nodes(
+    store: Store, sight: Sight, classes: Mapping[str, AcceleratorClassSpec]
+) -> list[Node]:
+    resources = {accelerator.resource_name for accelerator in classes.values()}
+    found = []
+    for item in store.list(Kind.NODES):
+        node = _read_node(item, sight, resources)
+        marked = node.tainted or node.mark is not None or bool(node.mark_error)
+        if marked or any(selects(accelerator, node) for accelerator in classes.values()):
+            found.append(node)
+    return found
+
+
+def _read_node(item: Object, sight: Sight, resources: set[str]) -> Node:
+    meta, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
+    name = meta["name"]
+    mark, mark_error = read_mark(meta.get("annotations", {}).get(ANNOTATION_HEALTH))
+    ready = find_condition(item, "Ready")
+    return Node(
+        name=name,
+        labels=meta.get("labels", {}),
+        ready=NodeReady(ready) if ready in set(NodeReady) else NodeReady.UNKNOWN,
+        cordoned=bool(spec.get("unschedulable", False)),
+        lease_age=sight.leases.age(name),
+        lease_renewed=sight.leases.renewed(name),
+        allocatable={
+            resource: int(amount)
+            for resource, amount in status.get("allocatable", {}).items()
+            if resource in resources and str(amount).isdigit()
+        },
+        tainted=any(taint.get("key") == TAINT_QUARANTINE for taint in spec.get("taints", ())),
+        mark=mark,
+        mark_error=mark_error,
+    )
+
+
+def read_mark(text: object) -> tuple[NodeMark | None, str]:
+    """Read the health annotation; a sentence when a hand has made nonsense of it."""
+    if not isinstance(text, str):
+        return None, ""
+    try:
+        raw = json.loads(text)
+        return NodeMark(str(raw["state"]), float(raw["since"]), str(raw["reason"])), ""
+    except (ValueError, KeyError, TypeError):
+        return None, f"the annotation {ANNOTATION_HEALTH} cannot be read: {text[:80]!r}"
