@@ -221,3 +221,8 @@ def test_a_state_directory_of_another_version_is_left_alone(binaries: Binaries, 
             act()
     assert state.format.read_text() == "99\n"
     assert [entry["phase"] for entry in list_clusters(home=home)] == ["unreadable"]
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(binaries: Binaries) -> None:
+    with pytest.raises(ClusterStartError, match="cannot be started in /proc/clusters/one"):
+        start_cluster("one", shape=NO_NODES, binaries=binaries, home=Path("/proc/clusters"))

@@ -155,10 +155,11 @@ class StateDirectory:
         self.format.write_text(f"{FORMAT}\n")
 
     def clear(self, *, keep_logs: bool = False) -> None:
-        """Remove everything but the lock and, where they are of use, the logs."""
+        """Remove everything but the lock and, where they are of use, logs and records."""
         if not self.root.exists():
             return
-        kept = {self.lock, self.format, *([self.logs, self.description] if keep_logs else [])}
+        records = (self.logs, self.description, self.processes) if keep_logs else ()
+        kept = {self.lock, self.format, *records}
         for entry in self.root.iterdir():
             if entry not in kept:
                 _remove(entry)

@@ -126,6 +126,8 @@ class Supervisor:
             ClusterStartError: a process ended or did not become ready in time.
         """
         begun = time.monotonic()
+        if self._specification.shape.plan_nodes():
+            find_agent()  # not to be told of its absence only after the control plane is up
         self._children.attach(asyncio.get_running_loop())
         write_private(self._state.description, json.dumps(self.describe(), indent=1))
         _report(STEP, "making certificates")
@@ -272,8 +274,8 @@ async def supervise(specification: ClusterSpecification, lifeline: BinaryIO) -> 
     state.prepare()
     os.chdir(state.root)
     _redirect(sys.stderr.fileno(), state.log_of("supervisor"))
-    supervisor = Supervisor(specification, state, acquire_network())
     try:
+        supervisor = Supervisor(specification, state, acquire_network())
         close_control = await serve_control(supervisor, state.socket_name)
         watch = asyncio.create_task(_watch_lifeline(lifeline, supervisor))
         try:
@@ -336,6 +338,8 @@ def main() -> int:
         return asyncio.run(supervise(specification, lifeline))
     except ClusterError as error:
         _report(FAILED, str(error))
+    except OSError as error:
+        _report(FAILED, f"The cluster cannot be started in {specification.root}: {error}.")
     except Exception as error:  # noqa: BLE001  # the starter must hear of it, whatever it is
         traceback.print_exc()
         log = StateDirectory(specification.root).log_of("supervisor")

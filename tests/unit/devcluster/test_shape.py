@@ -1,8 +1,12 @@
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from sluice.devcluster.binaries.programs import KUBERNETES_VERSION
 from sluice.devcluster.errors import InvalidClusterError
 from sluice.devcluster.shape import ClusterShape
 
@@ -43,10 +47,14 @@ def test_a_shape_survives_json() -> None:
     assert str(shape) == "3 Maia, 0 GPU and 2 system nodes"
 
 
-def test_go_modules_are_part_of_the_package() -> None:
-    import sluice.devcluster
-
-    directory = Path(sluice.devcluster.__file__).parent / "kubernetes"
-    assert "k8s.io/kubernetes v1.36.3" in (directory / "go.mod").read_text()
-    assert (directory / "go.sum").exists()
-    assert (directory / "toolchain.txt").exists()
+def test_a_wheel_carries_the_pinned_modules(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        modules = archive.read("sluice/devcluster/kubernetes/go.mod").decode()
+        names = archive.namelist()
+    assert f"k8s.io/kubernetes {KUBERNETES_VERSION}\n" in modules
+    assert "sluice/devcluster/kubernetes/go.sum" in names
+    assert "sluice/devcluster/kubernetes/toolchain.txt" in names
