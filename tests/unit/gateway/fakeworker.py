@@ -1,0 +1,189 @@
+"""A worker on loopback that speaks OpenAI's API and fails in every way that workers do."""
+
+import asyncio
+import hashlib
+import json
+
+from aiohttp import web
+
+from .ports import hold_port
+
+UID_HEADER = "X-Sluice-Worker-Uid"
+
+
+def make_words(document):
+    """Return the words that every worker gives for a request: prompt and seed decide."""
+    asked = document.get("prompt") or document.get("messages")
+    words = []
+    for place in range(document.get("max_tokens", 5)):
+        text = json.dumps([asked, document["seed"], place])
+        words.append(hashlib.sha256(text.encode()).hexdigest()[:6] + " ")
+    return words
+
+
+class FakeWorker:
+    """One worker.
+
+    Attributes:
+        script: What the next requests get, one entry each; then they are answered properly.
+            An int is a status; the words are methods `_do_<word>`; `word:3` sends 3 tokens first.
+        healthy: What /healthz says: a status, or `hang`.
+        frozen: Nothing moves while set.
+        got: Bodies of the requests that arrived.
+        ended: Requests whose handlers were cancelled: their client went away.
+    """
+
+    def __init__(self, name, *, variant="maia", pool="chat"):
+        self.name = name
+        self.variant = variant
+        self.pool = pool
+        self.uid = f"uid-{name}"
+        self.script = []
+        self.healthy = 200
+        self.frozen = False
+        self.step = 0.0
+        self.got = []
+        self.headers = []
+        self.ended = 0
+        self._held = hold_port("127.0.0.1")
+        self.host, self.port = self._held.getsockname()
+        self._runner = None
+        self._server = None
+
+    async def start(self):
+        self._server = web.Server(self._answer, handler_cancellation=True)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=0.05)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self.host, self.port, reuse_port=True).start()
+
+    async def kill(self):
+        """Die as a process does: connections reset, then refused."""
+        for connection in self._server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._runner.cleanup()
+
+    async def close(self):
+        await self.kill()
+        self._held.close()
+
+    async def _answer(self, request):
+        try:
+            return await self._answer_or_fail(request)
+        except asyncio.CancelledError:
+            self.ended += request.method == "POST"
+            raise
+
+    async def _answer_or_fail(self, request):
+        await self._thaw()
+        if request.path == "/healthz":
+            if self.healthy == "hang":
+                await asyncio.sleep(3600)
+            return web.Response(status=self.healthy, headers={UID_HEADER: self.uid})
+        if request.headers.get(UID_HEADER) != self.uid:
+            return web.Response(status=421, headers={UID_HEADER: self.uid})
+        document = json.loads(await request.read())
+        self.got.append(document)
+        self.headers.append(dict(request.headers))
+        act = str(self.script.pop(0)) if self.script else "serve"
+        word, _, count = act.partition(":")
+        if word.isdigit():
+            headers = {UID_HEADER: self.uid, "Retry-After": count or "0"}
+            body = {"error": {"message": f"fake {word}", "type": "t", "code": "c"}}
+            return web.json_response(body, status=int(word), headers=headers)
+        return await getattr(self, f"_do_{word}")(request, document, int(count or 0))
+
+    async def _do_serve(self, request, document, _count):
+        words = make_words(document)
+        if not document.get("stream"):
+            await asyncio.sleep(self.step * len(words))
+            usage = {"prompt_tokens": 3, "completion_tokens": len(words)}
+            choice = {
+                "index": 0,
+                "finish_reason": "length",
+                **self._part(request, words, "message"),
+            }
+            body = {"id": "x", "object": "o", "choices": [choice], "usage": usage}
+            return web.json_response(body, headers={UID_HEADER: self.uid})
+        response = await self._begin(request)
+        await self._send_words(request, response, words)
+        await self._send(response, {"choices": [self._end(request)], "usage": None})
+        if document.get("stream_options", {}).get("include_usage"):
+            usage = {"prompt_tokens": 3, "completion_tokens": len(words)}
+            await self._send(response, {"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _do_reset(self, request, document, count):
+        response = await self._begin_after(request, document, count)
+        request.transport.abort()
+        return response
+
+    async def _do_truncate(self, request, document, count):
+        return await self._begin_after(request, document, count)
+
+    async def _do_error(self, request, document, count):
+        response = await self._begin_after(request, document, count)
+        await self._send(response, {"error": {"message": "out of memory", "type": "t"}})
+        return response
+
+    async def _do_hang(self, request, document, count):
+        response = await self._begin_after(request, document, count)
+        await asyncio.sleep(3600)
+        return response
+
+    async def _do_stall(self, request, document, count):
+        """Say nothing, not even a status."""
+        await asyncio.sleep(3600)
+
+    async def _do_error200(self, request, document, _count):
+        return web.json_response({"error": {"message": "bad"}}, headers={UID_HEADER: self.uid})
+
+    async def _do_html(self, request, document, _count):
+        return web.Response(text="<html>", content_type="text/html")
+
+    async def _do_impostor(self, request, document, _count):
+        return web.json_response({"choices": []}, headers={UID_HEADER: "somebody-else"})
+
+    async def _do_flood(self, request, document, _count):
+        """Send megabytes of tokens as fast as the reader takes them."""
+        response = await self._begin(request)
+        for _ in range(2000):
+            await self._send(response, {"choices": [{"index": 0, "text": "x" * 20_000}]})
+        return response
+
+    async def _begin_after(self, request, document, count):
+        response = await self._begin(request)
+        await self._send_words(request, response, make_words(document)[:count])
+        return response
+
+    async def _begin(self, request):
+        headers = {"Content-Type": "text/event-stream", UID_HEADER: self.uid}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        if "chat" in request.path:
+            delta = {"role": "assistant", "content": ""}
+            await self._send(response, {"choices": [{"index": 0, "delta": delta}], "usage": None})
+        return response
+
+    async def _send_words(self, request, response, words):
+        for word in words:
+            await asyncio.sleep(self.step)
+            await self._thaw()
+            choice = {"index": 0, "finish_reason": None, **self._part(request, [word], "delta")}
+            await self._send(response, {"choices": [choice], "usage": None})
+
+    async def _send(self, response, document):
+        body = json.dumps({"id": "x", "object": "o", "created": 1, "model": "m", **document})
+        await response.write(f"data: {body}\n\n".encode())
+
+    async def _thaw(self):
+        while self.frozen:  # noqa: ASYNC110 - frozen means that nothing wakes it
+            await asyncio.sleep(0.01)
+
+    def _part(self, request, words, chat_key):
+        text = "".join(words)
+        return {chat_key: {"content": text}} if "chat" in request.path else {"text": text}
+
+    def _end(self, request):
+        return {"index": 0, "finish_reason": "length", **self._part(request, [], "delta")}

@@ -1,0 +1,84 @@
+"""Reading completion requests: what is refused, and what is added for the workers."""
+
+import json
+
+import pytest
+
+from sluice_gateway.answers import Refusal
+from sluice_gateway.calls import parse_call
+
+PATH = "/v1/completions"
+
+
+def parse(document, *, seed=7):
+    raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return parse_call(PATH, raw, seed=seed)
+
+
+def test_a_seed_is_added():
+    call = parse({"model": "m", "prompt": "x"})
+    assert json.loads(call.body) == {"model": "m", "prompt": "x", "seed": 7}
+    assert json.loads(parse({"model": "m", "seed": None}).body)["seed"] == 7
+
+
+def test_a_given_seed_stays():
+    assert json.loads(parse({"model": "m", "seed": 0}).body)["seed"] == 0
+
+
+def test_streams_ask_for_usage_and_remember_who_wanted_it():
+    quiet = parse({"model": "m", "stream": True})
+    assert json.loads(quiet.body)["stream_options"] == {"include_usage": True}
+    assert not quiet.wants_usage
+    options = {"include_usage": True, "other": 1}
+    asking = parse({"model": "m", "stream": True, "stream_options": options})
+    assert json.loads(asking.body)["stream_options"] == options
+    assert asking.wants_usage
+
+
+def test_whole_answers_are_not_asked_for_stream_options():
+    assert "stream_options" not in json.loads(parse({"model": "m"}).body)
+
+
+def test_what_the_worker_should_judge_goes_through():
+    document = {"model": "m", "stream": True, "stream_options": "all", "n": "two", "seed": "x"}
+    call = parse(document)
+    assert json.loads(call.body) == document
+    assert call.choices == 1
+
+
+def test_any_text_survives():
+    text = "\ud800 lone, \u2028, é, \x00"
+    assert json.loads(parse({"model": "m", "prompt": text}).body)["prompt"] == text
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"model": NaN}', "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"1" * 5000, "not valid JSON"),
+        (b"[]", "should be a JSON object, not list"),
+        ({}, "`model` is missing"),
+        ({"model": ""}, "`model` is missing"),
+        ({"model": 5}, "`model` is missing"),
+        ({"model": "m" * 300}, "longer than 256"),
+        ({"model": "m", "stream": "yes"}, "`stream` should be true or false"),
+    ],
+)
+def test_bad_requests_get_a_sentence(document, sentence):
+    with pytest.raises(Refusal) as caught:
+        parse(document)
+    answer = caught.value.answer
+    error = json.loads(answer.body)["error"]
+    assert answer.status == 400
+    assert sentence in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_the_text_of_a_bad_request_is_not_repeated():
+    with pytest.raises(Refusal) as caught:
+        parse(b'{"prompt": "my secret", oops')
+    assert b"secret" not in caught.value.answer.body
