@@ -1,0 +1,81 @@
+"""`sluice explain POOL`: the last decisions of a pool, with the numbers behind them."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from sluice.cli.errors import CommandError, ExitCode
+from sluice.cli.output import name_option, output_option, print_result
+
+
+@click.command()
+@click.argument("pool")
+@click.option("--namespace", "-n", default="default", show_default=True, help="Where the pool is.")
+@click.option("--kubeconfig", help="Any cluster; default: $KUBECONFIG, else the embedded cluster.")
+@name_option
+@output_option
+def explain(*, pool: str, namespace: str, kubeconfig: str | None, name: str, output: str) -> None:
+    """Tell what a pool decided lately, and why."""
+    found = asyncio.run(_read_pool(_find_kubeconfig(kubeconfig, name), namespace, pool))
+    status = found.get("status", {})
+    print_result(
+        {"pool": f"{namespace}/{pool}", "status": status},
+        describe_pool(f"{namespace}/{pool}", status),
+        output=output,
+    )
+
+
+def _find_kubeconfig(given: str | None, name: str) -> str:
+    from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
+
+    chosen = given or os.environ.get("KUBECONFIG")
+    return chosen or str(find_cluster(name).kubeconfig)
+
+
+async def _read_pool(kubeconfig: str, namespace: str, pool: str) -> dict[str, Any]:
+    from kubernetes.aio.config import ConfigException  # noqa: PLC0415
+
+    from sluice.kube.client import KubeClient  # noqa: PLC0415
+    from sluice.kube.errors import KubeError, NotFoundError  # noqa: PLC0415
+    from sluice.kube.paths import POOLS  # noqa: PLC0415
+
+    client = KubeClient(kubeconfig)
+    try:
+        return await client.get(POOLS, namespace, pool)
+    except NotFoundError as error:
+        raise CommandError(
+            f"No InferencePool '{pool}' in namespace '{namespace}': {error.message}. "
+            "'kubectl get ipool -A' lists them.",
+            ExitCode.USAGE,
+        ) from error
+    except (KubeError, ConfigException, OSError) as error:
+        raise CommandError(f"Cannot read the pool with {kubeconfig}: {error}") from error
+    finally:
+        await client.close()
+
+
+def describe_pool(key: str, status: Mapping[str, Any]) -> str:
+    """Return the story of a pool: conditions, variants, then decisions, oldest first."""
+    if not status:
+        return f"{key}: the operator has not looked at it yet. Is it running?"
+    lines = [f"{key}: {status.get('placement', '')}, ${status.get('costPerHour', '?')}/h"]
+    if "attainment" in status:
+        lines[0] += f", {status['attainment']} of requests inside the SLO"
+    lines += ["", "conditions"]
+    lines += [
+        f"  {c['type']:15} {c['status']:8} {c['reason']}: {c['message']}"
+        for c in status.get("conditions", ())
+    ]
+    lines += ["", "variants"]
+    lines += [
+        f"  {v['acceleratorClass']:15} wanted {v['wanted']}, ready {v['ready']}, serving"
+        f" {v['serving']}, share {v['share']}, one worker carries {v.get('capacity', '?')}/s"
+        for v in status.get("variants", ())
+    ]
+    decisions = status.get("decisions", ())
+    lines += ["", "decisions, oldest first" if decisions else "no decisions yet"]
+    lines += [f"  {d['time']}  {d['action']:13} {d['reason']}" for d in decisions]
+    return "\n".join(lines)

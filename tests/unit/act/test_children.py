@@ -1,0 +1,114 @@
+"""Children are made, mended and removed; what is not ours stays as it is."""
+
+import pytest
+
+from sluice.act.children import Children
+from sluice.kube.errors import NotFoundError, RejectedError
+from sluice.model.keys import PoolKey
+from sluice.model.plan import DeleteWorker
+
+UID = "pool-uid"
+
+
+def child(replicas=2, owner=UID, name="chat-maia"):
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "ownerReferences": [{"kind": "InferencePool", "uid": owner, "controller": True}],
+        },
+        "spec": {"replicas": replicas},
+    }
+
+
+def observed(item, manager="sluice"):
+    live = {**item, "metadata": {**item["metadata"], "uid": "u1", "resourceVersion": "5"}}
+    live["metadata"]["managedFields"] = [{"manager": manager, "time": "2026-01-01T00:00:00Z"}]
+    return live
+
+
+class FakeWriter:
+    def __init__(self, live=None, refuse=None):
+        self.applied, self.deleted = [], []
+        self._live, self._refuse = live, refuse
+
+    async def apply(self, resource, manifest, subresource=""):
+        if self._refuse:
+            raise self._refuse
+        self.applied.append(manifest)
+
+    async def read(self, resource, namespace, name):
+        if self._live is None:
+            raise NotFoundError(404, "NotFound", name)
+        return self._live
+
+    async def delete(self, resource, live):
+        self.deleted.append(live["metadata"]["name"])
+
+
+async def test_makes_what_is_missing_and_leaves_what_is_right():
+    writer = FakeWriter()
+    children = Children(writer)
+    await children.apply([child()], [], [], UID)
+    assert writer.applied == [child()]
+    await children.apply([child()], [observed(child())], [], UID)
+    assert len(writer.applied) == 1
+
+
+async def test_puts_back_an_edit_of_somebody_else_and_says_whose():
+    writer = FakeWriter()
+    children = Children(writer)
+    await children.apply([child()], [], [], UID)
+    results = await children.apply([child()], [observed(child(7), "kubectl-scale")], [], UID)
+    assert writer.applied[-1] == child()
+    assert results.put_back == (
+        "Deployment chat-maia: spec.replicas 7 (set by kubectl-scale) put back to 2",
+    )
+
+
+async def test_a_change_of_our_own_is_not_put_back():
+    children = Children(FakeWriter())
+    await children.apply([child(2)], [], [], UID)
+    results = await children.apply([child(3)], [observed(child(2))], [], UID)
+    assert results.put_back == ()
+
+
+async def test_never_takes_over_what_belongs_to_another():
+    writer = FakeWriter()
+    results = await Children(writer).apply([child()], [observed(child(owner="else"))], [], UID)
+    assert writer.applied == []
+    assert "does not take it over" in results.errors["Deployment chat-maia"]
+
+
+async def test_a_refusal_is_kept_as_a_sentence():
+    refusal = RejectedError(422, "Invalid", "spec.replicas: must not be odd")
+    results = await Children(FakeWriter(refuse=refusal)).apply([child()], [], [], UID)
+    assert results.errors == {"Deployment chat-maia": "spec.replicas: must not be odd"}
+
+
+async def test_removes_what_is_no_longer_wanted_but_keeps_the_frozen():
+    gone, frozen = observed(child(name="chat-old")), observed(child(name="chat-gone"))
+    writer = FakeWriter(live=gone)
+    await Children(writer).apply([child()], [gone, frozen], ["chat-gone"], UID)
+    assert writer.deleted == ["chat-old"]
+
+
+@pytest.mark.parametrize(
+    ("live", "deleted"),
+    [
+        ({"name": "w", "uid": "w1", "resourceVersion": "1"}, True),
+        ({"name": "w", "uid": "another", "resourceVersion": "1"}, False),
+        ({"name": "w", "uid": "w1", "resourceVersion": "1", "deletionTimestamp": "now"}, False),
+        (None, False),
+    ],
+    ids=["the failed one", "a namesake", "already going", "already gone"],
+)
+async def test_deletes_a_worker_only_if_it_is_still_the_one(live, deleted):
+    writer = FakeWriter(live={"metadata": live} if live else None)
+    done = await Children(writer).delete_worker(
+        DeleteWorker(PoolKey("default", "chat"), "w", "w1", "three misses")
+    )
+    assert done is deleted
+    assert writer.deleted == (["w"] if deleted else [])

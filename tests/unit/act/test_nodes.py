@@ -1,0 +1,60 @@
+"""Our marks on a node, and nobody else's."""
+
+import json
+
+from sluice.act.nodes import plan_patch
+from sluice.model.plan import QuarantineNode, ReleaseNode
+
+OTHER = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+OURS = {"key": "sluice.dev/quarantine", "value": "failed", "effect": "NoSchedule"}
+
+
+def node(taints=(), annotations=None):
+    meta = {"name": "gpu-0", "resourceVersion": "7"}
+    if annotations is not None:
+        meta["annotations"] = annotations
+    return {"metadata": meta, "spec": {"taints": list(taints)}}
+
+
+def apply(live, operations):
+    """Apply the few JSON patch operations that we make."""
+    for operation in operations:
+        if operation["path"] == "/spec/taints":
+            live["spec"]["taints"] = operation["value"]
+        elif operation["path"] == "/metadata/annotations":
+            live["metadata"]["annotations"] = {}
+        elif operation["path"].startswith("/metadata/annotations/"):
+            key = operation["path"].rsplit("/", 1)[1].replace("~1", "/")
+            if operation["op"] == "remove":
+                del live["metadata"]["annotations"][key]
+            else:
+                live["metadata"]["annotations"][key] = operation["value"]
+    return live
+
+
+def test_quarantine_adds_to_the_taints_of_others():
+    live = node([OTHER])
+    operations = plan_patch(live, QuarantineNode("gpu-0", 12.5, "three misses"))
+    assert operations[0] == {"op": "test", "path": "/metadata/resourceVersion", "value": "7"}
+    after = apply(live, operations)
+    assert after["spec"]["taints"] == [OTHER, OURS]
+    mark = json.loads(after["metadata"]["annotations"]["sluice.dev/health"])
+    assert mark == {"state": "Failed", "since": 12.5, "reason": "three misses"}
+
+
+def test_doing_it_twice_changes_nothing():
+    action = QuarantineNode("gpu-0", 12.5, "three misses")
+    live = apply(node([OTHER]), plan_patch(node([OTHER]), action))
+    assert plan_patch(live, action) == []
+
+
+def test_release_leaves_the_taints_of_others():
+    action = QuarantineNode("gpu-0", 12.5, "three misses")
+    live = apply(node([OTHER], {"team": "ml"}), plan_patch(node([OTHER], {"team": "ml"}), action))
+    after = apply(live, plan_patch(live, ReleaseNode("gpu-0", "good again")))
+    assert after["spec"]["taints"] == [OTHER]
+    assert after["metadata"]["annotations"] == {"team": "ml"}
+
+
+def test_a_clean_node_needs_no_release():
+    assert plan_patch(node([OTHER]), ReleaseNode("gpu-0", "good")) == []
