@@ -31,6 +31,7 @@ class Attempt:
         cut_why: Set when somebody else ended it, with the reason.
         outcome: Short word for the log, from a fixed set.
         progress: What has come of the answer.
+        begun: The client has been sent a part of the stream.
     """
 
     worker: Worker
@@ -43,12 +44,8 @@ class Attempt:
     cut_why: str = ""
     outcome: str = "running"
     progress: StreamProgress | None = None
+    begun: bool = False
     _scope: asyncio.Timeout | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether the client has been sent a part of the answer."""
-        return self.progress is not None and self.progress.begun
 
     def cut(self, why: str) -> None:
         """End it now: its worker is gone. It leaves its scope with a TimeoutError."""

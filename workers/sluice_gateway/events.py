@@ -5,12 +5,13 @@ continuation on another worker would start from.
 """
 
 import json
+import re
 from typing import Any, Final
 
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
 _HELD_MOST: Final = 32
-_USAGE_NULL: Final = b',"usage":null}'
+_EMPTY_USAGE: Final = re.compile(rb',\s*"usage":\s*null\s*}$')
 
 
 class StreamError(ValueError):
@@ -96,7 +97,7 @@ class StreamProgress:
 
     @property
     def begun(self) -> bool:
-        """Whether the client has been sent something of it."""
+        """Whether there is something to send: a token, or a proper end."""
         return self.first_at is not None or self.done
 
     def count_tokens(self) -> tuple[int, int]:
@@ -122,10 +123,10 @@ class StreamProgress:
         if payload == _DONE:
             self.done = True
             return event
-        if not self._wants_usage and event.endswith(_USAGE_NULL):
+        if not self._wants_usage and payload.endswith(b"null}"):
             # The client did not ask for usage, so it should not see the field either.
-            event = event[: -len(_USAGE_NULL)] + b"}"
-            payload = payload[: -len(_USAGE_NULL)] + b"}"
+            payload = _EMPTY_USAGE.sub(b"}", payload)
+            event = b"data: " + payload
         # A key inside a text is escaped, so these two searches find every true key.
         if self.first_at is None or b'"usage"' in payload or b'"error"' in payload:
             return self._take_document(event, payload, now)
@@ -141,8 +142,10 @@ class StreamProgress:
         if not isinstance(document, dict):
             raise StreamError("an event is not a JSON object")
         choices = document.get("choices")
-        if document.get("error") and not choices:
-            raise StreamError("the worker sent an error instead of a token", payload)
+        said = document.get("error")
+        if said and not choices:
+            body = json.dumps({"error": said}).encode() if isinstance(said, dict) else b""
+            raise StreamError("the worker sent an error instead of a token", body)
         usage = document.get("usage")
         if isinstance(usage, dict):
             self.usage = usage

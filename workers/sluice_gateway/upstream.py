@@ -192,6 +192,7 @@ class Upstream:
     async def _send(self, attempt: Attempt, client: ClientStream, data: bytes) -> None:
         if not data:
             return
+        attempt.begun = True
         attempt.phase = Phase.CLIENT
         attempt.deadline = self._clock() + self._slow_reader_seconds
         await client.send(data)

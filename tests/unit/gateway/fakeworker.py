@@ -84,7 +84,7 @@ class FakeWorker:
             return web.Response(status=421, headers={UID_HEADER: self.uid})
         document = json.loads(await request.read())
         self.got.append(document)
-        self.headers.append(dict(request.headers))
+        self.headers.append(request.headers)
         act = str(self.script.pop(0)) if self.script else "serve"
         word, _, count = act.partition(":")
         if word.isdigit():
@@ -124,6 +124,7 @@ class FakeWorker:
 
     async def _do_error(self, request, document, count):
         response = await self._begin_after(request, document, count)
+        await asyncio.sleep(self.step)
         await self._send(response, {"error": {"message": "out of memory", "type": "t"}})
         return response
 

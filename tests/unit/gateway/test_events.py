@@ -49,6 +49,9 @@ def test_usage_reaches_a_client_that_asked():
 
 def test_empty_usage_fields_are_taken_out():
     progress = StreamProgress(wants_usage=False)
+    spaced = b'data: {"choices": [{"text": "a"}], "usage": null}'
+    assert progress.take([spaced], 1.0) == b'data: {"choices": [{"text": "a"}]}\n\n'
+    progress = StreamProgress(wants_usage=False)
     out = progress.take([event(choices=[{"text": "a"}], usage=None), DONE], 1.0)
     assert out == b'data: {"choices":[{"text":"a"}]}\n\ndata: [DONE]\n\n'
 

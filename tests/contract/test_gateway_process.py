@@ -1,0 +1,133 @@
+"""The program `sluice-gateway` as a pod runs it: arguments, environment, signals, exit codes."""
+
+# ruff: noqa: TID252 - the fakes live with the unit tests; tests are no installed package
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+import yaml
+
+from ..unit.gateway.gatewayworld import GatewayWorld
+from ..unit.gateway.polling import until
+
+
+def write_kubeconfig(path, url):
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+class Program:
+    """A running `sluice-gateway`; its lines are parsed as they come."""
+
+    def __init__(self, process):
+        self.process = process
+        self.lines = []
+
+    async def read_lines(self):
+        async for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+    def find(self, event):
+        return next((line for line in self.lines if line["event"] == event), None)
+
+
+@asynccontextmanager
+async def started(*arguments, **environ):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "sluice_gateway",
+        *arguments,
+        env={**os.environ, "POD_UID": "pod-1", **environ},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    program = Program(process)
+    reading = asyncio.create_task(program.read_lines())
+    try:
+        yield program
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def test_it_serves_drains_and_exits_with_0(tmp_path):
+    arguments = ("--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain-delay", "0.3")
+    async with GatewayWorld() as world:
+        config = write_kubeconfig(tmp_path / "config", world.kube.url)
+        async with started(*arguments, KUBECONFIG=config) as program:
+            await until(lambda: program.find("listening"))
+            found = program.find("listening")
+            url = f"http://127.0.0.1:{found['port']}"
+            admin = f"http://127.0.0.1:{found['admin_port']}"
+            await world.add_pool()
+            worker = await world.add_worker("w1")
+            worker.step = 0.1
+            async with aiohttp.ClientSession() as http:
+                body = {"model": "compact", "prompt": "x"}
+                asked = asyncio.create_task(post(http, f"{url}/v1/completions", body))
+                await until(lambda: worker.got)
+                program.process.send_signal(signal.SIGTERM)
+                await until(lambda: program.find("draining"))
+                async with http.get(f"{admin}/readyz") as response:
+                    assert response.status == 503
+                async with http.get(f"{admin}/signals") as response:
+                    assert (await response.json())["gateway"]["uid"] == "pod-1"
+                assert await asked == 200
+            assert await program.process.wait() == 0
+        assert program.find("stopped")
+        assert program.find("request")["outcome"] == "ok"
+
+
+async def post(http, url, body):
+    while True:
+        async with http.post(url, json=body) as response:
+            if response.status not in {404, 503}:  # not ready, or the pool not seen yet
+                return response.status
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_it_at_once(tmp_path, second):
+    arguments = ("--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain-delay", "60")
+    config = write_kubeconfig(tmp_path / "config", "http://127.0.0.1:1")
+    async with started(*arguments, KUBECONFIG=config) as program:
+        await until(lambda: program.find("Kubernetes API away"))
+        program.process.send_signal(signal.SIGINT)
+        await until(lambda: program.find("draining"))
+        program.process.send_signal(second)
+        assert await program.process.wait() == 1
+
+
+async def test_an_occupied_port_gets_a_sentence(tmp_path):
+    config = write_kubeconfig(tmp_path / "config", "http://127.0.0.1:1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ("--host", "127.0.0.1", "--port", str(port), "--admin-port", "0")
+        async with started(*arguments, KUBECONFIG=config) as program:
+            assert await program.process.wait() == 2
+    reason = program.find("cannot start")["reason"]
+    assert f"cannot listen on 127.0.0.1:{port}" in reason
+    assert "--port" in reason
+
+
+async def test_without_a_cluster_it_says_what_to_do():
+    environ = {"KUBECONFIG": "", "KUBERNETES_SERVICE_HOST": ""}
+    async with started("--host", "127.0.0.1", **environ) as program:
+        assert await program.process.wait() == 2
+    assert "set KUBECONFIG" in program.find("cannot start")["reason"]
