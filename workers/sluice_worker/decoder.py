@@ -1,0 +1,139 @@
+"""The decoder: Llama in NumPy, float32, independent of what else is in the batch.
+
+Every row goes through a product of its own (`matmul` of (rows, 1, inputs) with (inputs, outputs)
+runs one GEMV a row), every query attends by itself to exactly the keys before it, and sums run over
+axes whose length depends on the sequence alone. So a sequence gets the same bits alone, in any
+batch, and in any chunking of its prompt; a property test holds this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sluice_worker.checkpoint import Array, Checkpoint, LayerWeights, ModelConfig
+
+
+class KeyValueCache:
+    """Keys and values of one sequence: (layers, kv heads, positions, head width)."""
+
+    def __init__(self, config: ModelConfig, positions: int) -> None:
+        shape = (
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+            positions,
+            config.head_dim,
+        )
+        self.keys = np.zeros(shape, np.float32)
+        self.values = np.zeros(shape, np.float32)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """New tokens of one sequence; they stand at positions from `start` on."""
+
+    tokens: Sequence[int]
+    start: int
+    cache: KeyValueCache
+
+
+class Decoder:
+    """Runs chunks of several sequences in one step."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._weights = checkpoint
+        config = checkpoint.config
+        half = config.head_dim // 2
+        rates = config.rope_theta ** (-np.arange(half) / half)
+        angles = np.arange(config.max_position_embeddings)[:, None] * rates
+        self._cos = np.cos(angles).astype(np.float32)
+        self._sin = np.sin(angles).astype(np.float32)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
+        return self._weights.config
+
+    def run(self, chunks: Sequence[Chunk]) -> Array:
+        """Return the logits (chunks, vocabulary) after the last token of each chunk.
+
+        Keys and values of the new tokens are written into the chunks' caches.
+        """
+        weights = self._weights
+        tokens = np.concatenate([np.asarray(chunk.tokens, np.int64) for chunk in chunks])
+        places = np.concatenate(
+            [np.arange(chunk.start, chunk.start + len(chunk.tokens)) for chunk in chunks]
+        )
+        x = weights.embedding[tokens]
+        for number, layer in enumerate(weights.layers):
+            x = x + self._attend(
+                normalise(x, layer.input_norm, self._epsilon), places, chunks, layer, number
+            )
+            h = normalise(x, layer.post_norm, self._epsilon)
+            x = x + multiply(silu(multiply(h, layer.gate)) * multiply(h, layer.up), layer.down)
+        ends = np.cumsum([len(chunk.tokens) for chunk in chunks]) - 1
+        return multiply(normalise(x[ends], weights.final_norm, self._epsilon), weights.head)
+
+    @property
+    def _epsilon(self) -> np.float32:
+        return np.float32(self._weights.config.rms_norm_eps)
+
+    def _attend(
+        self,
+        h: Array,
+        places: NDArray[np.int64],
+        chunks: Sequence[Chunk],
+        layer: LayerWeights,
+        number: int,
+    ) -> Array:
+        config = self._weights.config
+        heads, shared, width = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        rows = len(h)
+        queries = self._rotate(multiply(h, layer.query).reshape(rows, heads, width), places)
+        keys = self._rotate(multiply(h, layer.key).reshape(rows, shared, width), places)
+        values = multiply(h, layer.value).reshape(rows, shared, width)
+        queries = queries * np.float32(width**-0.5)
+        grouped = queries.reshape(rows, shared, heads // shared, width)
+        mixed = np.empty((rows, shared, heads // shared, width), np.float32)
+        row = 0
+        for chunk in chunks:
+            cached_keys, cached_values = chunk.cache.keys[number], chunk.cache.values[number]
+            for offset in range(len(chunk.tokens)):
+                place = chunk.start + offset
+                cached_keys[:, place] = keys[row]
+                cached_values[:, place] = values[row]
+                scores = grouped[row] @ cached_keys[:, : place + 1].swapaxes(1, 2)
+                scores = np.exp(scores - scores.max(-1, keepdims=True))
+                parts = scores / scores.sum(-1, keepdims=True)
+                mixed[row] = parts @ cached_values[:, : place + 1]
+                row += 1
+        return multiply(mixed.reshape(rows, heads * width), layer.output)
+
+    def _rotate(self, x: Array, places: NDArray[np.int64]) -> Array:
+        """Rotary positions for (rows, heads, width), halves paired as in Hugging Face."""
+        half = x.shape[-1] // 2
+        cos, sin = self._cos[places][:, None], self._sin[places][:, None]
+        left, right = x[..., :half], x[..., half:]
+        return np.concatenate([left * cos - right * sin, right * cos + left * sin], -1)
+
+
+def multiply(rows: Array, matrix: Array) -> Array:
+    """Return rows @ matrix, each row by a product of its own, so that the others do not matter."""
+    product: Array = np.matmul(rows[:, None, :], matrix)[:, 0]
+    return product
+
+
+def normalise(x: Array, gain: Array, epsilon: np.float32) -> Array:
+    """RMSNorm over the last axis (Zhang and Sennrich, 2019)."""
+    mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+    return np.asarray(x / np.sqrt(mean + epsilon) * gain, np.float32)
+
+
+def silu(x: Array) -> Array:
+    """Return x times its logistic function."""
+    return np.asarray(x / (1 + np.exp(-x)), np.float32)

@@ -1,0 +1,255 @@
+"""The engine: continuous batching with chunked prefill, in a thread of its own.
+
+`step` is the loop: schedule, run, sample, emit. Whatever the batch, a sequence gets the tokens it
+would get alone (`decoder`), so scheduling is free to do what is fast.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
+from sluice_worker.errors import RequestError
+from sluice_worker.metrics import Metrics
+from sluice_worker.pacing import Pacer
+from sluice_worker.sampling import SamplingParams, choose_token
+
+IDLE_BEAT = 0.5
+"""Seconds between heartbeats while there is nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """One output token of a sequence, or its end (`finish` is stop or length)."""
+
+    sequence: "GenerationRequest"
+    token: int | None
+    finish: str | None
+
+
+@dataclass(eq=False, slots=True)
+class GenerationRequest:
+    """One request on its way through the engine.
+
+    Attributes:
+        done: prompt and output tokens whose keys and values are in the cache.
+        cancelled: nobody wants it any more; it leaves at the next step.
+    """
+
+    prompt: list[int]
+    params: SamplingParams
+    arrived: float
+    output: list[int] = field(default_factory=list)
+    done: int = 0
+    cache: KeyValueCache | None = None
+    first_at: float | None = None
+    cancelled: bool = False
+
+    @property
+    def is_prefill(self) -> bool:
+        """Tell whether prompt tokens are still to be computed."""
+        return self.done < len(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sequences at once, prompt tokens a step, and requests that may wait."""
+
+    sequences: int
+    batched_tokens: int
+    waiting: int
+
+
+class Engine:
+    """Runs sequences; `submit` and `cancel` may be called from any thread.
+
+    Args:
+        decoder: the model.
+        limits: bounds of batch and queue.
+        pacer: the emulated device's clock.
+        metrics: where to count.
+        emit: called from the engine's thread with all that a step brought.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        limits: Limits,
+        pacer: Pacer,
+        metrics: Metrics,
+        emit: Callable[[Sequence[Emission]], None],
+    ) -> None:
+        self._decoder = decoder
+        self._limits = limits
+        self._pacer = pacer
+        self._metrics = metrics
+        self._emit = emit
+        self._waiting: deque[GenerationRequest] = deque()
+        self._running: list[GenerationRequest] = []
+        self._free: list[KeyValueCache] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self.beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run_forever, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its step."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout=10)
+
+    def is_alive(self) -> bool:
+        """Tell whether the thread lives."""
+        return self._thread.is_alive()
+
+    def load(self) -> int:
+        """Return how many sequences run or wait."""
+        return len(self._running) + len(self._waiting)
+
+    def submit(self, prompt: list[int], params: SamplingParams) -> GenerationRequest:
+        """Queue a request.
+
+        Raises:
+            RequestError: it does not fit the context, or too many wait (429).
+        """
+        context = self._decoder.config.max_position_embeddings
+        if len(prompt) + params.max_tokens > context:
+            raise RequestError(
+                f"{len(prompt)} prompt tokens and max_tokens {params.max_tokens} are more than the"
+                f" context of {context}: shorten the prompt or lower max_tokens",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
+        sequence = GenerationRequest(prompt, params, time.monotonic())
+        with self._changed:
+            if len(self._waiting) >= self._limits.waiting:
+                raise RequestError(
+                    f"{len(self._waiting)} requests wait already: try again later",
+                    status=429,
+                    code="rate_limit_exceeded",
+                    retry_after=1,
+                )
+            self._waiting.append(sequence)
+            self._changed.notify()
+        return sequence
+
+    def cancel(self, sequence: GenerationRequest) -> None:
+        """Forget a sequence; its slot is free from the next step on."""
+        with self._changed:
+            sequence.cancelled = True
+            self._changed.notify()
+
+    def _run_forever(self) -> None:
+        while not self._stopping:
+            self.beat = time.monotonic()
+            if not self.step():
+                with self._changed:
+                    if not self._waiting and not self._stopping:
+                        self._changed.wait(IDLE_BEAT)
+
+    def step(self) -> bool:
+        """Run one step: schedule, run, sample, emit; False when there was nothing to do."""
+        chunks = self._schedule()
+        if not chunks:
+            return False
+        self._pacer.begin()
+        logits = self._decoder.run([chunk for _, chunk in chunks])
+        emissions = []
+        for (sequence, chunk), row in zip(chunks, logits, strict=True):
+            sequence.done += len(chunk.tokens)
+            if not sequence.is_prefill:
+                position = len(sequence.prompt) + len(sequence.output)
+                emissions.append(
+                    self._accept(sequence, choose_token(row, sequence.params, position))
+                )
+        self._pacer.finish([(len(c.tokens), c.start, c.start < len(s.prompt)) for s, c in chunks])
+        self._note(chunks, emissions)
+        self._emit(emissions)
+        return True
+
+    def _schedule(self) -> list[tuple[GenerationRequest, Chunk]]:
+        """Choose what the next step computes: a token for all that decode, then prompt chunks."""
+        self._admit()
+        chunks = []
+        budget = self._limits.batched_tokens
+        for sequence in self._running:
+            assert sequence.cache is not None  # noqa: S101  # _admit has given it one
+            if sequence.is_prefill:
+                tokens = sequence.prompt[sequence.done : sequence.done + budget]
+                budget -= len(tokens)
+            else:
+                tokens = [sequence.output[-1]]
+            if tokens:
+                chunks.append((sequence, Chunk(tokens, sequence.done, sequence.cache)))
+        return chunks
+
+    def _admit(self) -> None:
+        """Drop what was cancelled or has ended, and let waiting sequences in."""
+        with self._changed:
+            for sequence in [one for one in self._running if one.cancelled]:
+                self._leave(sequence)
+                self._metrics.count_finished("abort")
+            while self._waiting and len(self._running) < self._limits.sequences:
+                sequence = self._waiting.popleft()
+                if sequence.cancelled:
+                    self._metrics.count_finished("abort")
+                    continue
+                config = self._decoder.config
+                sequence.cache = (
+                    self._free.pop()
+                    if self._free
+                    else KeyValueCache(config, config.max_position_embeddings)
+                )
+                self._running.append(sequence)
+            self._metrics.running.set(len(self._running))
+            self._metrics.waiting.set(len(self._waiting))
+            self._metrics.cache.set(len(self._running) / self._limits.sequences)
+
+    def _accept(self, sequence: GenerationRequest, token: int) -> Emission:
+        """Take a sampled token; the end token ends the output and is not part of it."""
+        params = sequence.params
+        if token == self._decoder.config.eos_token_id and not params.ignore_eos:
+            return self._end(sequence, None, "stop")
+        sequence.output.append(token)
+        if len(sequence.output) >= params.max_tokens:
+            return self._end(sequence, token, "length")
+        return Emission(sequence, token, None)
+
+    def _end(self, sequence: GenerationRequest, token: int | None, reason: str) -> Emission:
+        with self._changed:
+            self._leave(sequence)
+        self._metrics.count_finished(reason)
+        return Emission(sequence, token, reason)
+
+    def _leave(self, sequence: GenerationRequest) -> None:
+        self._running.remove(sequence)
+        if sequence.cache is not None:
+            self._free.append(sequence.cache)
+            sequence.cache = None
+
+    def _note(
+        self, chunks: Sequence[tuple[GenerationRequest, Chunk]], emissions: Sequence[Emission]
+    ) -> None:
+        now = time.monotonic()
+        prompt = sum(len(c.tokens) for s, c in chunks if c.start < len(s.prompt))
+        self._metrics.prompt_tokens.inc(prompt)
+        self._metrics.output_tokens.inc(sum(one.token is not None for one in emissions))
+        self._metrics.steps.set(self._pacer.steps)
+        self._metrics.overrun.set(self._pacer.overrun)
+        for emission in emissions:
+            sequence = emission.sequence
+            if sequence.first_at is None:
+                sequence.first_at = now
+                self._metrics.ttft.observe(now - sequence.arrived)
+            if emission.finish is not None:
+                self._metrics.latency.observe(now - sequence.arrived)
+                if len(sequence.output) > 1:
+                    spent = now - sequence.first_at
+                    self._metrics.tpot.observe(spent / (len(sequence.output) - 1))

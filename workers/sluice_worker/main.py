@@ -1,0 +1,133 @@
+"""The worker's process: `sluice-worker --model-path DIR --served-model-name NAME …`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+# One BLAS thread a worker: set before NumPy loads its library. More would fight over the cores and
+# change the order of sums.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import click
+import structlog
+import uvloop
+from aiohttp import web
+
+from sluice_accel.nominal import NOMINAL_MODELS
+from sluice_accel.profiles import PROFILES
+from sluice_worker.checkpoint import load_checkpoint
+from sluice_worker.decoder import Decoder
+from sluice_worker.engine import Engine, Limits
+from sluice_worker.errors import CheckpointError
+from sluice_worker.metrics import Metrics
+from sluice_worker.pacing import EmulatedDevice, Pacer
+from sluice_worker.server import Server
+from sluice_worker.tokens import Vocabulary
+
+log = structlog.get_logger()
+
+DRAIN_SECONDS = 50.0
+"""Longest time to finish what runs after SIGTERM, inside the pod's grace period of 60 s."""
+
+
+def configure_logging() -> None:
+    """Write JSON lines to standard error; never any text of a prompt or an answer."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def serve(
+    server: Server, engine: Engine, host: str, port: int, startup_seconds: float
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what runs."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner = web.AppRunner(server.make_app(), access_log=None, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, host, port, backlog=256).start()
+    if startup_seconds:
+        server.not_ready = f"loading, emulated as {startup_seconds:g} s"
+        log.info("emulated start-up", seconds=startup_seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), startup_seconds)
+    if not stop.is_set():
+        server.attach(engine)
+        engine.start()
+        server.not_ready = ""
+        log.info("ready", host=host, port=port)
+        await stop.wait()
+        server.not_ready = "draining"
+        log.info("draining", requests=engine.load())
+        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
+        # The engine runs in a thread: there is no event of this loop to wait for.
+        while engine.load() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        engine.stop()
+    await runner.cleanup()
+    log.info("ended")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model-path", type=click.Path(path_type=Path), required=True, help="Checkpoint.")
+@click.option("--served-model-name", required=True, help="What requests say in `model`.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--max-num-seqs", default=8, show_default=True, help="Sequences at once.")
+@click.option(
+    "--max-num-batched-tokens", default=16, show_default=True, help="Prompt tokens a step."
+)
+@click.option("--max-waiting", default=64, show_default=True, help="Requests that may wait.")
+@click.option("--emulate-profile", type=click.Choice(sorted(PROFILES)), help="Emulated device.")
+@click.option("--emulate-model", type=click.Choice(sorted(NOMINAL_MODELS)), help="Nominal model.")
+@click.option("--emulate-devices", default=1, show_default=True, help="Devices working as one.")
+@click.option("--token-scale", default=1, show_default=True, help="Nominal tokens a prompt token.")
+@click.option("--startup-seconds", default=0.0, help="Emulated time to load.")
+def main(
+    *,
+    model_path: Path,
+    served_model_name: str,
+    host: str,
+    port: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_waiting: int,
+    emulate_profile: str | None,
+    emulate_model: str | None,
+    emulate_devices: int,
+    token_scale: int,
+    startup_seconds: float,
+) -> None:
+    """Serve one model, at the pace of an emulated device if one is named."""
+    configure_logging()
+    if (emulate_profile is None) != (emulate_model is None):
+        raise click.UsageError("--emulate-profile and --emulate-model go together")
+    device = None
+    if emulate_profile is not None and emulate_model is not None:
+        device = EmulatedDevice(
+            PROFILES[emulate_profile], NOMINAL_MODELS[emulate_model], emulate_devices, token_scale
+        )
+    try:
+        checkpoint = load_checkpoint(model_path)
+        vocabulary = Vocabulary(checkpoint.tokenizer)
+    except CheckpointError as error:
+        sys.stderr.write(f"sluice-worker: {error}\n")
+        sys.exit(1)
+    metrics = Metrics(served_model_name)
+    server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics)
+    limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)
+    engine = Engine(Decoder(checkpoint), limits, Pacer(device), metrics, server.emit)
+    try:
+        uvloop.run(serve(server, engine, host, port, startup_seconds))
+    except OSError as error:
+        sys.stderr.write(f"sluice-worker: cannot listen on {host}:{port}: {error.strerror}\n")
+        sys.exit(1)
