@@ -96,12 +96,12 @@ def read_config(path: Path) -> ModelConfig:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     for field, allowed in (
-        ("model_type", {"llama"}),
-        ("hidden_act", {"silu"}),
-        ("rope_scaling", {None}),
-        ("attention_bias", {False, None}),
-        ("mlp_bias", {False, None}),
-        ("tie_word_embeddings", {True}),
+        ("model_type", ("llama",)),
+        ("hidden_act", ("silu",)),
+        ("rope_scaling", (None,)),
+        ("attention_bias", (False, None)),
+        ("mlp_bias", (False, None)),
+        ("tie_word_embeddings", (True,)),
     ):
         value = raw.get(field)
         if value not in allowed:

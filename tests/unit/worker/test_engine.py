@@ -1,0 +1,134 @@
+"""Continuous batching: everybody gets their own answer, and nobody more than their share."""
+
+import time
+
+import pytest
+
+from sluice_accel.nominal import NOMINAL_MODELS
+from sluice_accel.profiles import PROFILES
+from sluice_worker.checkpoint import load_checkpoint
+from sluice_worker.decoder import Decoder
+from sluice_worker.engine import Engine, Limits
+from sluice_worker.errors import RequestError
+from sluice_worker.metrics import Metrics
+from sluice_worker.pacing import EmulatedDevice, Pacer
+from sluice_worker.sampling import SamplingParams
+
+from .checkpoints import write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return load_checkpoint(write_checkpoint(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def make_engine(checkpoint, **over):
+    limits = Limits(**({"sequences": 4, "batched_tokens": 8, "waiting": 16} | over))
+    seen = []
+    engine = Engine(Decoder(checkpoint), limits, Pacer(None), Metrics("m"), seen.extend)
+    return engine, seen
+
+
+def params(**over):
+    return SamplingParams(
+        **(
+            {"temperature": 0.7, "top_p": 0.9, "seed": 1, "max_tokens": 12, "ignore_eos": True}
+            | over
+        )
+    )
+
+
+def run(engine, limit=2000):
+    for _ in range(limit):
+        if not engine.step():
+            return
+    pytest.fail("the engine never came to rest")
+
+
+def generate(checkpoint, prompt, **over):
+    engine, _ = make_engine(checkpoint)
+    sequence = engine.submit(prompt, params(**over))
+    run(engine)
+    return sequence.output
+
+
+def test_company_changes_nobodys_answer(checkpoint):
+    prompts = [[5 + i, 9, 20 + i, 7] * (i + 1) for i in range(7)]
+    wanted = [generate(checkpoint, prompt, seed=i) for i, prompt in enumerate(prompts)]
+    engine, _ = make_engine(checkpoint)
+    together = [engine.submit(prompt, params(seed=i)) for i, prompt in enumerate(prompts)]
+    run(engine)
+    assert [sequence.output for sequence in together] == wanted
+
+
+def test_the_seed_decides(checkpoint):
+    one, two = (generate(checkpoint, [5, 6, 7], seed=s, temperature=1.5) for s in (1, 2))
+    assert one == generate(checkpoint, [5, 6, 7], seed=1, temperature=1.5)
+    assert one != two
+
+
+def test_a_cancelled_sequence_frees_its_slot(checkpoint):
+    engine, _ = make_engine(checkpoint, sequences=1)
+    first = engine.submit([5, 6], params(max_tokens=100))
+    second = engine.submit([7, 8], params())
+    engine.step()
+    engine.cancel(first)
+    run(engine)
+    assert len(first.output) < 100
+    assert len(second.output) == 12
+
+
+def test_a_full_queue_is_refused_with_a_time_to_come_back(checkpoint):
+    engine, _ = make_engine(checkpoint, waiting=1)
+    engine.submit([5], params())
+    with pytest.raises(RequestError) as refused:
+        engine.submit([5], params())
+    assert (refused.value.status, refused.value.retry_after) == (429, 1)
+
+
+def test_what_does_not_fit_the_context_is_refused(checkpoint):
+    engine, _ = make_engine(checkpoint)
+    with pytest.raises(RequestError, match="context of 128"):
+        engine.submit([5] * 120, params(max_tokens=9))
+
+
+def test_emits_a_token_at_a_time_and_the_end_once(checkpoint):
+    engine, seen = make_engine(checkpoint)
+    sequence = engine.submit([5, 6, 7], params(max_tokens=3))
+    run(engine)
+    assert [one.token for one in seen] == sequence.output
+    assert [one.finish for one in seen] == [None, None, "length"]
+
+
+def test_steps_keep_the_devices_schedule_and_count_overruns():
+    now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds + 0.001
+
+    device = EmulatedDevice(PROFILES["maia-200"], NOMINAL_MODELS["llama-3.3-70b"], 1, 96)
+    pacer = Pacer(device, lambda: now[0], sleep)
+    step = device.time_step([(1, 100, False)])
+    for _ in range(10):
+        pacer.begin()
+        now[0] += 0.004
+        pacer.finish([(1, 100, False)])
+    assert pacer.overrun == 0
+    assert now[0] - 100.0 == pytest.approx(10 * step, abs=0.0015)
+    pacer.begin()
+    now[0] += 2 * step
+    pacer.finish([(1, 100, False)])
+    assert (pacer.steps, pacer.overrun) == (11, 1)
+
+
+def test_the_thread_runs_what_is_submitted(checkpoint):
+    engine, seen = make_engine(checkpoint)
+    engine.start()
+    engine.submit([5, 6, 7], params(max_tokens=4))
+    deadline = time.monotonic() + 30
+    while len(seen) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    engine.stop()
+    assert len(seen) == 4
+    assert not engine.is_alive()
