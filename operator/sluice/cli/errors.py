@@ -31,6 +31,8 @@ class ExitCode(enum.IntEnum):
     """No such node, or it is not in a state in which that can be done."""
     NOT_READY = 8
     """What was asked for is there and not ready: try again."""
+    INVALID_RUN = 9
+    """The demo ran, but computing was slower than the emulated devices: it says nothing."""
     INTERNAL = 70
     """A defect of Sluice; `SLUICE_DEBUG=1` shows where."""
     INTERRUPTED = 130

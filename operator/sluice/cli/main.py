@@ -27,6 +27,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     ),
     "node": LazyCommand("sluice.cli.node", "node", "Kill, freeze, stop and start emulated nodes."),
     "gateway": LazyCommand("sluice.cli.gateway", "gateway", "Find the gateway of a cluster."),
+    "demo": LazyCommand(
+        "sluice.cli.demo.command", "demo", "Show scaling, spill, failover and return."
+    ),
     "explain": LazyCommand("sluice.cli.explain", "explain", "Tell why a pool did what it did."),
 }
 

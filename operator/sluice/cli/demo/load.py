@@ -1,0 +1,125 @@
+"""Load: an open loop of streamed chats by the openai client, each held against its reference.
+
+A reference is what the same weights answer undisturbed, to the same question, greedily and for the
+longest output; a shorter answer must be its beginning. That says nothing of the model's own
+accuracy, which is counted beside it.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sluice.cli.demo.prompts import LONGEST_OUTPUT, Question, Request
+
+REQUEST_SECONDS = 90.0
+DRAIN_SECONDS = 90.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one request; times are seconds since the epoch."""
+
+    sent: float
+    question: Question
+    max_tokens: int
+    first: float | None = None
+    ended: float | None = None
+    text: str = ""
+    pieces: int = 0
+    accelerator: str = ""
+    error: str = ""
+    wrong: bool = False
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds to the first token."""
+        return None if self.first is None else self.first - self.sent
+
+
+@dataclass(slots=True)
+class Load:
+    """Sends requests at a rate that may be changed while it runs."""
+
+    client: Any
+    model: str
+    requests: Iterator[Request]
+    gaps: Sequence[float]
+    rate: float = 0.0
+    outcomes: list[Outcome] = field(default_factory=list)
+    references: dict[str, str] = field(default_factory=dict)
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def calibrate(self, questions: Sequence[Question], at_once: int = 2) -> list[Outcome]:
+        """Ask every question undisturbed and keep the answers as references."""
+        gate = asyncio.Semaphore(at_once)
+
+        async def ask(question: Question) -> Outcome:
+            async with gate:
+                outcome = Outcome(time.time(), question, LONGEST_OUTPUT)
+                await self._ask(outcome)
+                return outcome
+
+        asked = await asyncio.gather(*(ask(question) for question in questions))
+        for outcome in asked:
+            if not outcome.error:
+                self.references[outcome.question.prompt] = outcome.text
+        return list(asked)
+
+    async def run(self) -> None:
+        """Send until cancelled, then let what runs come to its end."""
+        try:
+            index = 0
+            while True:
+                if self.rate <= 0:
+                    await asyncio.sleep(0.1)
+                    continue
+                await asyncio.sleep(self.gaps[index % len(self.gaps)] / self.rate)
+                index += 1
+                request = next(self.requests)
+                outcome = Outcome(time.time(), request.question, request.max_tokens)
+                self.outcomes.append(outcome)
+                task = asyncio.create_task(self._ask(outcome))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+        finally:
+            if self._running:
+                await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
+
+    def recent(self, seconds: float) -> list[Outcome]:
+        """Return the outcomes sent in the last so many seconds."""
+        since = time.time() - seconds
+        return [outcome for outcome in self.outcomes if outcome.sent >= since]
+
+    async def _ask(self, outcome: Outcome) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._stream(outcome)
+        except Exception as error:  # noqa: BLE001  # whatever the client raises, the request failed
+            outcome.error = f"{type(error).__name__}: {error}"[:200]
+        outcome.ended = time.time()
+        reference = self.references.get(outcome.question.prompt)
+        if reference is not None and not outcome.error:
+            outcome.wrong = not reference.startswith(outcome.text)
+
+    async def _stream(self, outcome: Outcome) -> None:
+        raw = await self.client.chat.completions.with_raw_response.create(
+            model=self.model,
+            messages=[{"role": "user", "content": outcome.question.prompt}],
+            max_tokens=outcome.max_tokens,
+            temperature=0,
+            seed=1,
+            stream=True,
+        )
+        outcome.accelerator = raw.headers.get("x-sluice-class", "")
+        finished = False
+        async for chunk in raw.parse():
+            for choice in chunk.choices:
+                if choice.delta.content:
+                    outcome.first = outcome.first or time.time()
+                    outcome.text += choice.delta.content
+                    outcome.pieces += 1
+                finished = finished or choice.finish_reason is not None
+        if not finished:
+            outcome.error = "the stream ended without a finish reason"

@@ -1,0 +1,113 @@
+"""The story: load until the pool spills, kill a Maia node, watch fallback and return."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sluice.cli.demo.fleet import Fleet, View
+from sluice.cli.demo.load import Load
+
+PREFERRED = "maia-200"
+SPARE = "h100"
+HIGHEST_RATE = 8.0
+LOOK_EVERY = 0.5
+
+
+@dataclass(slots=True)
+class Kill:
+    """What was seen of one kill; seconds since it, None for what was not seen."""
+
+    node: str
+    at: float
+    detection_s: float | None = None
+    replacement_wanted_s: float | None = None
+    replacement_ready_s: float | None = None
+    returned_s: float | None = None
+    workers: tuple[str, ...] = ()
+    spare_before: int = 0
+
+
+@dataclass(slots=True)
+class Story:
+    """Plays the phases; `act` does something to a node, `say` tells which phase it is."""
+
+    fleet: Fleet
+    load: Load
+    act: Callable[[str, str], object]
+    say: Callable[[str], None]
+    kills: list[Kill] = field(default_factory=list)
+    spilled: bool = False
+    fell_back: bool = False
+    returned: bool = False
+
+    async def until(self, holds: Callable[[View], bool], seconds: float) -> bool:
+        """Look until something holds; False when it did not in time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if holds(await self.fleet.look()):
+                return True
+            await asyncio.sleep(LOOK_EVERY)
+        return False
+
+    async def climb(self) -> None:
+        """Raise the load step by step until the preferred class is full and the pool spills."""
+        rate = 1.0
+        while rate <= HIGHEST_RATE:
+            self.load.rate = rate
+            self.say(f"load {rate:.1f} requests/s")
+            if await self.until(lambda v: v.wanted(SPARE) > 0, 12.0):
+                self.spilled = True
+                break
+            rate += 0.75
+        self.say(f"load {self.load.rate:.1f} requests/s: spilled; letting it settle")
+        await self.until(lambda v: v.conditions.get("Progressing") == "False", 45.0)
+
+    async def kill_and_return(self) -> None:
+        """Kill the preferred node with most workers under load, see what happens, heal it."""
+        view = await self.fleet.look()
+        node = max(
+            (name for name in self.fleet.workers if name.startswith("maia-")),
+            key=lambda name: len(self.fleet.workers[name]),
+        )
+        kill = Kill(
+            node,
+            time.time(),
+            workers=tuple(self.fleet.workers[node]),
+            spare_before=view.wanted(SPARE),
+        )
+        share_before = view.share(PREFERRED)
+        self.kills.append(kill)
+        self.say(f"killing {node} with {len(kill.workers)} workers under load")
+        self.act(node, "kill")
+        kill.at = time.time()
+        await self._watch_fallback(kill)
+        await asyncio.sleep(10)
+        self.say(f"healing {node}")
+        self.act(node, "start")
+        self.returned = await self.until(
+            lambda v: (
+                v.conditions.get("FallbackActive") == "False"
+                and node not in self.fleet.tainted
+                and v.share(PREFERRED) >= share_before - 15
+            ),
+            150.0,
+        )
+        if self.returned:
+            kill.returned_s = time.time() - kill.at
+
+    async def _watch_fallback(self, kill: Kill) -> None:
+        def seen(view: View) -> bool:
+            passed = time.time() - kill.at
+            if kill.detection_s is None and kill.node in self.fleet.tainted:
+                kill.detection_s = passed
+            if kill.replacement_wanted_s is None and view.wanted(SPARE) > kill.spare_before:
+                kill.replacement_wanted_s = passed
+            if kill.replacement_ready_s is None and view.serving(SPARE) > kill.spare_before:
+                kill.replacement_ready_s = passed
+            fell = view.conditions.get("FallbackActive") == "True"
+            self.fell_back = self.fell_back or (fell and view.share(SPARE) > 0)
+            return self.fell_back and kill.replacement_ready_s is not None
+
+        self.say(f"{kill.node} is dead; the pool falls back")
+        await self.until(seen, 60.0)
