@@ -18,7 +18,7 @@ from sluice_node.launch import prepare_launch
 from sluice_node.logs import LogFile, prune_runs
 from sluice_node.podcontext import PodContext
 from sluice_node.podstatus import ContainerView, Running, State, Terminated, Waiting
-from sluice_node.processes import ContainerProcess, SpawnError, spawn
+from sluice_node.processes import ContainerProcess, SpawnError, end_leftovers, spawn
 from sluice_node.volumes import fetch_config_map
 
 _LOG = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Container:
         self.name: str = spec["name"]
         self._pod = pod
         self._on_change = on_change
+        self._directory = pod.directory / "containers" / self.name
         self._image = pod.node.config.images.get(spec["image"])
         self._backoff = RestartBackoff()
         self._state: State = Waiting("ContainerCreating")
@@ -159,7 +160,7 @@ class Container:
         pod, image = self._pod, self._image
         if image is None:
             raise SpawnError(f"the image {self.spec['image']} is unknown")
-        directory = pod.directory / "containers" / self.name
+        directory = self._directory
         launch = prepare_launch(
             pod.object,
             self.spec,
@@ -257,6 +258,7 @@ class Container:
                 container_id=self._describe_id(),
             )
         )
+        end_leftovers(self._directory)
         self._ended.set()
 
     def _wants_restart(self) -> bool:

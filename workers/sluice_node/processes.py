@@ -108,13 +108,13 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def end_leftovers(pods: Path) -> int:
-    """Kill processes that an earlier run's pods left behind; return how many.
+def end_leftovers(directory: Path) -> int:
+    """Kill the processes whose home is inside a directory of pods; return how many.
 
-    The kernel kills a container's first process with the agent, but not what that one started.
-    They are known by their HOME, which no other process has inside our directory of pods.
+    What a container's first process started may have left its group, and outlives it when the
+    agent is killed. Its HOME tells: no other process has one in there.
     """
-    marker = b"HOME=" + os.fsencode(pods) + b"/"
+    marker = b"HOME=" + os.fsencode(directory) + b"/"
     ended = 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
