@@ -15,6 +15,8 @@ from sluice.devcluster.binaries.resolution import resolve_binaries
 from sluice.devcluster.cluster import Cluster, start_cluster
 from sluice.devcluster.shape import ClusterShape
 
+from .story import Sluice, wait_until
+
 Kubectl = Callable[..., Any]
 """`kubectl("get", "nodes")`: kubectl's JSON answer."""
 
@@ -74,3 +76,19 @@ def kubectl(cluster: Cluster, binaries: Binaries) -> Kubectl:
         return json.loads(completed.stdout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sluice(cluster: Cluster, binaries: Binaries, kubectl: Kubectl) -> Sluice:
+    """Install Sluice from its manifests and wait until operator and gateway are there."""
+    installed = Sluice(cluster, binaries)
+    installed.apply("manifests/overlays/embedded")
+    installed.apply("manifests/samples/classes.yaml")
+    wait_until(
+        lambda: all(
+            item["status"].get("readyReplicas", 0) == item["spec"]["replicas"]
+            for item in kubectl("-n", "sluice-system", "get", "deploy")["items"]
+        ),
+        "operator and gateway are ready",
+    )
+    return installed

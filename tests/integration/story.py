@@ -1,0 +1,223 @@
+"""What the integration tests do to Sluice and see of it, in a user's words."""
+
+import json
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120.0
+
+
+def wait_until(holds, what, seconds=PATIENCE):
+    """Look until something holds; fail with what was seen last."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = holds()
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain until {what}"
+        time.sleep(0.3)
+
+
+def make_pool(name, **over):
+    """Return a pool with windows that a test can wait for."""
+    spec = {
+        "model": {
+            "name": name,
+            "source": {"path": "/models/compact"},
+            "emulation": {"nominal": "llama-3.3-70b", "tokenScale": 96},
+        },
+        "slo": {"ttft": "2s", "tpot": "200ms"},
+        "variants": [
+            {"acceleratorClass": "maia-200", "min": 1, "max": 4},
+            {"acceleratorClass": "h100", "min": 0, "max": 2},
+        ],
+        "autoscaling": {"stableWindow": "8s"},
+        "shift": {"holdDown": "8s"},
+    } | over
+    return {
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "InferencePool",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": spec,
+    }
+
+
+class Sluice:
+    """One installation on one cluster."""
+
+    def __init__(self, cluster, binaries):
+        self.cluster, self._kubectl = cluster, str(binaries.kubectl)
+
+    def run(self, *arguments, stdin=None, check=True):
+        """Run kubectl and return what it printed, or the error if it may fail."""
+        done = subprocess.run(
+            [self._kubectl, "--kubeconfig", str(self.cluster.kubeconfig), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+            cwd=ROOT,
+        )
+        if check:
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+        return done.stdout + done.stderr
+
+    def get(self, *arguments):
+        """Return an object or a list as kubectl has it."""
+        return json.loads(self.run("get", *arguments, "-o", "json"))
+
+    def apply(self, path):
+        """Apply a directory or a file of the repository."""
+        flag = "-k" if (ROOT / path).is_dir() else "-f"
+        wait_until(
+            lambda: "forbidden" not in (said := self.try_apply(flag, path)) and "rror" not in said,
+            f"{path} is applied",
+        )
+
+    def try_apply(self, flag, path):
+        """Apply and return what kubectl said."""
+        return self.run("apply", "--server-side", flag, path, check=False)
+
+    def create(self, document, *, check=True):
+        """Apply one document; return what kubectl said."""
+        return self.run(
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "-f",
+            "-",
+            stdin=yaml.safe_dump(document),
+            check=check,
+        )
+
+    def delete_pool(self, name):
+        """Delete a pool and wait until its pods are gone."""
+        self.run("delete", "ipool", name, "--ignore-not-found")
+        wait_until(lambda: not self.workers(name), f"the workers of {name} are gone")
+
+    def status(self, pool):
+        """Return a pool's status."""
+        return self.get("ipool", pool).get("status", {})
+
+    def condition(self, pool, kind):
+        """Return a condition's status."""
+        found = {c["type"]: c for c in self.status(pool).get("conditions", ())}
+        return found.get(kind, {}).get("status")
+
+    def variant(self, pool, name):
+        """Return a variant's status."""
+        return next(
+            (v for v in self.status(pool).get("variants", ()) if v["acceleratorClass"] == name), {}
+        )
+
+    def serving(self, pool, name):
+        """Return how many workers of a variant serve."""
+        return self.variant(pool, name).get("serving", 0)
+
+    def wanted(self, pool, name):
+        """Return how many workers of a variant are wanted."""
+        return self.variant(pool, name).get("wanted", 0)
+
+    def share(self, pool, name):
+        """Return a variant's share in percent."""
+        return int(self.variant(pool, name).get("share", "0%").rstrip("%"))
+
+    def workers(self, pool):
+        """Return the pool's worker pods."""
+        return self.get("pods", "-l", f"sluice.dev/pool={pool}")["items"]
+
+    def events(self, pool, reason):
+        """Return the messages of a pool's Events of one reason."""
+        items = self.get("events")["items"]
+        return [
+            e["message"]
+            for e in items
+            if e["involvedObject"]["name"] == pool and e["reason"] == reason
+        ]
+
+    def gateway(self):
+        """Return the gateway's URL."""
+        pods = self.get(
+            "-n", "sluice-system", "pods", "-l", "app.kubernetes.io/name=sluice-gateway"
+        )
+        return f"http://{pods['items'][0]['status']['podIP']}:8080"
+
+    def tainted(self):
+        """Return the nodes that carry our taint."""
+        return {
+            node["metadata"]["name"]
+            for node in self.get("nodes")["items"]
+            if any(t["key"] == "sluice.dev/quarantine" for t in node["spec"].get("taints", ()))
+        }
+
+
+def ask(url, model, prompt="sort: 3 1 2", max_tokens=8, timeout=60):
+    """Send one chat, not streamed; return (HTTP status, answer)."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"{}")
+
+
+LONG = "find sura: " + ", ".join(f"k{i}a=wo{i}rd" for i in range(14))
+
+
+class Load:
+    """Requests at a steady rate from threads, until the block ends; bounded in count."""
+
+    def __init__(self, url, model, rate, most=1500):
+        self.url, self.model, self.rate, self._most = url, model, rate, most
+        self.answers, self.failures, self._threads = [], [], []
+        self._stop = threading.Event()
+
+    def __enter__(self):
+        self._pump = threading.Thread(target=self._run, daemon=True)
+        self._pump.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._pump.join()
+        for thread in self._threads:
+            thread.join(timeout=90)
+
+    def _run(self):
+        for _ in range(self._most):
+            if self._stop.wait(1 / self.rate):
+                return
+            thread = threading.Thread(target=self._ask, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _ask(self):
+        try:
+            status, body = ask(self.url, self.model, LONG, max_tokens=40, timeout=90)
+        except OSError as error:
+            self.failures.append(repr(error))
+            return
+        if status == 200:
+            self.answers.append(body["choices"][0]["message"]["content"])
+        else:
+            self.failures.append(f"{status} {body}")

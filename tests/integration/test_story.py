@@ -1,0 +1,110 @@
+"""The main job on a real control plane, with real requests."""
+
+import contextlib
+
+import pytest
+
+from .story import Load, ask, make_pool, wait_until
+
+
+@pytest.fixture
+def chat(sluice):
+    """A pool named chat with a serving worker; gone after the test."""
+    sluice.create(make_pool("chat"))
+    wait_until(lambda: sluice.serving("chat", "maia-200") >= 1, "a worker serves")
+    wait_until(lambda: ask(sluice.gateway(), "chat")[0] == 200, "the gateway serves it")
+    yield sluice
+    sluice.delete_pool("chat")
+
+
+def test_more_load_scales_then_spills_and_less_scales_back(chat):
+    counts = []
+
+    def note():
+        seen = (chat.wanted("chat", "maia-200"), chat.wanted("chat", "h100"))
+        if not counts or counts[-1] != seen:
+            counts.append(seen)
+        return seen
+
+    with Load(chat.gateway(), "chat", rate=7.5) as load:
+        wait_until(lambda: note()[0] == 4, "the preferred variant is full")
+        wait_until(lambda: note()[1] >= 1 and chat.share("chat", "h100") > 0, "the pool spills")
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: note() and False, "", seconds=5)
+    assert load.failures == []
+    assert len(set(load.answers)) == 1, "the same question got different answers"
+    wait_until(lambda: note() == (1, 0), "the pool is small again", seconds=180)
+    reasons = chat.events("chat", "ScaleUp") + chat.events("chat", "Spill")
+    assert any("a worker =" in reason for reason in reasons)
+    peak = counts.index(max(counts))
+    downs = counts[peak:]
+    assert all(a[0] - b[0] in {0, 1} and a[1] - b[1] in {0, 1} for a, b in zip(downs, downs[1:]))
+
+
+@pytest.mark.parametrize("harm", ["kill", pytest.param("freeze", marks=pytest.mark.full)])
+def test_a_lost_maia_node_ends_in_fallback_and_in_return(chat, harm):
+    with Load(chat.gateway(), "chat", rate=3.0) as load:
+        wait_until(lambda: chat.serving("chat", "maia-200") >= 2, "Maia scales")
+        wait_until(lambda: chat.condition("chat", "Progressing") == "False", "it settles")
+        nodes = [w["spec"]["nodeName"] for w in chat.workers("chat")]
+        node = max(nodes, key=nodes.count)
+        chat.cluster.act_on_node(node, harm)
+        try:
+            wait_until(lambda: node in chat.tainted(), "the node is quarantined")
+            wait_until(lambda: chat.condition("chat", "FallbackActive") == "True", "it falls back")
+            wait_until(lambda: chat.serving("chat", "h100") >= 1, "GPU serves")
+            assert chat.events("chat", "CapacityLost")
+        finally:
+            chat.cluster.act_on_node(node, "start")
+        wait_until(lambda: not chat.tainted(), "the node returns")
+        wait_until(lambda: chat.condition("chat", "FallbackActive") == "False", "it is over")
+        wait_until(lambda: chat.share("chat", "maia-200") >= 60, "traffic is back on Maia")
+    assert load.failures == []
+    assert len(set(load.answers)) == 1
+
+
+def test_an_outside_edit_is_put_back_and_reported(chat):
+    chat.run("scale", "deployment", "chat-maia-200", "--replicas", "3")
+    wait_until(lambda: chat.events("chat", "PutBack"), "the edit is reported")
+    assert "spec.replicas 3" in chat.events("chat", "PutBack")[0]
+    wait_until(
+        lambda: chat.get("deployment", "chat-maia-200")["spec"]["replicas"] == 1, "it is put back"
+    )
+
+
+def test_an_edit_rolls_the_pool_without_dropping_a_request(chat):
+    before = {w["metadata"]["uid"] for w in chat.workers("chat")}
+    edited = make_pool("chat")
+    edited["spec"]["variants"][0]["template"] = {"env": [{"name": "EDITED", "value": "yes"}]}
+    with Load(chat.gateway(), "chat", rate=1.0) as load:
+        chat.create(edited)
+        wait_until(
+            lambda: (
+                (now := {w["metadata"]["uid"] for w in chat.workers("chat")})
+                and not now & before
+                and chat.serving("chat", "maia-200") >= 1
+            ),
+            "every worker is new",
+        )
+    assert load.failures == []
+
+
+def test_deleting_a_pool_removes_all_it_made(sluice):
+    sluice.create(make_pool("short"))
+    wait_until(lambda: sluice.workers("short"), "it has workers")
+    sluice.delete_pool("short")
+    for kind in ("deployment", "service", "pdb"):
+        wait_until(
+            lambda kind=kind: not sluice.get(kind, "-l", "sluice.dev/pool=short")["items"],
+            f"no {kind} is left",
+        )
+
+
+def test_two_pools_share_the_nodes(chat):
+    chat.create(make_pool("second"))
+    try:
+        wait_until(lambda: chat.serving("second", "maia-200") >= 1, "the second pool serves")
+        wait_until(lambda: ask(chat.gateway(), "second")[0] == 200, "and answers")
+        assert ask(chat.gateway(), "chat")[0] == 200
+    finally:
+        chat.delete_pool("second")
