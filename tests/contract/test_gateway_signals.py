@@ -6,6 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sluice.model import names as operator_names
+from sluice.observe.signals import GatewayReport
 from sluice_gateway import names
 
 from ..unit.gateway.gatewayworld import GatewayWorld
@@ -120,7 +121,25 @@ async def test_a_slow_answer_does_not_meet_the_slo(world):
     assert (pool["finished"], pool["met"]) == (2, 0)
 
 
-@pytest.mark.parametrize("window", ["0", "301", "x", "-1", ""])
+async def test_the_operator_can_read_them(world):
+    await world.stream()
+    async with world.http.get(f"{world.admin}/signals?window=7.5") as response:
+        report = GatewayReport.model_validate_json(await response.read())
+    pool = report.pools["default/chat"]
+    assert (pool.finished, pool.variants["maia"].finished) == (1, 1)
+    assert sum(pool.variants["maia"].ttft) == 1
+    assert pool.workers["uid-w1"].consecutive_failures == 0
+
+
+async def test_before_pools_are_known_there_are_no_signals():
+    async with GatewayWorld() as world:
+        world.kube.fail_status = 500
+        await world.start_gateway(wait=False)
+        async with world.http.get(f"{world.admin}/signals") as response:
+            assert response.status == 503
+
+
+@pytest.mark.parametrize("window", ["0", "301", "x", "-1", "", "nan"])
 async def test_a_bad_window_gets_a_sentence(world, window):
     async with world.http.get(f"{world.admin}/signals?window={window}") as response:
         assert response.status == 400

@@ -1,5 +1,6 @@
 """The admin port: `/healthz`, `/readyz`, `/metrics`, and `/signals` for the operator."""
 
+import math
 from collections.abc import Callable
 
 from aiohttp import web
@@ -17,6 +18,7 @@ class AdminApi:
 
     Args:
         why_unready: Returns a sentence while the gateway should get no requests, else nothing.
+        why_unsynced: The same for not yet knowing pools and workers.
     """
 
     def __init__(
@@ -25,10 +27,12 @@ class AdminApi:
         registry: CollectorRegistry,
         *,
         why_unready: Callable[[], str],
+        why_unsynced: Callable[[], str],
     ) -> None:
         self._signals = signals
         self._registry = registry
         self._why_unready = why_unready
+        self._why_unsynced = why_unsynced
 
     def build_app(self) -> web.Application:
         """Return the application with its routes."""
@@ -52,8 +56,15 @@ class AdminApi:
         )
 
     async def _answer_signals(self, request: web.Request) -> web.Response:
-        text = request.query.get("window", str(_DEFAULT_WINDOW))
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LONGEST_WINDOW):
+        why = self._why_unsynced()
+        if why:
+            # Before pools and workers are known, no answer is better than one of zeros.
+            return web.Response(status=503, text=f"{why}\n")
+        try:
+            window = float(request.query.get("window", _DEFAULT_WINDOW))
+        except ValueError:
+            window = math.nan
+        if not 1 <= window <= LONGEST_WINDOW:
             message = f"window should be 1 to {LONGEST_WINDOW} seconds\n"
             return web.Response(status=400, text=message)
-        return web.json_response(self._signals.render(int(text)))
+        return web.json_response(self._signals.render(math.ceil(window)))

@@ -111,8 +111,10 @@ class Gateway:
 
     def explain_unready(self) -> str:
         """Return why the gateway should get no requests now; nothing if it should."""
-        if self._draining:
-            return "draining"
+        return "draining" if self._draining else self.explain_unsynced()
+
+    def explain_unsynced(self) -> str:
+        """Return which objects have not been listed yet; nothing if all have."""
         missing = [reflector.kind for reflector in self._reflectors if not reflector.synced]
         if missing:
             return f"no list of {' and '.join(missing)} from {self._access.server} yet"
@@ -121,7 +123,12 @@ class Gateway:
     async def _start(self) -> None:
         """Start every part; what is entered into the stack stops in the opposite order."""
         settings = self._settings
-        admin = AdminApi(self._signals, self._registry, why_unready=self.explain_unready)
+        admin = AdminApi(
+            self._signals,
+            self._registry,
+            why_unready=self.explain_unready,
+            why_unsynced=self.explain_unsynced,
+        )
         runner = web.AppRunner(admin.build_app(), access_log=None)
         self.admin_port = await self._listen(runner, settings.admin_port, "--admin-port")
         probe_session = await self._open_session()
@@ -197,7 +204,7 @@ class Gateway:
             signals=self._signals,
             metrics=self._metrics,
             request_log=RequestLog(self._log),
-            is_ready=lambda: all(reflector.synced for reflector in self._reflectors),
+            is_synced=lambda: not self.explain_unsynced(),
             draw_seed=lambda: self._random.getrandbits(_SEED_BITS),
             clock=self._clock,
             wall=time.time,

@@ -42,7 +42,7 @@ class PublicApi:
     """Handles client requests.
 
     Args:
-        is_ready: Whether pools and workers have been listed.
+        is_synced: Whether pools and workers have been listed.
         draw_seed: Returns a sampling seed for requests that have none.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
@@ -57,7 +57,7 @@ class PublicApi:
         signals: Signals,
         metrics: Metrics,
         request_log: RequestLog,
-        is_ready: Callable[[], bool],
+        is_synced: Callable[[], bool],
         draw_seed: Callable[[], int],
         clock: Callable[[], float],
         wall: Callable[[], float],
@@ -68,7 +68,7 @@ class PublicApi:
         self._signals = signals
         self._metrics = metrics
         self._request_log = request_log
-        self._is_ready = is_ready
+        self._is_synced = is_synced
         self._draw_seed = draw_seed
         self._clock = clock
         self._wall = wall
@@ -116,7 +116,7 @@ class PublicApi:
     async def _serve(
         self, exchange: Exchange, request: web.BaseRequest, client: "ResponseStream"
     ) -> Answer | None:
-        if not self._is_ready():
+        if not self._is_synced():
             raise _refuse_unready()
         raw = await self._bodies.read(request)
         try:
@@ -157,7 +157,7 @@ class PublicApi:
         if method != "GET":
             message = f"{_MODELS} takes GET, not {method[:20]}"
             return refuse_request(message, code="method_not_allowed", status=405)
-        if not self._is_ready():
+        if not self._is_synced():
             raise _refuse_unready()
         if path == _MODELS:
             data = [describe_model(pool) for pool in self._fleet.list_models()]
