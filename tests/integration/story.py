@@ -169,13 +169,13 @@ def ask(url, model, prompt="sort: 3 1 2", max_tokens=8, timeout=60):
         "temperature": 0,
         "ignore_eos": True,
     }
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310  # our own gateway on loopback
         f"{url}/v1/chat/completions",
         data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read() or b"{}")

@@ -1,6 +1,7 @@
 """The main job on a real control plane, with real requests."""
 
 import contextlib
+import itertools
 
 import pytest
 
@@ -38,7 +39,9 @@ def test_more_load_scales_then_spills_and_less_scales_back(chat):
     assert any("a worker =" in reason for reason in reasons)
     peak = counts.index(max(counts))
     downs = counts[peak:]
-    assert all(a[0] - b[0] in {0, 1} and a[1] - b[1] in {0, 1} for a, b in zip(downs, downs[1:]))
+    assert all(
+        a[0] - b[0] in {0, 1} and a[1] - b[1] in {0, 1} for a, b in itertools.pairwise(downs)
+    )
 
 
 @pytest.mark.parametrize("harm", ["kill", pytest.param("freeze", marks=pytest.mark.full)])

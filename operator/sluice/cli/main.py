@@ -30,7 +30,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "demo": LazyCommand(
         "sluice.cli.demo.command", "demo", "Show scaling, spill, failover and return."
     ),
-    "explain": LazyCommand("sluice.cli.explain", "explain", "Tell why a pool did what it did."),
+    "explain": LazyCommand(
+        "sluice.cli.explain", "explain", "Tell what a pool decided lately, and why."
+    ),
 }
 
 

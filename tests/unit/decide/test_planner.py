@@ -1,5 +1,7 @@
 """What a user sees a pool do: scale, spill, go back, fall back, return; and what it never does."""
 
+import itertools
+
 import pytest
 
 from sluice.model.keys import PoolKey
@@ -39,24 +41,13 @@ def test_less_load_scales_back_one_at_a_time_and_never_inside_the_hold_down(worl
     world.rate["chat"] = 0.5
     world.run(400)
     assert world.wanted() == {"maia": 1, "gpu": 0}
-    steps = []
-    before = None
-    for at, plan in world.history:
-        counts = {v.accelerator_class: v.wanted for v in plan.pools[world.chat().key].variants}
-        for name in counts:
-            if before and counts[name] != before[name]:
-                steps.append((at, name, counts[name] - before[name]))
-        before = counts
-    downs = [step for step in steps if step[2] < 0]
-    assert all(step[2] == -1 for step in downs)
+    steps = list_steps(world)
+    assert all(delta == -1 for _, _, delta in steps if delta < 0)
     for name in ("maia", "gpu"):
-        times = [at for at, kind, _ in steps if kind == name]
-        signs = [delta for _, kind, delta in steps if kind == name]
-        for (a, b), (x, y) in zip(
-            zip(times, times[1:], strict=False), zip(signs, signs[1:], strict=False), strict=True
-        ):
-            if y < 0 or (x < 0) != (y < 0):
-                assert b - a >= 12
+        of_one = [(at, delta) for at, kind, delta in steps if kind == name]
+        for (before, first), (after, second) in itertools.pairwise(of_one):
+            if second < 0 or first < 0 < second:
+                assert after - before >= 12
 
 
 def test_constant_load_moves_nothing(world):
@@ -244,6 +235,18 @@ def test_a_hand_edited_memory_is_forgotten_not_fatal(world):
     }
     world.run(20)
     assert world.wanted() == {"maia": 1, "gpu": 0}
+
+
+def list_steps(world):
+    """Return (time, class, change) of every change of a wanted count."""
+    steps, before = [], {}
+    for at, plan in world.history:
+        for variant in plan.pools[world.chat().key].variants:
+            name, wanted = variant.accelerator_class, variant.wanted
+            if wanted != before.get(name, wanted):
+                steps.append((at, name, wanted - before[name]))
+            before[name] = wanted
+    return steps
 
 
 def model(name):

@@ -1,7 +1,7 @@
-"""A small world for planner tests: it does at once what a cluster would do in seconds.
+"""A small world for planner tests: does at once what a cluster would do in seconds.
 
-`World.step` takes a snapshot of itself, calls the real planner and applies the plan: Deployments get
-their replicas, pods find devices and become ready after a start-up, deleted pods go away.
+`World.step` takes a snapshot of itself, calls the real planner and applies the plan: Deployments
+get their replicas, pods find devices and become ready after a start-up, deleted pods go away.
 """
 
 from dataclasses import dataclass, field, replace
@@ -241,18 +241,19 @@ class World:
             dead = worker.node in self.dead
             if worker.terminating and not dead:
                 del self.workers[uid]
-                continue
-            if worker.node is None:
-                worker = self._bind(worker)
-            ready = worker.node is not None and (
-                worker.ready or (not dead and self._started(worker))
-            )
-            probe = worker.probe
-            if ready:
-                misses = (probe.misses if probe else 0) + 2 if dead else 0
-                up = None if misses else (probe.up_since if probe and probe.up_since else self.now)
-                probe = Probe(misses, (probe.answered if probe else 0) + (not dead), up)
-            self.workers[uid] = replace(worker, ready=ready, probe=probe)
+            else:
+                bound = worker if worker.node is not None else self._bind(worker)
+                self.workers[uid] = self._probe(bound, dead=dead)
+
+    def _probe(self, worker, *, dead):
+        ready = worker.node is not None and (worker.ready or (not dead and self._started(worker)))
+        if not ready:
+            return worker
+        before = worker.probe or Probe(0, 0, None)
+        misses = before.misses + 2 if dead else 0
+        up_since = None if misses else before.up_since or self.now
+        answered = before.answered + (not dead)
+        return replace(worker, ready=True, probe=Probe(misses, answered, up_since))
 
     def _started(self, worker):
         return self.now - worker.created >= self.startup

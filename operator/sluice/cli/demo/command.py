@@ -33,7 +33,10 @@ PLAIN_LINE_EVERY = 5.0
 )
 @click.option("--name", default="demo", show_default=True, help="Name of the cluster to start.")
 def demo(*, keep: bool, json_file: Path | None, name: str) -> None:
-    """Show the main job on an embedded cluster: scale, spill, fail over, return."""
+    """Show scaling, spill, failover and return.
+
+    Starts a cluster of its own, and removes it.
+    """
     from sluice.cli.output import StepDisplay  # noqa: PLC0415
     from sluice.devcluster.binaries.resolution import Sources, resolve_binaries  # noqa: PLC0415
     from sluice.devcluster.cluster import start_cluster  # noqa: PLC0415
@@ -247,7 +250,8 @@ def _line(fleet: "Fleet", load: "Load") -> str:
     view = fleet.view
     return (
         f"  {load.rate:.1f}/s | {view.placement} | attainment {view.attainment or '-'}"
-        f" | ${view.cost}/h | {view.reason} | sent {len(load.outcomes)} (last 10 s {len(recent)}), failed {failed}"
+        f" | ${view.cost}/h | {view.reason}"
+        f" | sent {len(load.outcomes)} (last 10 s {len(recent)}), failed {failed}"
     )
 
 

@@ -99,10 +99,11 @@ def format_report(found: dict[str, Any]) -> str:
         ]
     share = 100 * found["overrun_share"]
     accuracy = 100 * (found["model_accuracy"] or 0)
-    cut = found["failed"] - found["failed_before_first_token"]
+    early = found["failed_before_first_token"]
+    cut = found["failed"] - early
     text = f"""\
   requests {found["requests"]}; wrong answers {found["wrong_answers"]}
-  failed before their first token {found["failed_before_first_token"]}; streams cut by the kill {cut}
+  failed before their first token {early}; streams cut by the kill {cut}
   by class {found["by_class"]}
   TTFT p50 {found["ttft_p50_s"]} s, p95 {found["ttft_p95_s"]} s
   the compact model itself answers {accuracy:.0f} % of these questions right

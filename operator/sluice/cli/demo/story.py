@@ -11,6 +11,7 @@ from sluice.cli.demo.load import Load
 PREFERRED = "maia-200"
 SPARE = "h100"
 HIGHEST_RATE = 8.0
+AFTER_SPILL = 0.75
 LOOK_EVERY = 0.5
 
 
@@ -60,7 +61,9 @@ class Story:
                 self.spilled = True
                 break
             rate += 0.75
-        self.say(f"load {self.load.rate:.1f} requests/s: spilled; letting it settle")
+        # Room for a failover to be seen: what is left after a kill must be able to carry the load.
+        self.load.rate *= AFTER_SPILL
+        self.say(f"spilled; load {self.load.rate:.1f} requests/s, letting it settle")
         await self.until(lambda v: v.conditions.get("Progressing") == "False", 45.0)
 
     async def kill_and_return(self) -> None:
