@@ -81,7 +81,7 @@ class AddressPool:
         first, last = int(self._pods.network_address), int(self._pods.broadcast_address)
         size = last - first + 1
         taken = set(self._held.values()) | set(self._resting) | {self._node}
-        for step in range(1, size):
+        for step in range(1, size + 1):
             number = first + (int(self._last) - first + step) % size
             address = IPv4Address(number)
             if number not in (first, last) and address not in taken:
