@@ -171,16 +171,21 @@ def read_payload(event: bytes) -> bytes | None:
 
 
 def has_token(choices: object) -> bool:
-    """Return whether a chunk's choices carry output: text, a delta beyond the role, or an end."""
+    """Return whether a chunk's choices carry a token.
+
+    A token may have no text yet (half a character, the start of a stop string), so only the chunk
+    that opens a chat message, with a role and nothing else, is told apart.
+    """
     if not isinstance(choices, list):
         return False
     for choice in choices:
         if not isinstance(choice, dict):
             continue
-        if choice.get("text") or choice.get("finish_reason"):
-            return True
         delta = choice.get("delta")
-        if isinstance(delta, dict) and any(delta[key] for key in delta if key != "role"):
+        if not isinstance(delta, dict):
+            return True
+        said = any(delta[key] for key in delta if key != "role")
+        if said or "role" not in delta or choice.get("finish_reason"):
             return True
     return False
 

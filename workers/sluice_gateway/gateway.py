@@ -210,7 +210,8 @@ class Gateway:
             wall=time.time,
         )
         server = LimitedServer(api.handle, limits=settings.limits, log=self._log)
-        runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds)
+        # aiohttp waits for handlers twice as long before it cancels them.
+        runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
         self.port = await self._listen(runner, settings.port, "--port")
 
     async def _listen(self, runner: web.BaseRunner, port: int, flag: str) -> int:

@@ -131,7 +131,7 @@ async def _explain_refusal(path: str, response: aiohttp.ClientResponse) -> ApiEr
         said = response.reason or ""
     hints: dict[int, str] = {
         HTTPStatus.NOT_FOUND: "; are Sluice's custom resource definitions installed?",
-        HTTPStatus.FORBIDDEN: "; the gateway's role needs get, list and watch",
+        HTTPStatus.FORBIDDEN: "; the gateway's role needs list and watch",
     }
     hint = hints.get(response.status, "")
     kind = ExpiredError if response.status == HTTPStatus.GONE else ApiError

@@ -108,7 +108,8 @@ class Settings:
         uid: Identity of this process in `/signals`.
         drain_delay: After SIGTERM, how long new requests are still taken, while endpoints and load
             balancers learn of the end from `/readyz`.
-        drain_seconds: How long running requests may take to finish after that.
+        drain_seconds: How long running requests may take to finish after that; together shorter
+            than the pod's grace period.
     """
 
     host: str
@@ -116,7 +117,7 @@ class Settings:
     admin_port: int
     uid: str
     drain_delay: float = 3.0
-    drain_seconds: float = 600.0
+    drain_seconds: float = 50.0
     limits: Limits = Limits()
     relaying: Relaying = Relaying()
     probing: Probing = Probing()

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_gateway.events import EventSplitter, StreamError, StreamProgress, read_payload
+from sluice_gateway.events import (
+    EventSplitter,
+    StreamError,
+    StreamProgress,
+    has_token,
+    read_payload,
+)
 
 
 def event(**document):
@@ -31,6 +37,27 @@ def test_nothing_is_sent_before_the_first_token():
     assert out.startswith(ROLE + b"\n\ndata: ")
     assert progress.begun
     assert progress.first_at == 2.0
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"text": "a"}, True),
+        ({"text": ""}, True),
+        ({"text": "", "finish_reason": "stop"}, True),
+        ({"delta": {"role": "assistant", "content": ""}}, False),
+        ({"delta": {"role": "assistant"}}, False),
+        ({"delta": {"role": "assistant", "content": "a"}}, True),
+        ({"delta": {"content": ""}}, True),
+        ({"delta": {}, "finish_reason": "stop"}, True),
+        ({"delta": {"role": "assistant", "tool_calls": [{}]}}, True),
+        ("odd", False),
+    ],
+)
+def test_tokens_are_told_from_openings(choice, expected):
+    assert has_token([choice]) is expected
+    assert not has_token([])
+    assert not has_token(None)
 
 
 def test_usage_is_kept_from_a_client_that_did_not_ask():

@@ -141,7 +141,7 @@ async def test_without_an_api_server_it_waits_and_says_so(kube):
 
 
 @pytest.mark.parametrize(
-    ("status", "hint"), [(403, "role needs get, list and watch"), (404, "definitions installed?")]
+    ("status", "hint"), [(403, "role needs list and watch"), (404, "definitions installed?")]
 )
 async def test_refusals_come_with_a_hint(kube, status, hint):
     kube.fail_status = status
