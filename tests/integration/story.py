@@ -1,17 +1,32 @@
 """What the integration tests do to Sluice and see of it, in a user's words."""
 
 import json
+import re
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
+HOLD_DOWN = 8.0
+STEP = re.compile(r"^(\S+) (\d+) → (\d+):")
+
+
+class Step(NamedTuple):
+    """One change of a variant's count."""
+
+    at: float
+    accelerator_class: str
+    before: int
+    after: int
+    reason: str
 
 
 def wait_until(holds, what, seconds=PATIENCE):
@@ -39,7 +54,7 @@ def make_pool(name, **over):
             {"acceleratorClass": "h100", "min": 0, "max": 2},
         ],
         "autoscaling": {"stableWindow": "8s"},
-        "shift": {"holdDown": "8s"},
+        "shift": {"holdDown": f"{HOLD_DOWN:g}s"},
     } | over
     return {
         "apiVersion": "sluice.dev/v1alpha1",
@@ -143,6 +158,18 @@ class Sluice:
             for e in items
             if e["involvedObject"]["name"] == pool and e["reason"] == reason
         ]
+
+    def steps(self, pool):
+        """Return the pool's scaling steps, oldest first, as its Events tell them."""
+        actions = {"ScaleUp", "ScaleDown", "Spill", "FallBack"}
+        found = []
+        for event in self.get("events")["items"]:
+            told = STEP.match(event["message"])
+            if event["involvedObject"]["name"] == pool and event["reason"] in actions and told:
+                at = datetime.fromisoformat(event["firstTimestamp"]).timestamp()
+                before, after = int(told[2]), int(told[3])
+                found.append(Step(at, told[1], before, after, event["message"]))
+        return sorted(found)
 
     def gateway(self):
         """Return the gateway's URL."""

@@ -1,11 +1,10 @@
 """The main job on a real control plane, with real requests."""
 
-import contextlib
 import itertools
 
 import pytest
 
-from .story import Load, ask, make_pool, wait_until
+from .story import HOLD_DOWN, Load, ask, make_pool, wait_until
 
 
 @pytest.fixture
@@ -19,29 +18,27 @@ def chat(sluice):
 
 
 def test_more_load_scales_then_spills_and_less_scales_back(chat):
-    counts = []
-
-    def note():
-        seen = (chat.wanted("chat", "maia-200"), chat.wanted("chat", "h100"))
-        if not counts or counts[-1] != seen:
-            counts.append(seen)
-        return seen
-
     with Load(chat.gateway(), "chat", rate=7.5) as load:
-        wait_until(lambda: note()[0] == 4, "the preferred variant is full")
-        wait_until(lambda: note()[1] >= 1 and chat.share("chat", "h100") > 0, "the pool spills")
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: note() and False, "", seconds=5)
+        wait_until(lambda: chat.wanted("chat", "maia-200") == 4, "the preferred variant is full")
+        wait_until(lambda: chat.share("chat", "h100") > 0, "the pool spills")
+        wait_until(lambda: chat.serving("chat", "h100") > 0, "GPU serves")
     assert load.failures == []
     assert len(set(load.answers)) == 1, "the same question got different answers"
-    wait_until(lambda: note() == (1, 0), "the pool is small again", seconds=180)
-    reasons = chat.events("chat", "ScaleUp") + chat.events("chat", "Spill")
-    assert any("a worker =" in reason for reason in reasons)
-    peak = counts.index(max(counts))
-    downs = counts[peak:]
-    assert all(
-        a[0] - b[0] in {0, 1} and a[1] - b[1] in {0, 1} for a, b in itertools.pairwise(downs)
+    wait_until(
+        lambda: (chat.wanted("chat", "maia-200"), chat.wanted("chat", "h100")) == (1, 0),
+        "the pool is small again",
+        seconds=240,
     )
+    steps = chat.steps("chat")
+    assert any("a worker =" in step.reason for step in steps)
+    assert any(step.after < step.before for step in steps)
+    for name in ("maia-200", "h100"):
+        of_one = [step for step in steps if step.accelerator_class == name]
+        for before, step in itertools.pairwise(of_one):
+            if step.after < step.before:
+                assert step.after == step.before - 1
+                # Events carry whole seconds.
+                assert step.at - before.at >= HOLD_DOWN - 1
 
 
 @pytest.mark.parametrize("harm", ["kill", pytest.param("freeze", marks=pytest.mark.full)])
@@ -111,3 +108,19 @@ def test_two_pools_share_the_nodes(chat):
         assert ask(chat.gateway(), "chat")[0] == 200
     finally:
         chat.delete_pool("second")
+
+
+def test_of_two_pools_with_one_model_name_the_older_serves(chat):
+    chat.create(make_pool("rival"))
+    try:
+        wait_until(lambda: chat.workers("rival"), "the rival has workers")
+        taken = make_pool("rival")
+        taken["spec"]["model"]["name"] = "chat"
+        chat.create(taken)
+        wait_until(lambda: not chat.workers("rival"), "the younger pool has no workers")
+        status = chat.status("rival")
+        assert status["reason"] == "ModelNameTaken"
+        assert "default/chat" in status["message"]
+        assert ask(chat.gateway(), "chat")[0] == 200
+    finally:
+        chat.delete_pool("rival")

@@ -150,7 +150,6 @@ def _metadata(plan: PoolPlan, name: str) -> dict[str, Any]:
                 "name": plan.key.name,
                 "uid": plan.uid,
                 "controller": True,
-                "blockOwnerDeletion": True,
             }
         ],
     }

@@ -1,0 +1,63 @@
+"""Signals of several gateways add up; an answer that is missing makes all of them missing."""
+
+from sluice.model.keys import PoolKey
+from sluice.observe.signals import GatewayReport, merge_reports
+
+KEY = PoolKey("default", "chat")
+
+
+def report(*, arrived=10, failures=0, seconds=30.0, bounds=(1.0, 2.0), version=1):
+    variant = {
+        "sent": arrived,
+        "finished": arrived,
+        "met": arrived,
+        "inflight": 1,
+        "oldestPendingSeconds": 0.5,
+        "ttft": [arrived, 0, 0],
+        "tpot": [arrived, 0, 0],
+    }
+    worker = {"consecutiveFailures": failures, "pod": "chat-maia-1", "variant": "maia"}
+    pool = {
+        "arrived": arrived,
+        "finished": arrived,
+        "met": arrived,
+        "failed": 0,
+        "rejected": 0,
+        "waiting": 1,
+        "promptTokens": 100,
+        "outputTokens": 50,
+        "variants": {"maia": variant},
+        "workers": {"w1": worker},
+    }
+    return GatewayReport.model_validate(
+        {
+            "version": version,
+            "observedSeconds": seconds,
+            "bounds": {"ttft": bounds, "tpot": bounds},
+            "pools": {"default/chat": pool, "nonsense": pool},
+        }
+    )
+
+
+def test_counts_of_two_gateways_add_up():
+    merged = merge_reports([report(), report(arrived=4, seconds=12.0)], 7.0, complete=True)
+    pool = merged.pools[KEY]
+    assert (pool.arrived, pool.waiting, pool.prompt_tokens) == (14, 2, 200)
+    assert pool.seconds == 12.0
+    assert pool.variants["maia"].ttft.counts == (14, 0, 0)
+
+
+def test_a_pool_name_that_is_none_is_left_out():
+    assert set(merge_reports([report()], 7.0, complete=True).pools) == {KEY}
+
+
+def test_incomplete_signals_are_missing_but_failures_still_speak():
+    merged = merge_reports([report(failures=3), report(failures=1)], 7.0, complete=False)
+    assert not merged.complete
+    assert merged.pools == {}
+    assert merged.failures == {"w1": 3}
+
+
+def test_histograms_of_other_bounds_are_not_mixed():
+    merged = merge_reports([report(), report(arrived=40, bounds=(3.0, 4.0))], 7.0, complete=True)
+    assert merged.pools[KEY].variants["maia"].ttft.counts == (40, 0, 0)

@@ -1,0 +1,123 @@
+"""Objects as the API server has them become what decisions read."""
+
+from sluice.model.keys import PoolKey
+from sluice.model.snapshot import NodeReady, Probe
+from sluice.observe.leases import LeaseBook
+from sluice.observe.signals import NOTHING
+from sluice.observe.snapshot import Sight, build_snapshot, read_mark
+from sluice.observe.store import Kind, Store
+
+KEY = PoolKey("default", "chat")
+CLASS = {
+    "metadata": {"name": "maia-200", "uid": "c"},
+    "spec": {
+        "nodeSelector": {"accelerator": "maia"},
+        "resourceName": "sluice.dev/maia",
+        "price": {"onDemand": "10"},
+    },
+}
+POOL = {
+    "metadata": {
+        "namespace": "default",
+        "name": "chat",
+        "uid": "p",
+        "generation": 3,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    },
+    "spec": {
+        "model": {"name": "m", "source": {"path": "/models/compact"}},
+        "slo": {"ttft": "2s", "tpot": "200ms"},
+        "variants": [{"acceleratorClass": "maia-200", "max": 2}],
+    },
+}
+
+
+def pod(name="chat-maia-200-x", **status):
+    return {
+        "metadata": {
+            "namespace": "default",
+            "name": name,
+            "uid": f"uid-{name}",
+            "labels": {"sluice.dev/pool": "chat", "sluice.dev/accelerator-class": "maia-200"},
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"nodeName": "maia-0"},
+        "status": status,
+    }
+
+
+def take(probes=None, **objects):
+    store = Store(lambda _: None)
+    for kind, items in objects.items():
+        for item in items:
+            store.put(Kind(kind), item)
+    sight = Sight(50.0, probes or {}, NOTHING, LeaseBook(lambda: 50.0), True, "http://g/v1", "w:1")  # noqa: FBT003
+    return build_snapshot(store, sight)
+
+
+def only_worker(item, probes=None):
+    snapshot, _ = take(probes, pools=[POOL], classes=[CLASS], workers=[item])
+    return snapshot.pools[0].workers[0]
+
+
+def test_ready_is_the_kubelets_own_word():
+    silent_agent = [
+        {"type": "Ready", "status": "False"},
+        {"type": "ContainersReady", "status": "True"},
+    ]
+    assert only_worker(pod(conditions=silent_agent)).ready
+
+
+def test_a_worker_carries_its_probe_and_why_it_waits():
+    state = {
+        "restartCount": 4,
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+        "lastState": {"terminated": {"exitCode": 1, "message": "no checkpoint directory"}},
+    }
+    probe = Probe(1, 5, None)
+    worker = only_worker(pod(containerStatuses=[state]), {"uid-chat-maia-200-x": probe})
+    assert worker.waiting == "CrashLoopBackOff: no checkpoint directory"
+    assert (worker.restarts, worker.probe) == (4, probe)
+
+
+def test_an_ordinary_start_waits_for_nothing():
+    state = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    assert only_worker(pod(containerStatuses=[state])).waiting == ""
+
+
+def test_what_cannot_be_read_is_named_and_left_out():
+    odd = {**POOL, "spec": {**POOL["spec"], "slo": {"ttft": "soon", "tpot": "1s"}}}
+    snapshot, unreadable = take(pools=[odd], classes=[CLASS])
+    assert snapshot.pools == ()
+    assert "'soon'" in unreadable["InferencePool default/chat"]
+
+
+def test_nodes_of_a_class_and_nodes_with_our_mark_are_seen():
+    def node(name, labels, **spec):
+        return {
+            "metadata": {"name": name, "uid": name, "labels": labels},
+            "spec": spec,
+            "status": {"allocatable": {"sluice.dev/maia": "2", "cpu": "8"}},
+        }
+
+    taint = {"key": "sluice.dev/quarantine", "effect": "NoSchedule"}
+    snapshot, _ = take(
+        classes=[CLASS],
+        nodes=[
+            node("maia-0", {"accelerator": "maia"}),
+            node("system-0", {}),
+            node("left-over", {}, taints=[taint]),
+        ],
+    )
+    found = {one.name: one for one in snapshot.nodes}
+    assert set(found) == {"maia-0", "left-over"}
+    assert found["maia-0"].allocatable == {"sluice.dev/maia": 2}
+    assert found["maia-0"].ready is NodeReady.UNKNOWN
+    assert found["left-over"].tainted
+
+
+def test_a_mark_edited_into_nonsense_is_a_sentence():
+    mark, said = read_mark('{"state": "Fai')
+    assert mark is None
+    assert "cannot be read" in said
+    assert read_mark(None) == (None, "")
