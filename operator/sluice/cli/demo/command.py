@@ -140,8 +140,7 @@ async def _play(cluster: "Cluster", programs: "Binaries", models: Path) -> dict[
         click.echo(f"— {text}", err=True)
 
     say("installing Sluice from manifests/overlays/embedded, then classes and a pool")
-    for path in ("manifests/overlays/embedded", "manifests/samples"):
-        await asyncio.to_thread(_apply, cluster, programs, path, time.monotonic() + READY_SECONDS)
+    await asyncio.to_thread(install, cluster, programs, time.monotonic() + READY_SECONDS)
     client = KubeClient(str(cluster.kubeconfig))
     try:
         async with aiohttp.ClientSession() as session:
@@ -149,6 +148,12 @@ async def _play(cluster: "Cluster", programs: "Binaries", models: Path) -> dict[
             return await _play_story(cluster, programs, models, fleet, say)
     finally:
         await client.close()
+
+
+def install(cluster: "Cluster", programs: "Binaries", deadline: float) -> None:
+    """Apply Sluice, then the samples; give up at `deadline` (monotonic seconds)."""
+    for path in ("manifests/overlays/embedded", "manifests/samples"):
+        _apply(cluster, programs, path, deadline)
 
 
 def _apply(cluster: "Cluster", programs: "Binaries", path: str, deadline: float) -> None:

@@ -23,10 +23,12 @@ class Kill:
     at: float
     detection_s: float | None = None
     replacement_wanted_s: float | None = None
+    replacement_bound_s: float | None = None
     replacement_ready_s: float | None = None
     returned_s: float | None = None
     workers: tuple[str, ...] = ()
     spare_before: int = 0
+    bound_before: int = 0
 
 
 @dataclass(slots=True)
@@ -66,8 +68,8 @@ class Story:
         self.say(f"spilled; load {self.load.rate:.1f} requests/s, letting it settle")
         await self.until(lambda v: v.conditions.get("Progressing") == "False", 45.0)
 
-    async def kill_and_return(self) -> None:
-        """Kill the preferred node with most workers under load, see what happens, heal it."""
+    async def kill_and_return(self, harm: str = "kill") -> Kill:
+        """Kill or freeze the preferred node with most workers, see what happens, heal it."""
         view = await self.fleet.look()
         node = max(
             (name for name in self.fleet.workers if name.startswith("maia-")),
@@ -78,11 +80,12 @@ class Story:
             time.time(),
             workers=tuple(self.fleet.workers[node]),
             spare_before=view.wanted(SPARE),
+            bound_before=self._count_spares(),
         )
         share_before = view.share(PREFERRED)
         self.kills.append(kill)
-        self.say(f"killing {node} with {len(kill.workers)} workers under load")
-        self.act(node, "kill")
+        self.say(f"{harm}: {node} with {len(kill.workers)} workers, under load")
+        self.act(node, harm)
         kill.at = time.time()
         await self._watch_fallback(kill)
         await asyncio.sleep(10)
@@ -98,6 +101,13 @@ class Story:
         )
         if self.returned:
             kill.returned_s = time.time() - kill.at
+        return kill
+
+    def _count_spares(self) -> int:
+        """Return how many workers are bound to nodes of the spare class."""
+        return sum(
+            len(pods) for node, pods in self.fleet.workers.items() if node.startswith("gpu-")
+        )
 
     async def _watch_fallback(self, kill: Kill) -> None:
         def seen(view: View) -> bool:
@@ -106,11 +116,13 @@ class Story:
                 kill.detection_s = passed
             if kill.replacement_wanted_s is None and view.wanted(SPARE) > kill.spare_before:
                 kill.replacement_wanted_s = passed
+            if kill.replacement_bound_s is None and self._count_spares() > kill.bound_before:
+                kill.replacement_bound_s = passed
             if kill.replacement_ready_s is None and view.serving(SPARE) > kill.spare_before:
                 kill.replacement_ready_s = passed
             fell = view.conditions.get("FallbackActive") == "True"
             self.fell_back = self.fell_back or (fell and view.share(SPARE) > 0)
             return self.fell_back and kill.replacement_ready_s is not None
 
-        self.say(f"{kill.node} is dead; the pool falls back")
+        self.say(f"{kill.node} is lost; the pool falls back")
         await self.until(seen, 60.0)
