@@ -35,7 +35,7 @@ def cluster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(cluster_home: Path) -> dict[str, str]:
-    """Return an environment in which `sluice` finds the clusters of this session."""
+    """Return an environment in which `sluice` finds the clusters of these tests."""
     return {**os.environ, "XDG_STATE_HOME": str(cluster_home.parent.parent)}
 
 

@@ -15,7 +15,7 @@ KILLS = 4
 
 
 def find_processes(program):
-    """Return the pids of a program's processes in this session's clusters."""
+    """Return the pids of a program's processes in the clusters of these tests."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and entry.stat().st_uid == os.getuid():
