@@ -1,25 +1,70 @@
 """AcceleratorClass: how a kind of device is found, paid for, checked and, if emulated, timed."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from sluice.api.base import ApiModel
-from sluice.api.quantities import DecimalString, Duration, Percent
+from sluice.api.base import (
+    DNS_NAME,
+    LABEL_KEY,
+    LABEL_NAME,
+    ApiModel,
+    ApiVersion,
+    Count,
+    Metadata,
+)
+from sluice.api.quantities import (
+    DURATION,
+    DecimalString,
+    Duration,
+    Percent,
+    PositiveDuration,
+)
+from sluice.api.rules import RULES, Form, matches, rule
 from sluice_accel.profiles import PROFILES
 
-MAX_CLASS_NAME = 20
-"""Longest class name, so that `<pool>-<class>` fits a label value of 63 characters."""
+CLASS_NAME = Form(
+    "^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$",
+    "must be at most 20 lower-case letters, digits and dashes, since workers are named"
+    " <pool>-<class>",
+    longest=20,
+)
+LABEL_VALUE = Form(
+    f"^({LABEL_NAME})?$",
+    "must be a label value: at most 63 letters, digits, dashes, underscores and full stops",
+    longest=63,
+)
+RESOURCE_NAME = Form(
+    f"^{DNS_NAME}/{LABEL_NAME}$",
+    "must be an extended resource with the domain of its device plugin, such as nvidia.com/gpu",
+    longest=316,
+)
+_NATIVE = "must not lie in kubernetes.io: name the extended resource of the device plugin"
+_BAD_KEY = "must have label keys as its keys, such as nvidia.com/gpu.product"
+_TIMEOUT = "must not be longer than period, or probes of one worker would overlap"
 
 ProfileName = StrEnum("ProfileName", {name: name for name in PROFILES})  # type: ignore[misc]
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
-LabelValue = Annotated[str, StringConstraints(max_length=63)]
-QualifiedName = Annotated[
+
+
+def _require_plugin(name: str) -> str:
+    domain = name.partition("/")[0]
+    if domain == "kubernetes.io" or domain.endswith(".kubernetes.io"):
+        raise ValueError(f"{name!r} {_NATIVE}")
+    return name
+
+
+LabelKey = Annotated[str, AfterValidator(LABEL_KEY.check)]
+LabelValue = Annotated[
+    str, AfterValidator(LABEL_VALUE.check), WithJsonSchema(LABEL_VALUE.describe())
+]
+TaintKey = Annotated[str, AfterValidator(LABEL_KEY.check), WithJsonSchema(LABEL_KEY.describe())]
+ResourceName = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-        max_length=316,
+    AfterValidator(RESOURCE_NAME.check),
+    AfterValidator(_require_plugin),
+    WithJsonSchema(
+        RESOURCE_NAME.describe(rule("!self.matches('^([^/]*[.])?kubernetes[.]io/')", _NATIVE))
     ),
 ]
 
@@ -27,47 +72,68 @@ QualifiedName = Annotated[
 class Price(ApiModel):
     """What a device costs."""
 
-    on_demand: DecimalString = Field(description="Dollars per device-hour.")
+    on_demand: DecimalString = Field(
+        description='Dollars for one device for one hour, as a string such as "12.29". It decides'
+        " what a pool costs (status.costPerHour)."
+    )
 
 
 class Liveness(ApiModel):
     """How a worker's pulse is taken."""
 
-    period: Duration = Field(
-        default=1.0, validate_default=True, description="Time between two probes."
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                # A text that is no duration has its own sentence; here it would end in an error.
+                rule(
+                    f"!{matches('self.period', DURATION.pattern)}"
+                    f" || !{matches('self.timeout', DURATION.pattern)}"
+                    " || duration(self.timeout) <= duration(self.period)",
+                    _TIMEOUT,
+                    ".timeout",
+                )
+            ]
+        }
     )
-    timeout: Duration = Field(
-        default=0.5, validate_default=True, description="Longest time to an answer."
+
+    period: PositiveDuration = Field(
+        default=1.0, description="Time between two probes of one worker."
     )
-    failures: int = Field(
-        default=3, ge=1, le=100, description="Misses in a row that make a worker Failed."
+    timeout: PositiveDuration = Field(
+        default=0.5, description="A probe without an answer after this long is a miss."
+    )
+    failures: Count = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Misses in a row that make a worker Failed: it gets no traffic, its pod is"
+        " deleted and its node quarantined. The first miss already keeps new requests away.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "Liveness":
-        if self.period <= 0 or self.timeout <= 0:
-            raise ValueError("period and timeout must be longer than 0s")
         if self.timeout > self.period:
-            raise ValueError("timeout must not be longer than period")
+            raise ValueError(f"timeout {_TIMEOUT}")
         return self
 
 
 class Health(ApiModel):
-    """How nodes of the class are judged."""
+    """How workers and nodes of the class are judged."""
 
     liveness: Liveness = Field(
-        default_factory=Liveness, description="How a worker's pulse is taken."
+        default_factory=Liveness,
+        description="How a worker's pulse is taken: GET /healthz on its pod.",
     )
     return_after: Duration = Field(
         default=60.0,
-        validate_default=True,
-        description="How long a quarantined node must have been good before it gets workers again.",
+        description="How long a quarantined node must have looked good before Sluice takes its"
+        " taint away and workers may run there again.",
     )
     max_unhealthy: Percent = Field(
         default=0.5,
-        validate_default=True,
-        description="Share of the class's nodes whose workers may be deleted at once, at least one"
-        " node. Traffic and scale-up elsewhere are never held back by it.",
+        description="Breaker: share of the class's nodes whose workers may be deleted at the same"
+        " time, but at least one node. Traffic leaves a failed worker whatever this says, and"
+        " other classes scale up.",
     )
 
 
@@ -75,16 +141,21 @@ class ClassEmulation(ApiModel):
     """How emulated devices of the class behave."""
 
     profile: ProfileName = Field(
-        description="Timing profile of the emulated device; its constants are published, derived"
-        " or assumed, each tagged in workers/sluice_accel."
+        description="Timing profile: how long the emulated device takes for a step. Each constant"
+        " in it is tagged published, derived or assumed; Maia's are mostly assumed."
+        " maia-200-neutral leaves out what is assumed to favour large batches."
     )
     startup: Duration = Field(
         default=60.0,
-        validate_default=True,
-        description="Time a worker takes to load before it serves.",
+        description="Time from the start of a worker until it serves, as it would be on the real"
+        " device (runtime and weights).",
     )
-    time_compression: int = Field(
-        default=1, ge=1, le=1000, description="The start-up is this many times shorter; logged."
+    time_compression: Count = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Divides startup, so that a demonstration need not wait; steps are never"
+        " compressed. An emulated start takes startup / timeCompression.",
     )
 
 
@@ -92,19 +163,30 @@ class AcceleratorClassSpec(ApiModel):
     """How a kind of device is found, paid for, checked and, where it is emulated, timed."""
 
     node_selector: dict[LabelKey, LabelValue] = Field(
-        min_length=1, max_length=16, description="Labels of the nodes that carry the device."
+        min_length=1,
+        max_length=16,
+        description="Labels that a node must have, all of them, to count as one of this class. May"
+        " be edited: workers then roll to the nodes it selects.",
+        json_schema_extra={
+            RULES: [rule(f"self.all(key, {matches('key', LABEL_KEY.pattern)})", _BAD_KEY)]
+        },
     )
-    taint_key: Annotated[str, StringConstraints(min_length=1, max_length=316)] | None = Field(
-        default=None, description="Key of the taint on those nodes, which workers tolerate."
+    taint_key: TaintKey | None = Field(
+        default=None,
+        description="Key of the taint that keeps other pods off these nodes; workers of the class"
+        " tolerate it, whatever its value. Leave out if they have none. May be edited; workers"
+        " roll.",
     )
-    resource_name: QualifiedName = Field(
-        description="Extended resource that the node's device plugin offers, as nvidia.com/gpu."
+    resource_name: ResourceName = Field(
+        description="Extended resource that the nodes' device plugin offers, such as"
+        " nvidia.com/gpu; a worker requests devicesPerWorker of it. May be edited; workers roll.",
     )
-    devices_per_worker: int = Field(
+    devices_per_worker: Count = Field(
         default=1,
         ge=1,
         le=64,
-        description="Devices one worker takes, unless a pool says else.",
+        description="Devices that one worker takes, unless a pool's variant says otherwise. The"
+        " model is split over them.",
     )
     price: Price = Field(description="What a device costs.")
     health: Health = Field(
@@ -112,6 +194,38 @@ class AcceleratorClassSpec(ApiModel):
     )
     emulation: ClassEmulation | None = Field(
         default=None,
-        description="How emulated devices behave; leave out with real hardware. Acts together with"
-        " the pool's spec.model.emulation.",
+        description="How emulated devices behave; leave out with real hardware. A worker is paced"
+        " only if its pool has spec.model.emulation too.",
     )
+
+
+class AcceleratorClass(ApiModel):
+    """An AcceleratorClass describes one kind of device to Sluice.
+
+    How its nodes are found in the cluster, what it costs, how its workers are checked and, where
+    it is emulated, how long its steps take. Pools name classes in spec.variants.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(
+                    matches("self.metadata.name", CLASS_NAME.pattern),
+                    f"metadata.name {CLASS_NAME.sentence}",
+                )
+            ]
+        }
+    )
+
+    api_version: ApiVersion = Field(description="sluice.dev/v1alpha1")
+    kind: Literal["AcceleratorClass"] = Field(description="AcceleratorClass")
+    metadata: Metadata = Field(description="Standard metadata.")
+    spec: AcceleratorClassSpec = Field(
+        description="How a kind of device is found, paid for, checked and, where it is emulated,"
+        " timed."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "AcceleratorClass":
+        CLASS_NAME.check(self.metadata.name)
+        return self

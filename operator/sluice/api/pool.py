@@ -1,18 +1,49 @@
 """InferencePool: what to serve, within which SLO, on which accelerator classes."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from sluice.api.base import ApiModel
-from sluice.api.quantities import Duration, Percent
+from sluice.api.accelerator import CLASS_NAME
+from sluice.api.base import ApiModel, ApiVersion, Count, Metadata
+from sluice.api.quantities import Duration, InnerPercent, Percent, PositiveDuration
+from sluice.api.rules import RULES, Form, matches, rule
+from sluice.api.status import InferencePoolStatus
+from sluice.api.template import WorkerTemplate
 from sluice_accel.nominal import NOMINAL_MODELS
 
-MAX_POOL_NAME = 40
-"""Longest pool name, so that `<pool>-<class>` fits a label value of 63 characters."""
+POOL_NAME = Form(
+    "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$",
+    "must be at most 40 lower-case letters, digits and dashes, a letter first, since a Service"
+    " <pool>-workers and Deployments <pool>-<class> are named after it",
+    longest=40,
+)
+MODEL_NAME = Form(
+    "^[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?$",
+    "must be at most 63 letters, digits, dashes, underscores, full stops and slashes, with a letter"
+    " or digit at both ends",
+    longest=63,
+)
+PATH = Form(
+    "^/[!-~]*$", "must be an absolute path such as /models/compact, without spaces", longest=256
+)
+_RENAMED = (
+    "must stay as it is, since requests ask for it: make a second pool with the new name, move the"
+    " clients, then delete this one"
+)
+_MIN_MAX = "must not be larger than max"
+_TWICE = "must not name an acceleratorClass twice: merge the two variants"
+_NONE = "must have one with a max above 0, or the pool could never run a worker"
 
 NominalName = StrEnum("NominalName", {name: name for name in NOMINAL_MODELS})  # type: ignore[misc]
+ModelName = Annotated[
+    str,
+    AfterValidator(MODEL_NAME.check),
+    WithJsonSchema(MODEL_NAME.describe(rule("self == oldSelf", _RENAMED))),
+]
+ModelPath = Annotated[str, AfterValidator(PATH.check), WithJsonSchema(PATH.describe())]
+ClassName = Annotated[str, AfterValidator(CLASS_NAME.check), WithJsonSchema(CLASS_NAME.describe())]
 
 
 class Mode(StrEnum):
@@ -25,7 +56,7 @@ class Mode(StrEnum):
 class ModelSource(ApiModel):
     """Where the weights are."""
 
-    path: Annotated[str, StringConstraints(pattern=r"^/.*$", max_length=256)] = Field(
+    path: ModelPath = Field(
         description="Absolute path of the checkpoint inside the worker's image, in Hugging Face"
         " layout (config.json, model.safetensors, tokenizer.json)."
     )
@@ -35,125 +66,91 @@ class ModelEmulation(ApiModel):
     """Which large model the emulated devices pretend to run."""
 
     nominal: NominalName = Field(
-        description="Published model whose step times the emulated device reproduces; the tokens"
-        " still come from the model at source."
+        description="Published model whose step times the emulated device reproduces. The tokens"
+        " still come from the (much smaller) model at source."
     )
-    token_scale: int = Field(
+    token_scale: Count = Field(
         default=1,
         ge=1,
         le=1024,
-        description="Nominal tokens of prompt and context that one real token stands for; output"
-        " tokens count one for one.",
+        description="Nominal tokens of prompt and context that one real token stands for, so that"
+        " real prompts fit a small model; output tokens always count one for one.",
     )
 
 
 class Model(ApiModel):
     """The model that a pool serves."""
 
-    name: Annotated[
-        str,
-        StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?$", max_length=63),
-    ] = Field(
+    name: ModelName = Field(
         description="What requests say in `model`. Unique in the cluster: of two pools with one"
-        " name the older serves it and the other says ModelNameTaken."
+        " name the older serves it, and the other gets no workers and says ModelNameTaken. Cannot"
+        " be changed."
     )
-    source: ModelSource = Field(description="Where the weights are.")
+    source: ModelSource = Field(
+        description="Where the weights are. May be edited: workers roll without dropping requests."
+    )
     emulation: ModelEmulation | None = Field(
         default=None,
         description="Which large model emulated devices pretend to run; leave out with real"
-        " hardware. Acts together with the class's spec.emulation.",
+        " hardware. Workers are paced only on classes that have spec.emulation too.",
     )
 
 
 class SLO(ApiModel):
     """The objective: the share of requests that keep both bounds."""
 
-    ttft: Duration = Field(
-        description="Longest time to first token, queueing included, as users feel it."
+    ttft: PositiveDuration = Field(
+        description="Longest time to first token, from the request's arrival at the gateway until"
+        " its first token leaves it: queueing included, as users feel it. For example 2s."
     )
-    tpot: Duration = Field(description="Longest mean time per output token after the first.")
-    objective: Percent = Field(
+    tpot: PositiveDuration = Field(
+        description="Longest mean time per output token after the first. For example 200ms."
+    )
+    objective: InnerPercent = Field(
         default=0.99,
-        validate_default=True,
-        description="Share of requests that must meet both; lost and refused requests count as"
-        " misses.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "SLO":
-        if self.ttft <= 0 or self.tpot <= 0:
-            raise ValueError("ttft and tpot must be longer than 0s")
-        if not 0 < self.objective < 1:
-            raise ValueError("objective must lie between 0% and 100%, both excluded")
-        return self
-
-
-class LocalObjectReference(ApiModel):
-    """A name in the pool's namespace."""
-
-    name: Annotated[str, StringConstraints(min_length=1, max_length=253)] = Field(
-        description="Name of the object."
-    )
-
-
-class WorkerTemplate(ApiModel):
-    """What a variant changes on the worker pods that Sluice renders."""
-
-    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
-        default=None, description="Image of the worker container."
-    )
-    command: list[Annotated[str, StringConstraints(max_length=1024)]] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=32,
-        description="Command in place of sluice-worker; it gets the same arguments.",
-    )
-    env: list[dict[str, Any]] | None = Field(
-        default=None,
-        max_length=64,
-        description="Environment variables added to the worker container, as in a pod.",
-    )
-    resources: dict[str, Any] | None = Field(
-        default=None,
-        description="Requests and limits of the worker container; the devices are added to them.",
-    )
-    tolerations: list[dict[str, Any]] | None = Field(
-        default=None,
-        max_length=16,
-        description="Tolerations beside the one for the class's taint, as in a pod.",
-    )
-    image_pull_secrets: list[LocalObjectReference] | None = Field(
-        default=None, max_length=8, description="Secrets to pull the image with, as in a pod."
+        description="Share of requests that must keep both bounds. Requests that were lost or"
+        " refused count as misses.",
     )
 
 
 class VariantSpec(ApiModel):
     """The pool's workers on one accelerator class."""
 
-    accelerator_class: Annotated[
-        str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=20)
-    ] = Field(description="Name of the AcceleratorClass.")
-    min: int = Field(default=0, ge=0, le=1000, description="Fewest workers, also without demand.")
-    max: int = Field(ge=0, le=1000, description="Most workers.")
+    model_config = ConfigDict(
+        json_schema_extra={RULES: [rule("self.min <= self.max", _MIN_MAX, ".min")]}
+    )
+
+    accelerator_class: ClassName = Field(
+        description="Name of the AcceleratorClass (`kubectl get accel` lists them). While there is"
+        " none of that name, the condition Degraded says ClassMissing."
+    )
+    min: Count = Field(
+        default=0, ge=0, le=1000, description="Fewest workers, kept also without any demand."
+    )
+    max: Count = Field(
+        ge=0,
+        le=1000,
+        description="Most workers. With 0 the variant is switched off and its workers leave.",
+    )
     max_share: Percent = Field(
         default=1.0,
-        validate_default=True,
-        description="Largest share of the pool's traffic while other variants serve.",
+        description="Largest share of the pool's traffic that may go here while other variants"
+        " serve.",
     )
-    devices: int | None = Field(
+    devices: Count | None = Field(
         default=None,
         ge=1,
         le=64,
-        description="Devices per worker; the class says if left out.",
+        description="Devices per worker. Default: devicesPerWorker of the class.",
     )
     template: WorkerTemplate | None = Field(
-        default=None, description="What to change on the worker pods."
+        default=None, description="What to change on the worker pods. A change rolls them."
     )
 
     @model_validator(mode="after")
     def _check(self) -> "VariantSpec":
         if self.min > self.max:
-            raise ValueError("min must not be larger than max")
+            raise ValueError(f"min {_MIN_MAX}")
         return self
 
 
@@ -162,17 +159,16 @@ class Autoscaling(ApiModel):
 
     mode: Mode = Field(
         default=Mode.AUTOMATIC,
-        description="Automatic, or Paused: counts stay as they are, within min and max.",
+        description="Automatic: counts follow demand between min and max. Paused: they stay as they"
+        " are, within min and max; health and traffic go on.",
     )
     headroom: Percent = Field(
         default=0.2,
-        validate_default=True,
         description="Capacity kept beyond the demand, for what arrives while workers start.",
     )
     stable_window: Duration = Field(
         default=300.0,
-        validate_default=True,
-        description="How long less must have been enough before a worker is removed.",
+        description="How long fewer workers must have been enough before one is removed.",
     )
 
 
@@ -181,9 +177,8 @@ class Shift(ApiModel):
 
     hold_down: Duration = Field(
         default=120.0,
-        validate_default=True,
-        description="Shortest time between a scaling step and a step back. Fallback and scale-up"
-        " for the SLO never wait.",
+        description="Shortest time between a scaling step and a step back. Fallback, and scale-up"
+        " that the SLO needs, never wait.",
     )
 
 
@@ -192,8 +187,8 @@ class Fallback(ApiModel):
 
     mode: Mode = Field(
         default=Mode.AUTOMATIC,
-        description="Automatic: the other variants take what is missing, at once. Paused: they do"
-        " not.",
+        description="Automatic: when workers of one variant fail, the others take over at once what"
+        " they carried. Paused: lost capacity counts as if it were there.",
     )
 
 
@@ -201,8 +196,11 @@ class InferencePoolSpec(ApiModel):
     """What to serve, within which SLO, on which accelerator classes."""
 
     model: Model = Field(description="The model to serve.")
-    slo: SLO = Field(description="The objective that the pool is kept inside.")
-    priority: int = Field(
+    slo: SLO = Field(
+        description="Service level objective: how fast answers must be, and for what share of the"
+        " requests. Sluice keeps as few workers as this allows."
+    )
+    priority: Count = Field(
         default=0,
         ge=-1000000,
         le=1000000,
@@ -213,21 +211,68 @@ class InferencePoolSpec(ApiModel):
         min_length=1,
         max_length=8,
         description="Accelerator classes to run on, the preferred one first: it is filled before"
-        " the next one.",
+        " the next one gets workers, and each takes over for the others when they fail.",
+        json_schema_extra={
+            # Not a map by acceleratorClass: the order of the list is a statement of its own, and
+            # whoever applies variants states it whole.
+            "x-kubernetes-list-type": "atomic",
+            RULES: [
+                rule(
+                    "self.all(x, self.exists_one(y, y.acceleratorClass == x.acceleratorClass))",
+                    _TWICE,
+                ),
+                rule("self.exists(v, v.max > 0)", _NONE),
+            ],
+        },
     )
     autoscaling: Autoscaling = Field(
         default_factory=Autoscaling, description="How the worker counts follow demand."
     )
     shift: Shift = Field(default_factory=Shift, description="How capacity moves between variants.")
     fallback: Fallback = Field(
-        default_factory=Fallback, description="What happens when capacity is lost to health."
+        default_factory=Fallback,
+        description="What happens when capacity is lost because workers or nodes fail.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "InferencePoolSpec":
         names = [variant.accelerator_class for variant in self.variants]
         if len(set(names)) < len(names):
-            raise ValueError("variants must not name an acceleratorClass twice")
+            raise ValueError(f"variants {_TWICE}")
         if all(variant.max == 0 for variant in self.variants):
-            raise ValueError("at least one variant must have a max above 0")
+            raise ValueError(f"variants {_NONE}")
+        return self
+
+
+class InferencePool(ApiModel):
+    """An InferencePool serves one language model within a service level objective.
+
+    It says which model, how fast answers must be, and on which kinds of accelerator; Sluice runs
+    the workers, scales them on what users feel, and falls back when nodes fail.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(
+                    matches("self.metadata.name", POOL_NAME.pattern),
+                    f"metadata.name {POOL_NAME.sentence}",
+                )
+            ]
+        }
+    )
+
+    api_version: ApiVersion = Field(description="sluice.dev/v1alpha1")
+    kind: Literal["InferencePool"] = Field(description="InferencePool")
+    metadata: Metadata = Field(description="Standard metadata.")
+    spec: InferencePoolSpec = Field(
+        description="What to serve, within which SLO, on which accelerator classes."
+    )
+    status: InferencePoolStatus | None = Field(
+        default=None, description="What became of the spec; written by Sluice alone."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "InferencePool":
+        POOL_NAME.check(self.metadata.name)
         return self

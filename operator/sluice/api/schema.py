@@ -8,8 +8,8 @@ from typing import Any
 
 from sluice.api.base import ApiModel
 from sluice.api.quantities import (
-    DURATION_PATTERN,
-    PERCENT_PATTERN,
+    DURATION,
+    PERCENT,
     format_duration,
     format_percent,
 )
@@ -28,6 +28,8 @@ def build_schema(model: type[ApiModel]) -> Schema:
 def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
     node = _resolve(node, definitions)
     found = {key: value for key, value in node.items() if key not in _DROPPED}
+    if "description" in found:
+        found["description"] = " ".join(found["description"].split())
     if "properties" in found:
         found["properties"] = {
             name: _convert_property(child, definitions)
@@ -66,9 +68,9 @@ def _all_defaulted(schema: Schema) -> bool:
 
 
 def _format_default(default: Any, pattern: str | None) -> Any:
-    if pattern == PERCENT_PATTERN and isinstance(default, float):
+    if pattern == PERCENT.pattern and isinstance(default, float):
         return format_percent(default)
-    if pattern == DURATION_PATTERN and isinstance(default, float):
+    if pattern == DURATION.pattern and isinstance(default, float):
         return format_duration(default)
     return default
 

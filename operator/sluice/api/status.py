@@ -1,5 +1,6 @@
 """Status of an InferencePool: decisions at once, measured numbers at two significant digits."""
 
+from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
@@ -26,17 +27,30 @@ class VariantStatus(ApiModel):
         description="Dollars an hour for the devices that its workers hold now."
     )
     quarantined: list[str] = Field(
-        default_factory=list, description="Pods that must get no traffic: their worker has failed."
+        default_factory=list,
+        max_length=4096,
+        description="Pods that must get no traffic: their worker has failed.",
     )
+
+
+class ConditionStatus(StrEnum):
+    """Whether a condition holds."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
 
 
 class Condition(ApiModel):
     """A condition, in the usual Kubernetes form."""
 
     type: str = Field(
-        description="Ready, Progressing, SLOMet, FallbackActive or Degraded.", max_length=316
+        max_length=316,
+        description="Ready (a worker serves), Progressing (something is on its way), SLOMet (the"
+        " objective holds over the window), FallbackActive (capacity was lost to health and others"
+        " carry it) or Degraded (something is wrong; the message says what and what to do).",
     )
-    status: str = Field(description="True, False or Unknown.", pattern="^(True|False|Unknown)$")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
     reason: str = Field(description="One CamelCase word for programs.", max_length=1024)
     message: str = Field(description="A sentence for people.", max_length=32768)
     last_transition_time: str = Field(
@@ -73,7 +87,9 @@ class InferencePoolStatus(ApiModel):
         default=None, description="Dollars an hour for all devices that the pool holds now."
     )
     placement: str | None = Field(
-        default=None, description="Serving and wanted workers and share of each variant, in short."
+        default=None,
+        description="Where the pool runs, in short: class, serving/wanted workers and share of each"
+        " variant.",
     )
     reason: str | None = Field(
         default=None, description="One word for the pool's state, or for its last decision."
@@ -83,12 +99,20 @@ class InferencePoolStatus(ApiModel):
         default_factory=list, max_length=16, description="Each variant as it stands."
     )
     conditions: list[Condition] = Field(
-        default_factory=list, max_length=16, description="The pool's conditions."
+        default_factory=list,
+        max_length=16,
+        description="What is true of the pool now: Ready, Progressing, SLOMet, FallbackActive,"
+        " Degraded.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
     )
     decisions: list[DecisionRecord] = Field(
         default_factory=list, max_length=10, description="The last ten decisions, oldest first."
     )
     memory: dict[str, Any] | None = Field(
         default=None,
-        description="What the planner must remember across restarts; not for editing.",
+        description="What the planner must remember across restarts; not for editing, nor for"
+        " reading by other programs.",
     )

@@ -3,7 +3,9 @@
 from typing import Any
 
 from sluice.api.accelerator import AcceleratorClassSpec
-from sluice.api.pool import InferencePoolSpec, VariantSpec, WorkerTemplate
+from sluice.api.base import ApiModel
+from sluice.api.pool import InferencePoolSpec, VariantSpec
+from sluice.api.template import Resources, WorkerTemplate
 from sluice.model.keys import PoolKey
 from sluice.model.names import (
     LABEL_CLASS,
@@ -19,6 +21,9 @@ from sluice.model.names import (
 from sluice.model.serving import MAX_BATCHED_TOKENS, MAX_NUM_SEQS
 
 Manifest = dict[str, Any]
+
+DEFAULT_RESOURCES = Resources(requests={"cpu": "250m", "memory": "256Mi"})
+"""What a worker asks for besides its devices; modest, since the device does the computing."""
 
 GRACE_SECONDS = 60
 """Time a worker has to finish its streams: 64 tokens at 200 ms, queued four deep."""
@@ -87,14 +92,7 @@ def _render_container(
         "image": override.image or image,
         "command": override.command or [WORKER],
         "args": _list_arguments(spec, variant, accelerator),
-        "env": [
-            _field("POD_UID", "metadata.uid"),
-            _field("POD_NAME", "metadata.name"),
-            _field("POD_IP", "status.podIP"),
-            _field("NODE_NAME", "spec.nodeName"),
-            {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
-            *(override.env or ()),
-        ],
+        "env": _list_environment(override),
         "ports": [{"name": "http", "containerPort": WORKER_PORT, "protocol": "TCP"}],
         "resources": _render_resources(variant, accelerator, override),
         "securityContext": {
@@ -133,6 +131,30 @@ def _list_arguments(
     return [f"{flag}={value}" for flag, value in arguments.items()]
 
 
+def _list_environment(override: WorkerTemplate) -> list[Manifest]:
+    """Return the variables: Sluice's own first, so that a pool's may refer to them.
+
+    A pool's variable replaces Sluice's of the same name: twice in a list, the API server refuses
+    it.
+    """
+    own = [
+        _field("POD_UID", "metadata.uid"),
+        _field("POD_NAME", "metadata.name"),
+        _field("POD_IP", "status.podIP"),
+        _field("NODE_NAME", "spec.nodeName"),
+        # One thread a worker: the emulated devices of a node share its processors.
+        {"name": "OMP_NUM_THREADS", "value": "1"},
+        {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
+    ]
+    theirs = [_dump(variable) for variable in override.env or ()]
+    replaced = {variable["name"] for variable in theirs}
+    return [variable for variable in own if variable["name"] not in replaced] + theirs
+
+
+def _dump(part: ApiModel) -> Manifest:
+    return part.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
 def _field(name: str, path: str) -> Manifest:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
 
@@ -150,12 +172,12 @@ def _render_resources(
     variant: VariantSpec, accelerator: AcceleratorClassSpec, override: WorkerTemplate
 ) -> Manifest:
     devices = {accelerator.resource_name: str(variant.devices or accelerator.devices_per_worker)}
-    asked = override.resources or {"requests": {"cpu": "250m", "memory": "256Mi"}}
-    resources: Manifest = {
-        "requests": dict(asked.get("requests", {})) | devices,
-        "limits": dict(asked.get("limits", {})) | devices,
+    asked = override.resources or DEFAULT_RESOURCES
+    # Devices as limit and request, equal: Kubernetes knows no other way for extended resources.
+    return {
+        "requests": (asked.requests or {}) | devices,
+        "limits": (asked.limits or {}) | devices,
     }
-    return resources
 
 
 def _list_tolerations(
@@ -166,4 +188,4 @@ def _list_tolerations(
         tolerations.append(
             {"key": accelerator.taint_key, "operator": "Exists", "effect": "NoSchedule"}
         )
-    return [*tolerations, *(override.tolerations or ())]
+    return [*tolerations, *(_dump(each) for each in override.tolerations or ())]

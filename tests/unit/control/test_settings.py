@@ -20,7 +20,7 @@ def test_durations_are_texts(tmp_path):
     ("text", "said"),
     [
         ("fastTik: 2s", "fastTik is no setting"),
-        ("fastTick: soon", "'soon' is not a duration"),
+        ("fastTick: soon", "'soon' must be a duration"),
         ("lease: {duration: [1]}", "lease.duration"),
         ("{", "not YAML"),
     ],
