@@ -432,3 +432,14 @@ async def test_a_worker_that_says_nothing_is_late(relaying, act, outcome):
         assert world.request_lines()[-1]["attempts"][0]["outcome"] == outcome
         told = (await world.signals())["pools"]["default/chat"]["workers"]["uid-w1"]
         assert (told["timeouts"], told["suspect"]) == (1, False)
+
+
+async def test_a_bug_of_ours_is_a_500_and_a_line(world, monkeypatch):
+    await usable(world, "w1")
+    monkeypatch.setattr(world.gateway.fleet, "choose_worker", None)
+    status, _, body = await world.ask()
+    assert (status, body["error"]["code"]) == (500, "internal_error")
+    assert world.request_lines()[-1]["outcome"] == "internal_error"
+    assert (await world.signals())["pools"]["default/chat"]["failed"] == 1
+    monkeypatch.undo()
+    assert (await world.ask())[0] == 200

@@ -94,17 +94,16 @@ class PublicApi:
     async def _complete(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
         """Run a completion request, and account for it however it ends."""
         client = ResponseStream(request, exchange)
+        answer: Answer | None = None
         try:
             answer = await self._serve(exchange, request, client)
         except Refusal as refusal:
             answer = refusal.answer
             exchange.outcome = refusal.outcome
         except ClientLostError as lost:
-            answer = None
             exchange.outcome = exchange.outcome or lost.outcome
             client.abort()
         except asyncio.CancelledError:
-            answer = None
             exchange.outcome = exchange.outcome or "cancelled"
             raise
         finally:
@@ -129,8 +128,13 @@ class PublicApi:
         self, exchange: Exchange, answer: Answer | None, client: "ResponseStream"
     ) -> None:
         """Count and log a request that has ended."""
-        streamed = client.response.status if client.response else _CLIENT_GONE
-        exchange.status = answer.status if answer else streamed
+        if not exchange.outcome:  # a bug of ours; the connection answers 500 and logs it
+            exchange.outcome = "internal_error"
+            exchange.status = 500
+        elif answer is not None:
+            exchange.status = answer.status
+        else:
+            exchange.status = client.response.status if client.response else _CLIENT_GONE
         pool, worker = exchange.pool, exchange.worker
         if pool is not None:
             if exchange.status in _OVERLOAD:
