@@ -111,16 +111,26 @@ def test_two_pools_share_the_nodes(chat):
 
 
 def test_of_two_pools_with_one_model_name_the_older_serves(chat):
-    chat.create(make_pool("rival"))
+    rival = make_pool("rival")
+    rival["spec"]["model"]["name"] = "chat"
+    chat.create(rival)
     try:
-        wait_until(lambda: chat.workers("rival"), "the rival has workers")
-        taken = make_pool("rival")
-        taken["spec"]["model"]["name"] = "chat"
-        chat.create(taken)
-        wait_until(lambda: not chat.workers("rival"), "the younger pool has no workers")
-        status = chat.status("rival")
-        assert status["reason"] == "ModelNameTaken"
-        assert "default/chat" in status["message"]
+        wait_until(lambda: chat.status("rival").get("reason") == "ModelNameTaken", "it is told")
+        assert "default/chat" in chat.status("rival")["message"]
+        assert not chat.workers("rival")
         assert ask(chat.gateway(), "chat")[0] == 200
     finally:
         chat.delete_pool("rival")
+
+
+def test_a_variant_taken_out_of_the_spec_goes(chat):
+    smaller = make_pool("chat")
+    del smaller["spec"]["variants"][1]
+    chat.create(smaller)
+    wait_until(
+        lambda: (
+            [d["metadata"]["name"] for d in chat.get("deployment")["items"]] == ["chat-maia-200"]
+        ),
+        "only the other variant's Deployment is left",
+    )
+    assert ask(chat.gateway(), "chat")[0] == 200
