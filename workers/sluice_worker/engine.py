@@ -10,11 +10,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import RequestError
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import Pacer
 from sluice_worker.sampling import SamplingParams, choose_token
+
+log = structlog.get_logger()
 
 IDLE_BEAT = 0.5
 """Seconds between heartbeats while there is nothing to do."""
@@ -22,7 +26,7 @@ IDLE_BEAT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """One output token of a sequence, or its end (`finish` is stop or length)."""
+    """One output token of a sequence, or its end (`finish` is stop, length or error)."""
 
     sequence: "GenerationRequest"
     token: int | None
@@ -35,7 +39,8 @@ class GenerationRequest:
 
     Attributes:
         done: prompt and output tokens whose keys and values are in the cache.
-        cancelled: nobody wants it any more; it leaves at the next step.
+        arrived, first_at, last_at: monotonic times of arrival, first and latest token.
+        cancelled: why nobody wants it any more, or None; it leaves at the next step.
     """
 
     prompt: list[int]
@@ -45,7 +50,8 @@ class GenerationRequest:
     done: int = 0
     cache: KeyValueCache | None = None
     first_at: float | None = None
-    cancelled: bool = False
+    last_at: float | None = None
+    cancelled: str | None = None
 
     @property
     def is_prefill(self) -> bool:
@@ -91,6 +97,9 @@ class Engine:
         self._free: list[KeyValueCache] = []
         self._changed = threading.Condition()
         self._stopping = False
+        self.context = decoder.config.max_position_embeddings
+        self._positions = self.context * limits.sequences
+        metrics.tell_cache_size(self.context, limits.sequences)
         self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run_forever, name="engine", daemon=True)
 
@@ -119,14 +128,7 @@ class Engine:
         Raises:
             RequestError: it does not fit the context, or too many wait (429).
         """
-        context = self._decoder.config.max_position_embeddings
-        if len(prompt) + params.max_tokens > context:
-            raise RequestError(
-                f"{len(prompt)} prompt tokens and max_tokens {params.max_tokens} are more than the"
-                f" context of {context}: shorten the prompt or lower max_tokens",
-                code="context_length_exceeded",
-                param="max_tokens",
-            )
+        self._check(prompt, params)
         sequence = GenerationRequest(prompt, params, time.monotonic())
         with self._changed:
             if len(self._waiting) >= self._limits.waiting:
@@ -137,27 +139,62 @@ class Engine:
                     retry_after=1,
                 )
             self._waiting.append(sequence)
+            self._metrics.waiting.set(len(self._waiting))
             self._changed.notify()
         return sequence
 
-    def cancel(self, sequence: GenerationRequest) -> None:
-        """Forget a sequence; its slot is free from the next step on."""
+    def _check(self, prompt: list[int], params: SamplingParams) -> None:
+        context, vocabulary = self.context, self._decoder.config.vocab_size
+        odd = next((token for token in prompt if not 0 <= token < vocabulary), None)
+        if odd is not None:
+            raise RequestError(
+                f"prompt has the token {odd}; the vocabulary ends at {vocabulary - 1}",
+                param="prompt",
+            )
+        if len(prompt) + params.max_tokens > context:
+            raise RequestError(
+                f"{len(prompt)} prompt tokens and max_tokens {params.max_tokens} are more than the"
+                f" context of {context}: shorten the prompt or lower max_tokens",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
+
+    def cancel(self, sequence: GenerationRequest, reason: str = "abort") -> None:
+        """Forget a sequence that has not ended; its slot is free from the next step on."""
         with self._changed:
-            sequence.cancelled = True
+            if sequence in self._waiting:
+                self._waiting.remove(sequence)
+                self._metrics.count_finished(reason)
+            sequence.cancelled = reason
             self._changed.notify()
 
     def _run_forever(self) -> None:
-        while not self._stopping:
-            self.beat = time.monotonic()
-            if not self.step():
-                with self._changed:
-                    if not self._waiting and not self._stopping:
-                        self._changed.wait(IDLE_BEAT)
+        try:
+            while not self._stopping:
+                self.beat = time.monotonic()
+                if not self.step():
+                    with self._changed:
+                        if not self._waiting and not self._stopping:
+                            self._changed.wait(IDLE_BEAT)
+        except Exception as error:  # whatever it was: clients get their end, the probe a new worker
+            log.exception("the engine has failed", error=str(error))
+            self._fail_all()
+
+    def _fail_all(self) -> None:
+        """End everything with an error; the thread ends after this."""
+        with self._changed:
+            lost = [*self._running, *self._waiting]
+            self._running.clear()
+            self._waiting.clear()
+        for _ in lost:
+            self._metrics.count_finished("error")
+        self._emit([Emission(sequence, None, "error") for sequence in lost])
 
     def step(self) -> bool:
         """Run one step: schedule, run, sample, emit; False when there was nothing to do."""
         chunks = self._schedule()
         if not chunks:
+            self._pacer.rest()
             return False
         self._pacer.begin()
         logits = self._decoder.run([chunk for _, chunk in chunks])
@@ -193,14 +230,11 @@ class Engine:
     def _admit(self) -> None:
         """Drop what was cancelled or has ended, and let waiting sequences in."""
         with self._changed:
-            for sequence in [one for one in self._running if one.cancelled]:
+            for sequence in [one for one in self._running if one.cancelled is not None]:
                 self._leave(sequence)
-                self._metrics.count_finished("abort")
+                self._metrics.count_finished(sequence.cancelled or "abort")
             while self._waiting and len(self._running) < self._limits.sequences:
                 sequence = self._waiting.popleft()
-                if sequence.cancelled:
-                    self._metrics.count_finished("abort")
-                    continue
                 config = self._decoder.config
                 sequence.cache = (
                     self._free.pop()
@@ -210,7 +244,8 @@ class Engine:
                 self._running.append(sequence)
             self._metrics.running.set(len(self._running))
             self._metrics.waiting.set(len(self._waiting))
-            self._metrics.cache.set(len(self._running) / self._limits.sequences)
+            used = sum(sequence.done for sequence in self._running)
+            self._metrics.cache.set(used / self._positions)
 
     def _accept(self, sequence: GenerationRequest, token: int) -> Emission:
         """Take a sampled token; the end token ends the output and is not part of it."""
@@ -241,15 +276,21 @@ class Engine:
         prompt = sum(len(c.tokens) for s, c in chunks if c.start < len(s.prompt))
         self._metrics.prompt_tokens.inc(prompt)
         self._metrics.output_tokens.inc(sum(one.token is not None for one in emissions))
-        self._metrics.steps.set(self._pacer.steps)
-        self._metrics.overrun.set(self._pacer.overrun)
+        self._metrics.steps.inc()
+        self._metrics.overrun.inc(self._pacer.overran)
+        self._metrics.late.observe(self._pacer.late)
         for emission in emissions:
-            sequence = emission.sequence
-            if sequence.first_at is None:
-                sequence.first_at = now
-                self._metrics.ttft.observe(now - sequence.arrived)
-            if emission.finish is not None:
-                self._metrics.latency.observe(now - sequence.arrived)
-                if len(sequence.output) > 1:
-                    spent = now - sequence.first_at
-                    self._metrics.tpot.observe(spent / (len(sequence.output) - 1))
+            self._note_emission(emission, now)
+
+    def _note_emission(self, emission: Emission, now: float) -> None:
+        sequence, metrics = emission.sequence, self._metrics
+        if sequence.first_at is None:
+            sequence.first_at = now
+            metrics.ttft.observe(now - sequence.arrived)
+        elif sequence.last_at is not None:
+            metrics.tpot.observe(now - sequence.last_at)
+        sequence.last_at = now
+        if emission.finish is not None:
+            metrics.latency.observe(now - sequence.arrived)
+            metrics.request_prompt.observe(len(sequence.prompt))
+            metrics.request_output.observe(len(sequence.output))

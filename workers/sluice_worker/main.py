@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # One BLAS thread a worker: set before NumPy loads its library. More would fight over the cores and
@@ -32,6 +33,9 @@ log = structlog.get_logger()
 DRAIN_SECONDS = 50.0
 """Longest time to finish what runs after SIGTERM, inside the pod's grace period of 60 s."""
 
+CLOSE_SECONDS = 5.0
+"""After that, how long clients that still read may take for what is written already."""
+
 
 def configure_logging() -> None:
     """Write JSON lines to standard error; never any text of a prompt or an answer."""
@@ -39,6 +43,7 @@ def configure_logging() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -52,7 +57,12 @@ async def serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = web.AppRunner(server.make_app(), access_log=None, handler_cancellation=True)
+    runner = web.AppRunner(
+        server.make_app(),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=CLOSE_SECONDS,
+    )
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=256).start()
     if startup_seconds:
@@ -72,26 +82,34 @@ async def serve(
         # The engine runs in a thread: there is no event of this loop to wait for.
         while engine.load() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        engine.stop()
+        await asyncio.to_thread(engine.stop)
     await runner.cleanup()
     log.info("ended")
+
+
+def _number(
+    name: str, default: int, about: str, *, most: int | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return an option that takes a whole number of at least 1."""
+    bounds = click.IntRange(min=1, max=most)
+    return click.option(name, default=default, show_default=True, type=bounds, help=about)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model-path", type=click.Path(path_type=Path), required=True, help="Checkpoint.")
 @click.option("--served-model-name", required=True, help="What requests say in `model`.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
-@click.option("--max-num-seqs", default=8, show_default=True, help="Sequences at once.")
-@click.option(
-    "--max-num-batched-tokens", default=16, show_default=True, help="Prompt tokens a step."
-)
-@click.option("--max-waiting", default=64, show_default=True, help="Requests that may wait.")
+@_number("--port", 8000, "Port to listen on.", most=65535)
+@_number("--max-num-seqs", 8, "Sequences at once.", most=256)
+@_number("--max-num-batched-tokens", 16, "Prompt tokens a step.")
+@_number("--max-waiting", 64, "Requests that may wait.")
 @click.option("--emulate-profile", type=click.Choice(sorted(PROFILES)), help="Emulated device.")
 @click.option("--emulate-model", type=click.Choice(sorted(NOMINAL_MODELS)), help="Nominal model.")
-@click.option("--emulate-devices", default=1, show_default=True, help="Devices working as one.")
-@click.option("--token-scale", default=1, show_default=True, help="Nominal tokens a prompt token.")
-@click.option("--startup-seconds", default=0.0, help="Emulated time to load.")
+@_number("--emulate-devices", 1, "Devices working as one.")
+@_number("--token-scale", 1, "Nominal tokens that a real one stands for.")
+@click.option(
+    "--startup-seconds", default=0.0, type=click.FloatRange(min=0), help="Emulated time to load."
+)
 def main(
     *,
     model_path: Path,

@@ -46,26 +46,33 @@ class Pacer:
         self._device = device
         self._now = now
         self._sleep = sleep
-        self._end = 0.0
-        self.steps = 0
-        self.overrun = 0
+        self._end: float | None = None
+        self.overran = False
+        self.late = 0.0
+
+    def rest(self) -> None:
+        """Note that there is nothing to do: the schedule begins anew with the next step."""
+        self._end = None
 
     def begin(self) -> None:
-        """Note that a step begins: at the end of the one before, or now after a pause."""
-        now = self._now()
-        # Half a millisecond of waking late is the schedule's; a real pause starts it anew.
-        if self._device is None or now - self._end > 0.005:  # noqa: PLR2004
-            self._end = now
+        """Note that a step begins: when the one before should have ended, or now after a rest."""
+        if self._end is None:
+            self._end = self._now()
 
     def finish(self, chunks: Sequence[tuple[int, int, bool]]) -> None:
-        """Wait until the device would have finished the step."""
-        self.steps += 1
-        if self._device is None:
+        """Wait until the device would have finished the step that `begin` opened.
+
+        Sets `overran`, whether it was too late already, and `late`, seconds behind the schedule.
+        """
+        self.overran, self.late = False, 0.0
+        if self._device is None or self._end is None:
             return
         self._end += self._device.time_step(chunks)
         left = self._end - self._now()
         if left > 0:
             self._sleep(left)
-        else:
-            self.overrun += 1
-            self._end = self._now()
+        self.overran = left <= 0
+        now = self._now()
+        self.late = max(0.0, now - self._end)
+        if self.overran:
+            self._end = now  # the device is never faster than itself: lost time stays lost

@@ -1,8 +1,12 @@
-"""The OpenAI API's requests and answers, as far as this server does them."""
+"""The OpenAI API's requests and answers, as far as this server does them.
+
+What would change an answer and is not done here is refused by a sentence; what changes nothing
+(`user`, `metadata`, …) is ignored.
+"""
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -11,14 +15,37 @@ from sluice_worker.sampling import SamplingParams
 
 Json = dict[str, Any]
 
+REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+}
+"""Fields of OpenAI's API that would change the answer, and the values that ask for nothing."""
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    include_usage: bool = False
+
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     model: str
-    stream: bool = False
-    stream_options: Mapping[str, Any] | None = None
-    n: Literal[1] | None = 1
+    stream: bool | None = False
+    stream_options: _Options | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     seed: int | None = None
@@ -30,7 +57,7 @@ class _Request(BaseModel):
     def _check_stop(cls, value: str | list[str] | None) -> str | list[str] | None:
         texts = [value] if isinstance(value, str) else value or []
         if len(texts) > 4 or any(not text for text in texts):  # noqa: PLR2004  # OpenAI's bound
-            raise ValueError("at most four texts, none of them empty")
+            raise ValueError("it can be a text or up to four, none of them empty")
         return value
 
     def sampling(self, max_tokens: int, seed: int) -> SamplingParams:
@@ -48,14 +75,14 @@ class _Request(BaseModel):
     @property
     def include_usage(self) -> bool:
         """Tell whether a stream ends with a chunk of token counts."""
-        return bool(self.stream_options and self.stream_options.get("include_usage"))
+        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class CompletionRequest(_Request):
-    """Body of /v1/completions."""
+    """Body of /v1/completions; the prompt is a text, or tokens."""
 
     prompt: str | list[str] | list[int]
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
 class TextPart(BaseModel):
@@ -81,9 +108,16 @@ class Message(BaseModel):
 class ChatRequest(_Request):
     """Body of /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: list[Message]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _check_messages(cls, value: list[Message]) -> list[Message]:
+        if not value:
+            raise ValueError("it should have at least one message")
+        return value
 
 
 RequestT = TypeVar("RequestT", bound=_Request)
@@ -93,25 +127,55 @@ def parse_request(kind: type[RequestT], body: bytes) -> RequestT:
     """Read a request body.
 
     Raises:
-        RequestError: it is no JSON object, or a field is missing or wrong; the sentence names it.
+        RequestError: it is no JSON object, a field is missing or wrong, or one asks for what is not
+            done here; the sentence names it.
     """
     try:
         document = json.loads(body)
-    except ValueError as error:
-        raise RequestError("the body is not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError("the body is not JSON, or nested too deeply") from error
     if not isinstance(document, dict):
         raise RequestError("the body must be a JSON object")
+    for name, harmless in REFUSED.items():
+        value = document.get(name)
+        if value not in harmless:
+            raise RequestError(
+                f"{name} is {_shorten(value)}, which this server does not do: leave {name} out",
+                code="unsupported_parameter",
+                param=name,
+            )
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"{name}: {first['msg']}", param=name.split(".", 1)[0]) from error
+        raise _describe_first(error) from error
+
+
+def _describe_first(error: ValidationError) -> RequestError:
+    """Return the first fault as a sentence with the field's name and value."""
+    # Where several types are possible, the one that fits deepest is the one to explain.
+    first = max(error.errors(include_url=False), key=lambda fault: len(fault["loc"]))
+    # A type's name among the places (`str`, `list[str]`) is no field.
+    path = [str(part) for part in first["loc"] if part != "str" and "[" not in str(part)]
+    name = ".".join(path)
+    if first["type"] == "missing":
+        return RequestError(f"{name} is missing", param=path[0])
+    told = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    return RequestError(f"{name} is {_shorten(first['input'])}: {told}", param=path[0])
+
+
+def _shorten(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004  # enough to recognise it
 
 
 def describe_error(error: RequestError) -> Json:
     """Return the OpenAI error body."""
-    kinds = {429: "rate_limit_error", 503: "service_unavailable_error", 404: "not_found_error"}
+    kinds = {
+        404: "not_found_error",
+        429: "rate_limit_error",
+        500: "internal_server_error",
+        503: "service_unavailable_error",
+    }
     return {
         "error": {
             "message": str(error),

@@ -32,8 +32,10 @@ def choose_token(logits: Array, params: SamplingParams, position: int) -> int:
     """Return the token for `position`, given logits (vocabulary,)."""
     if params.temperature <= 0:
         return int(np.argmax(logits))
-    scaled = logits.astype(np.float64) / params.temperature
-    weights = np.exp(scaled - scaled.max())
+    # The largest is taken off first, so that no temperature is small enough to overflow.
+    shifted = logits.astype(np.float64) - float(logits.max())
+    with np.errstate(over="ignore"):
+        weights = np.exp(shifted / params.temperature)
     order = np.argsort(-weights, kind="stable")
     cumulative = np.cumsum(weights[order]) / weights.sum()
     kept = int(np.searchsorted(cumulative, params.top_p)) + 1

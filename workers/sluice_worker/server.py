@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from aiohttp import web
@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sluice_worker.engine import Emission, Engine, GenerationRequest
 from sluice_worker.errors import RequestError
 from sluice_worker.metrics import Metrics
+from sluice_worker.outputs import Output
 from sluice_worker.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -21,17 +22,20 @@ from sluice_worker.protocol import (
     describe_usage,
     parse_request,
 )
-from sluice_worker.sampling import SamplingParams
 from sluice_worker.shapes import ChatShape, CompletionShape, Shape
 from sluice_worker.tokens import TextStream, Vocabulary
 
 log = structlog.get_logger()
 
 UID_HEADER = "X-Sluice-Worker-Uid"
+DEFAULT_TOKENS = 16
+"""Output tokens of a completion that asks for none, as in OpenAI's API."""
 DEFAULT_CHAT_TOKENS = 64
 STUCK_AFTER = 10.0
 """Seconds without a step, while there is work, after which the engine counts as stuck."""
 MAX_BODY = 1 << 20
+BEGUN = "begun"
+"""Key of a request whose answer has begun to be sent."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -53,7 +57,7 @@ class Server:
         self._metrics = metrics
         self._engine: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._outputs: dict[GenerationRequest, asyncio.Queue[Emission]] = {}
+        self._outputs: dict[GenerationRequest, Output] = {}
         self._started = int(time.time())
         self.not_ready = "starting"
 
@@ -69,9 +73,9 @@ class Server:
 
     def _dispatch(self, emissions: Sequence[Emission]) -> None:
         for emission in emissions:
-            queue = self._outputs.get(emission.sequence)
-            if queue is not None:
-                queue.put_nowait(emission)
+            output = self._outputs.get(emission.sequence)
+            if output is not None:
+                output.put(emission)
 
     def make_app(self) -> web.Application:
         """Return the application."""
@@ -81,6 +85,7 @@ class Server:
                 web.post("/v1/completions", self._complete),
                 web.post("/v1/chat/completions", self._chat),
                 web.get("/v1/models", self._list_models),
+                web.get("/v1/models/{model}", self._show_model),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._show_metrics),
@@ -102,6 +107,14 @@ class Server:
         except web.HTTPException as error:
             wrapped = RequestError(error.reason, status=error.status, code="invalid_request")
             response = web.json_response(describe_error(wrapped), status=error.status)
+        except ConnectionResetError:
+            raise  # the client has gone, which is no fault
+        except Exception as error:
+            log.exception("a request failed", path=request.path, error=type(error).__name__)
+            if BEGUN in request:
+                raise  # too late for another answer: the connection is closed
+            wrapped = RequestError("this server made a mistake", status=500, code="internal_error")
+            response = web.json_response(describe_error(wrapped), status=500)
         if not response.prepared:
             response.headers[UID_HEADER] = self._uid
         return response
@@ -116,80 +129,113 @@ class Server:
                 code="misdirected",
             )
 
-    async def _healthz(self, _: web.Request) -> web.Response:
+    def _find_fault(self) -> str:
+        """Return what is wrong with the engine, "" if nothing is."""
         engine = self._engine
         if engine is None:
-            return web.Response(text="loading")
+            return ""
         if not engine.is_alive():
-            return web.Response(status=503, text="the engine's thread has ended")
+            return "the engine's thread has ended"
         silent = time.monotonic() - engine.beat
-        if silent > STUCK_AFTER:
-            return web.Response(status=503, text=f"no step for {silent:.0f} s")
-        return web.Response(text="ok")
+        return f"no step for {silent:.0f} s" if silent > STUCK_AFTER else ""
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        fault = self._find_fault()
+        return web.Response(status=503 if fault else 200, text=fault or "ok")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return web.Response(status=503 if self.not_ready else 200, text=self.not_ready or "ok")
+        reason = self.not_ready or self._find_fault()
+        return web.Response(status=503 if reason else 200, text=reason or "ok")
 
     async def _show_metrics(self, _: web.Request) -> web.Response:
         body = generate_latest(self._metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _list_models(self, _: web.Request) -> web.Response:
-        entry = {
+        return web.json_response({"object": "list", "data": [self._describe_model()]})
+
+    async def _show_model(self, request: web.Request) -> web.Response:
+        self._check_model(request.match_info["model"])
+        return web.json_response(self._describe_model())
+
+    def _describe_model(self) -> Json:
+        return {
             "id": self._model,
             "object": "model",
             "created": self._started,
             "owned_by": "sluice",
         }
-        return web.json_response({"object": "list", "data": [entry]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked = parse_request(CompletionRequest, await request.read())
         prompt = asked.prompt
-        if isinstance(prompt, list) and all(isinstance(one, str) for one in prompt):
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
             if len(prompt) != 1:
                 raise RequestError("prompt: one text a request is supported", param="prompt")
-            prompt = str(prompt[0])
-        tokens = self._vocabulary.encode_text(prompt) if isinstance(prompt, str) else prompt
-        params = asked.sampling(asked.max_tokens or 16, uuid.uuid4().int & (2**63 - 1))
-        shape = CompletionShape(self._model)
-        return await self._answer(request, asked, [int(one) for one in tokens], params, shape)
+            prompt = prompt[0]
+        tokens = (
+            self._vocabulary.encode_text(prompt)
+            if isinstance(prompt, str)
+            else [int(one) for one in prompt]
+        )
+        limit = asked.max_tokens or self._fit(DEFAULT_TOKENS, tokens)
+        return await self._answer(request, asked, tokens, limit, CompletionShape(self._model))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         asked = parse_request(ChatRequest, await request.read())
         messages = [{"role": one.role, "content": one.text()} for one in asked.messages]
         tokens = self._vocabulary.encode_chat(messages)
-        limit = asked.max_completion_tokens or asked.max_tokens or DEFAULT_CHAT_TOKENS
-        params = asked.sampling(limit, uuid.uuid4().int & (2**63 - 1))
-        return await self._answer(request, asked, tokens, params, ChatShape(self._model))
+        limit = asked.max_completion_tokens or asked.max_tokens
+        limit = limit or self._fit(DEFAULT_CHAT_TOKENS, tokens)
+        return await self._answer(request, asked, tokens, limit, ChatShape(self._model))
+
+    def _fit(self, limit: int, tokens: list[int]) -> int:
+        """Return a default of output tokens, or what of it the context leaves."""
+        return max(1, min(limit, self._require_engine().context - len(tokens)))
 
     async def _answer(
         self,
         request: web.Request,
         asked: CompletionRequest | ChatRequest,
         tokens: list[int],
-        params: SamplingParams,
+        max_tokens: int,
         shape: Shape,
     ) -> web.StreamResponse:
-        engine = self._check(asked.model, tokens)
+        self._check_model(asked.model)
+        engine = self._require_engine()
+        if not tokens:
+            raise RequestError("prompt is empty: give it a text", param="prompt")
+        params = asked.sampling(max_tokens, uuid.uuid4().int & (2**63 - 1))
         sequence = engine.submit(tokens, params)
-        queue: asyncio.Queue[Emission] = asyncio.Queue()
-        self._outputs[sequence] = queue
-        pieces = self._follow(queue, TextStream(self._vocabulary, params.stop))
+        output = Output(TextStream(self._vocabulary, params.stop))
+        self._outputs[sequence] = output
         try:
             if asked.stream:
-                return await self._stream(request, pieces, shape, sequence, asked.include_usage)
-            text, reason = "", "length"
-            async for piece, finish in pieces:
-                text += piece
-                reason = finish or reason
-            usage = describe_usage(len(tokens), len(sequence.output))
-            return web.json_response(shape.whole(text, reason, usage))
+                return await self._stream(
+                    request, output, shape, len(tokens) if asked.include_usage else None
+                )
+            text = "".join([piece async for piece in output.follow()])
+            usage = describe_usage(len(tokens), output.tokens)
+            return web.json_response(shape.whole(text, output.finish or "stop", usage))
         finally:
             del self._outputs[sequence]
-            engine.cancel(sequence)
+            engine.cancel(sequence, output.finish or "abort")
+            self._log_request(shape, sequence, output)
 
-    def _check(self, model: str, tokens: list[int]) -> Engine:
+    def _log_request(self, shape: Shape, sequence: GenerationRequest, output: Output) -> None:
+        """Write the one line of a request: sizes and times, never texts."""
+        first = sequence.first_at
+        log.info(
+            "request",
+            id=shape.id,
+            prompt_tokens=len(sequence.prompt),
+            output_tokens=output.tokens,
+            finish=output.finish or "abort",
+            ttft_ms=None if first is None else round(1000 * (first - sequence.arrived)),
+            total_ms=round(1000 * (time.monotonic() - sequence.arrived)),
+        )
+
+    def _check_model(self, model: str) -> None:
         if model != self._model:
             raise RequestError(
                 f"the model {model[:64]!r} is not served here; {self._model!r} is",
@@ -197,42 +243,26 @@ class Server:
                 code="model_not_found",
                 param="model",
             )
-        if self._engine is None or self.not_ready:
+
+    def _require_engine(self) -> Engine:
+        reason = self.not_ready or self._find_fault()
+        if self._engine is None or reason:
             raise RequestError(
-                f"this worker is {self.not_ready or 'starting'}",
+                f"this worker is not ready: {reason or 'starting'}",
                 status=503,
                 code="not_ready",
                 retry_after=1,
             )
-        if not tokens:
-            raise RequestError("prompt: it is empty", param="prompt")
         return self._engine
 
-    @staticmethod
-    async def _follow(
-        queue: asyncio.Queue[Emission], text: TextStream
-    ) -> AsyncIterator[tuple[str, str | None]]:
-        """Yield (text, None) as it comes, and last (text, why it ended)."""
-        while True:
-            emission = await queue.get()
-            piece = text.push(emission.token) if emission.token is not None else ""
-            if text.stopped:
-                yield piece, "stop"
-                return
-            if emission.finish is not None:
-                yield piece + text.finish(), emission.finish
-                return
-            yield piece, None
-
     async def _stream(
-        self,
-        request: web.Request,
-        pieces: AsyncIterator[tuple[str, str | None]],
-        shape: Shape,
-        sequence: GenerationRequest,
-        include_usage: bool,  # noqa: FBT001
+        self, request: web.Request, output: Output, shape: Shape, prompt_tokens: int | None
     ) -> web.StreamResponse:
-        """Send server-sent events; a chunk for every token, so that clients can time them."""
+        """Send server-sent events; a chunk for every token, so that clients can time them.
+
+        The answer begins with the first token, so that whatever fails before has a status.
+        `prompt_tokens` is given if the stream shall end with token counts.
+        """
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream",
@@ -240,21 +270,26 @@ class Server:
                 UID_HEADER: self._uid,
             }
         )
-        began = False
-        async for piece, finish in pieces:
-            if not began:
-                await response.prepare(request)
-                began = True
-                for chunk in shape.begin():
-                    await response.write(_event(chunk))
-            await response.write(_event(shape.chunk(piece, finish)))
-        if include_usage:
-            usage = describe_usage(len(sequence.prompt), len(sequence.output))
-            await response.write(_event(shape.usage(usage)))
-        await response.write(b"data: [DONE]\n\n")
+        try:
+            async for piece in output.follow():
+                chunks = [shape.chunk(piece, output.finish)]
+                if not response.prepared:
+                    await response.prepare(request)
+                    request[BEGUN] = True
+                    chunks = [*shape.begin(), *chunks]
+                await response.write(b"".join(_write_event(chunk) for chunk in chunks))
+        except RequestError as error:
+            if not response.prepared:
+                raise
+            await response.write(_write_event(describe_error(error)))
+            return response
+        end = b"data: [DONE]\n\n"
+        if prompt_tokens is not None:
+            end = _write_event(shape.usage(describe_usage(prompt_tokens, output.tokens))) + end
+        await response.write(end)
         await response.write_eof()
         return response
 
 
-def _event(chunk: Json) -> bytes:
+def _write_event(chunk: Json) -> bytes:
     return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"

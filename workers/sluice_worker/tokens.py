@@ -22,6 +22,8 @@ class Vocabulary:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing narrower
             raise CheckpointError(f"cannot read {path}: {error}") from error
+        # What a user writes is text: nobody can end a turn by writing `</s>`.
+        self._tokenizer.encode_special_tokens = True
         self._special = {name: self._find(f"<|{name}|>", path) for name in ROLES}
         self._begin, self._end = self._find("<s>", path), self._find("</s>", path)
 
@@ -55,8 +57,11 @@ class Vocabulary:
         return [*tokens, self._special["assistant"]]
 
     def _encode(self, text: str) -> list[int]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return list(encoding.ids)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError("the prompt has half a surrogate pair, which is no text") from error
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of output tokens, without special ones."""

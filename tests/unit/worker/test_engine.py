@@ -100,26 +100,48 @@ def test_emits_a_token_at_a_time_and_the_end_once(checkpoint):
     assert [one.finish for one in seen] == [None, None, "length"]
 
 
-def test_steps_keep_the_devices_schedule_and_count_overruns():
-    now, slept = [100.0], []
+@pytest.fixture
+def paced():
+    """A pacer whose clock stands still but for its own sleep, which wakes 1 ms late."""
+    now = [100.0]
 
     def sleep(seconds):
-        slept.append(seconds)
         now[0] += seconds + 0.001
 
     device = EmulatedDevice(PROFILES["maia-200"], NOMINAL_MODELS["llama-3.3-70b"], 1, 96)
-    pacer = Pacer(device, lambda: now[0], sleep)
-    step = device.time_step([(1, 100, False)])
-    for _ in range(10):
-        pacer.begin()
-        now[0] += 0.004
-        pacer.finish([(1, 100, False)])
-    assert pacer.overrun == 0
-    assert now[0] - 100.0 == pytest.approx(10 * step, abs=0.0015)
+    return Pacer(device, lambda: now[0], sleep), now, device.time_step([(1, 100, False)])
+
+
+def pace(pacer, now, seconds):
+    """Run a step that computes so long; return whether it overran."""
     pacer.begin()
-    now[0] += 2 * step
+    now[0] += seconds
     pacer.finish([(1, 100, False)])
-    assert (pacer.steps, pacer.overrun) == (11, 1)
+    return pacer.overran
+
+
+def test_waking_late_does_not_add_up(paced):
+    pacer, now, step = paced
+    assert not any(pace(pacer, now, 0.004) for _ in range(10))
+    assert now[0] - 100.0 == pytest.approx(10 * step, abs=0.0015)
+    assert pacer.late == pytest.approx(0.001)
+
+
+def test_a_step_that_computes_too_long_is_an_overrun_and_not_caught_up(paced):
+    pacer, now, step = paced
+    assert pace(pacer, now, 2 * step)
+    assert pacer.late == pytest.approx(step)
+    assert not pace(pacer, now, 0.004)
+    assert now[0] - 100.0 == pytest.approx(3 * step, abs=0.0015)
+
+
+def test_a_rest_begins_the_schedule_anew(paced):
+    pacer, now, step = paced
+    pace(pacer, now, 0.004)
+    pacer.rest()
+    now[0] += 5.0
+    assert not pace(pacer, now, 0.004)
+    assert now[0] - 105.0 == pytest.approx(2 * step, abs=0.0025)
 
 
 def test_the_thread_runs_what_is_submitted(checkpoint):
