@@ -15,6 +15,9 @@ from sluice_worker.errors import CheckpointError
 
 Array = NDArray[np.float32]
 
+DTYPES = ("bfloat16", "float16", "float32")
+"""Types that weights may be stored in; they are computed with in float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -82,6 +85,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = load_file(path / "model.safetensors")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read {path / 'model.safetensors'}: {error}") from error
+    except AttributeError as error:  # how safetensors says that NumPy has no such type
+        raise CheckpointError(
+            f"{path / 'model.safetensors'} has tensors of a type that is not supported ({error});"
+            f" supported are {', '.join(DTYPES)}"
+        ) from error
     return _assemble(config, tensors, path)
 
 
@@ -92,9 +100,11 @@ def read_config(path: Path) -> ModelConfig:
         CheckpointError: a field is missing or has a value that is not supported.
     """
     try:
-        raw: dict[str, Any] = json.loads(path.read_text())
+        raw: Any = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} is no JSON object")
     for field, allowed in (
         ("model_type", ("llama",)),
         ("hidden_act", ("silu",)),
@@ -107,11 +117,33 @@ def read_config(path: Path) -> ModelConfig:
         if value not in allowed:
             names = " or ".join(str(one) for one in allowed)
             raise CheckpointError(f"{path}: {field} is {value!r}; supported is {names}")
-    raw.setdefault("head_dim", raw.get("hidden_size", 0) // (raw.get("num_attention_heads") or 1))
-    try:
-        return ModelConfig(**{name: raw[name] for name in ModelConfig.__dataclass_fields__})
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error}") from error
+    if raw.get("head_dim") is None:
+        width, heads = (_read_number(raw, n, path) for n in ("hidden_size", "num_attention_heads"))
+        raw["head_dim"] = int(width // (heads or 1))
+    numbers: dict[str, Any] = {
+        name: _read_number(raw, name, path) for name in ModelConfig.__annotations__
+    }
+    config = ModelConfig(**numbers)
+    if config.head_dim < 2 or config.head_dim % 2:  # noqa: PLR2004  # rotary positions turn pairs
+        raise CheckpointError(f"{path}: head_dim is {config.head_dim}; supported is an even number")
+    if not config.num_key_value_heads or config.num_attention_heads % config.num_key_value_heads:
+        raise CheckpointError(
+            f"{path}: num_attention_heads is {config.num_attention_heads}; it must be a multiple of"
+            f" num_key_value_heads, {config.num_key_value_heads}"
+        )
+    return config
+
+
+def _read_number(raw: dict[str, Any], name: str, path: Path) -> float:
+    value = raw.get(name)
+    if value is None:
+        raise CheckpointError(f"{path} lacks {name}")
+    fraction = ModelConfig.__annotations__[name] is float
+    if isinstance(value, bool) or not isinstance(value, (int, float) if fraction else int):
+        raise CheckpointError(f"{path}: {name} is {value!r}; supported is one number")
+    if value < 0:
+        raise CheckpointError(f"{path}: {name} is {value!r}; it cannot be negative")
+    return value
 
 
 def _assemble(config: ModelConfig, tensors: dict[str, Any], path: Path) -> Checkpoint:
@@ -124,6 +156,8 @@ def _assemble(config: ModelConfig, tensors: dict[str, Any], path: Path) -> Check
             raise CheckpointError(f"{path / 'model.safetensors'} lacks the tensor {name}")
         if tensor.shape != shape:
             raise CheckpointError(f"{name} has the shape {tensor.shape}; config.json says {shape}")
+        if str(tensor.dtype) not in DTYPES:
+            raise CheckpointError(f"{name} is {tensor.dtype}; supported are {', '.join(DTYPES)}")
         return np.asarray(tensor, dtype=np.float32)
 
     def take_matrix(name: str, outputs: int, inputs: int) -> Array:

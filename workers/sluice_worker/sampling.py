@@ -40,6 +40,7 @@ def choose_token(logits: Array, params: SamplingParams, position: int) -> int:
     cumulative = np.cumsum(weights[order]) / weights.sum()
     kept = int(np.searchsorted(cumulative, params.top_p)) + 1
     kept = min(kept, len(order))
-    draw = np.random.Generator(np.random.Philox(key=[params.seed & (2**64 - 1), position])).random()
+    key = np.array([params.seed & (2**64 - 1), position], np.uint64)
+    draw = np.random.Generator(np.random.Philox(key=key)).random()
     index = int(np.searchsorted(cumulative[:kept], draw * cumulative[kept - 1], side="right"))
     return int(order[min(index, kept - 1)])

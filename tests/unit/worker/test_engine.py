@@ -86,6 +86,50 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(checkpoint):
     assert (refused.value.status, refused.value.retry_after) == (429, 1)
 
 
+def test_a_cancelled_request_leaves_the_queue_at_once(checkpoint):
+    engine, _ = make_engine(checkpoint, sequences=1, waiting=1)
+    engine.submit([5], params())
+    engine.step()
+    waiting = engine.submit([6], params())
+    engine.cancel(waiting)
+    assert engine.load() == 1
+    engine.submit([7], params())
+
+
+@pytest.mark.parametrize("token", [-1, 100])
+def test_a_token_outside_the_vocabulary_is_refused(checkpoint, token):
+    engine, _ = make_engine(checkpoint)
+    with pytest.raises(RequestError, match=f"the token {token}; the vocabulary ends at 99"):
+        engine.submit([5, token], params())
+
+
+def test_prompts_take_no_more_of_a_step_than_they_may(checkpoint):
+    engine, seen = make_engine(checkpoint, batched_tokens=8)
+    engine.submit([5] * 20, params(max_tokens=2))
+    engine.submit([6] * 4, params(max_tokens=2))
+    tokens = [0]
+    for _ in range(3):
+        engine.step()
+        tokens.append(engine._metrics.prompt_tokens._value.get())
+    assert tokens == [0, 8, 16, 24]
+    assert {one.sequence.prompt[0] for one in seen} == {5, 6}
+
+
+def test_a_decoder_that_fails_ends_every_request_and_the_engine(checkpoint):
+    class Broken(Decoder):
+        def run(self, chunks):
+            raise MemoryError("no more")
+
+    seen = []
+    limits = Limits(sequences=1, batched_tokens=8, waiting=4)
+    engine = Engine(Broken(checkpoint), limits, Pacer(None), Metrics("m"), seen.extend)
+    asked = [engine.submit([5], params()) for _ in range(3)]
+    engine.start()
+    engine._thread.join(30)
+    assert not engine.is_alive()
+    assert [(one.sequence, one.finish) for one in seen] == [(one, "error") for one in asked]
+
+
 def test_what_does_not_fit_the_context_is_refused(checkpoint):
     engine, _ = make_engine(checkpoint)
     with pytest.raises(RequestError, match="context of 128"):
