@@ -41,7 +41,7 @@ RESOURCE_NAME = Form(
     longest=316,
 )
 _NATIVE = "must not lie in kubernetes.io: name the extended resource of the device plugin"
-_BAD_KEY = "must have label keys as its keys, such as nvidia.com/gpu.product"
+_BAD_KEY = f"every key {LABEL_KEY.sentence}"
 _TIMEOUT = "must not be longer than period, or probes of one worker would overlap"
 
 ProfileName = StrEnum("ProfileName", {name: name for name in PROFILES})  # type: ignore[misc]

@@ -213,14 +213,11 @@ class InferencePoolSpec(ApiModel):
         description="Accelerator classes to run on, the preferred one first: it is filled before"
         " the next one gets workers, and each takes over for the others when they fail.",
         json_schema_extra={
-            # Not a map by acceleratorClass: the order of the list is a statement of its own, and
-            # whoever applies variants states it whole.
-            "x-kubernetes-list-type": "atomic",
+            # Each variant can have an owner of its own in server-side apply, which refuses one
+            # named twice and keeps the order of whoever applies the list.
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["acceleratorClass"],
             RULES: [
-                rule(
-                    "self.all(x, self.exists_one(y, y.acceleratorClass == x.acceleratorClass))",
-                    _TWICE,
-                ),
                 rule("self.exists(v, v.max > 0)", _NONE),
             ],
         },

@@ -66,10 +66,19 @@ def _list_limits(schema: Schema) -> list[str]:
         limits.append(f"{schema['minItems']} to {schema['maxItems']} items.")
     elif "maxItems" in schema:
         limits.append(f"At most {schema['maxItems']} items.")
-    for found in [*schema.get(RULES, ()), *schema.get("items", {}).get(RULES, ())]:
-        field = found.get("fieldPath", "").removeprefix(".")
-        limits.append(f"{f'`{field}`' if field else 'It'} {found['message']}.")
-    return limits
+    once = [f"Each `{key}` once." for key in schema.get("x-kubernetes-list-map-keys", ())]
+    rules = [*schema.get(RULES, ()), *schema.get("items", {}).get(RULES, ())]
+    return limits + once + [_word_rule(found) for found in rules]
+
+
+def _word_rule(found: dict[str, str]) -> str:
+    """Return a rule's message as a sentence that says what it is about."""
+    message, field = found["message"], found.get("fieldPath", "").removeprefix(".")
+    if field:
+        return f"`{field}` {message}."
+    if message.startswith("must "):
+        return f"It {message}."
+    return f"{message[0].upper()}{message[1:]}."
 
 
 def _escape(text: str) -> str:
