@@ -34,8 +34,6 @@ DEFAULT_CHAT_TOKENS = 64
 STUCK_AFTER = 10.0
 """Seconds without a step, while there is work, after which the engine counts as stuck."""
 MAX_BODY = 1 << 20
-BEGUN = "begun"
-"""Key of a request whose answer has begun to be sent."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -99,22 +97,12 @@ class Server:
         try:
             self._fence(request)
             response = await handler(request)
-        except RequestError as error:
-            headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
-            response = web.json_response(
-                describe_error(error), status=error.status, headers=headers
-            )
-        except web.HTTPException as error:
-            wrapped = RequestError(error.reason, status=error.status, code="invalid_request")
-            response = web.json_response(describe_error(wrapped), status=error.status)
         except ConnectionResetError:
             raise  # the client has gone, which is no fault
-        except Exception as error:
-            log.exception("a request failed", path=request.path, error=type(error).__name__)
-            if BEGUN in request:
-                raise  # too late for another answer: the connection is closed
-            wrapped = RequestError("this server made a mistake", status=500, code="internal_error")
-            response = web.json_response(describe_error(wrapped), status=500)
+        except Exception as error:  # noqa: BLE001  # everybody gets a body, nobody a traceback
+            told = _explain(error, request.path)
+            headers = {"Retry-After": str(told.retry_after)} if told.retry_after else {}
+            response = web.json_response(describe_error(told), status=told.status, headers=headers)
         if not response.prepared:
             response.headers[UID_HEADER] = self._uid
         return response
@@ -275,13 +263,14 @@ class Server:
                 chunks = [shape.chunk(piece, output.finish)]
                 if not response.prepared:
                     await response.prepare(request)
-                    request[BEGUN] = True
                     chunks = [*shape.begin(), *chunks]
                 await response.write(b"".join(_write_event(chunk) for chunk in chunks))
-        except RequestError as error:
+        except ConnectionResetError:
+            raise
+        except Exception as error:
             if not response.prepared:
                 raise
-            await response.write(_write_event(describe_error(error)))
+            await response.write(_write_event(describe_error(_explain(error, request.path))))
             return response
         end = b"data: [DONE]\n\n"
         if prompt_tokens is not None:
@@ -289,6 +278,16 @@ class Server:
         await response.write(end)
         await response.write_eof()
         return response
+
+
+def _explain(error: Exception, path: str) -> RequestError:
+    """Return what a client is told of an error; a mistake of ours goes to the log."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, web.HTTPException):
+        return RequestError(error.reason, status=error.status)
+    log.error("a request failed", path=path, error=type(error).__name__, exc_info=error)
+    return RequestError("this server made a mistake", status=500, code="internal_error")
 
 
 def _write_event(chunk: Json) -> bytes:

@@ -1,0 +1,161 @@
+"""What the server says when its engine is stuck, dead, or fails in the middle of an answer."""
+
+import time
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from sluice_worker.engine import Emission, GenerationRequest
+from sluice_worker.metrics import Metrics
+from sluice_worker.server import STUCK_AFTER, Server
+from sluice_worker.tokens import Vocabulary
+
+from .checkpoints import write_checkpoint
+
+ASKED = {"model": "m", "prompt": "text", "stream": True}
+
+
+class ScriptedEngine:
+    """Gives every request the same emissions at once, in the loop's own thread."""
+
+    context = 128
+
+    def __init__(self):
+        self.beat = time.monotonic()
+        self.alive = True
+        self.script = []
+        self.cancelled = []
+        self.server = None
+
+    def is_alive(self):
+        return self.alive
+
+    def submit(self, prompt, params):
+        sequence = GenerationRequest(prompt, params, time.monotonic())
+        self.server.emit([Emission(sequence, *step) for step in self.script])
+        return sequence
+
+    def cancel(self, sequence, reason):
+        self.cancelled.append(reason)
+
+
+class Fragile:
+    """A vocabulary that cannot decode what is not in it."""
+
+    def __init__(self, vocabulary):
+        self.encode_text = vocabulary.encode_text
+        self.decode = lambda tokens: "".join({40: "some"}[token] for token in tokens)
+
+
+@pytest.fixture
+def engine():
+    return ScriptedEngine()
+
+
+@pytest.fixture
+async def client(tmp_path, engine):
+    path = write_checkpoint(tmp_path)
+    server = Server("m", "uid-1", Vocabulary(path / "tokenizer.json"), Metrics("m"))
+    engine.server = server
+    async with TestClient(TestServer(server.make_app())) as client:
+        assert (await client.get("/readyz")).status == 503
+        server.attach(engine)
+        server.not_ready = ""
+        yield client
+
+
+async def ask(client, path):
+    async with client.get(path) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_a_working_engine_is_healthy_and_ready(client):
+    assert await ask(client, "/healthz") == (200, "ok")
+    assert await ask(client, "/readyz") == (200, "ok")
+
+
+async def test_a_stuck_engine_is_neither(client, engine):
+    engine.beat -= STUCK_AFTER + 1
+    assert await ask(client, "/healthz") == (503, f"no step for {STUCK_AFTER + 1:.0f} s")
+    assert (await ask(client, "/readyz"))[0] == 503
+    async with client.post("/v1/completions", json=ASKED) as answer:
+        assert answer.status == 503
+        assert "no step for" in (await answer.json())["error"]["message"]
+
+
+async def test_a_dead_engine_is_neither(client, engine):
+    engine.alive = False
+    assert await ask(client, "/healthz") == (503, "the engine's thread has ended")
+    assert (await ask(client, "/readyz"))[0] == 503
+
+
+async def test_an_engine_that_fails_before_the_first_token_gives_a_status(client, engine):
+    engine.script = [(None, "error")]
+    async with client.post("/v1/completions", json=ASKED) as answer:
+        assert answer.status == 500
+        assert (await answer.json())["error"]["code"] == "engine_failed"
+        assert answer.headers["X-Sluice-Worker-Uid"] == "uid-1"
+
+
+async def test_an_engine_that_fails_later_gives_an_error_event_and_no_end(client, engine):
+    engine.script = [(40, None), (None, "error")]
+    async with client.post("/v1/completions", json=ASKED) as answer:
+        assert answer.status == 200
+        events = (await answer.text()).strip().split("\n\n")
+    assert len(events) == 2
+    assert '"code":"engine_failed"' in events[-1]
+
+
+async def test_what_ended_by_itself_is_not_an_abort(client, engine):
+    engine.script = [(40, None), (None, "stop")]
+    async with client.post("/v1/completions", json=ASKED) as answer:
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+    assert engine.cancelled == ["stop"]
+
+
+async def test_a_mistake_of_ours_in_the_middle_ends_the_stream_with_an_error(client, engine):
+    engine.script = [(40, None), (10**6, None)]  # no such token
+    engine.server._vocabulary = Fragile(engine.server._vocabulary)
+    async with client.post("/v1/completions", json=ASKED) as answer:
+        events = (await answer.text()).strip().split("\n\n")
+    assert '"code":"internal_error"' in events[-1]
+
+
+async def test_a_mistake_of_ours_is_an_answer_without_details(client, engine):
+    def fail(prompt, params):
+        raise ZeroDivisionError("detail of ours")
+
+    engine.submit = fail
+    async with client.post("/v1/completions", json=ASKED) as answer:
+        assert answer.status == 500
+        text = await answer.text()
+    assert "internal_error" in text
+    assert "detail of ours" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/completions", 405)]
+)
+async def test_unknown_paths_get_openais_error(client, method, path, status):
+    async with client.request(method, path) as answer:
+        assert answer.status == status
+        assert (await answer.json())["error"]["type"]
+
+
+async def test_metrics_have_the_names_others_rely_on(client):
+    text = (await ask(client, "/metrics"))[1]
+    for name in (
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:kv_cache_usage_perc",
+        "vllm:prompt_tokens_total",
+        "vllm:generation_tokens_total",
+        "vllm:request_prompt_tokens_sum",
+        "vllm:request_generation_tokens_count",
+        "vllm:time_to_first_token_seconds_sum",
+        "vllm:time_per_output_token_seconds_count",
+        "sluice_worker_steps_total",
+        "sluice_worker_steps_overrun_total",
+        "sluice_worker_pacing_late_seconds_count",
+    ):
+        assert f'\n{name}{{model_name="m"}} 0.0' in text
