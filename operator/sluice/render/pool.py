@@ -105,13 +105,17 @@ def render_deployment(
 
 
 def render_service(plan: PoolPlan) -> Manifest:
-    """Return the headless Service: names for the workers, no address that would bypass shares."""
+    """Return the headless Service: names for the workers, no address that would bypass shares.
+
+    It names ready workers only, for people and monitoring; the gateway watches the pods.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(plan, service_name(plan.key.name)),
         "spec": {
             "clusterIP": "None",
+            "publishNotReadyAddresses": False,
             "selector": _select(plan.key),
             "ports": [
                 {"name": "http", "port": WORKER_PORT, "targetPort": "http", "protocol": "TCP"}

@@ -25,6 +25,9 @@ Manifest = dict[str, Any]
 DEFAULT_RESOURCES = Resources(requests={"cpu": "250m", "memory": "256Mi"})
 """What a worker asks for besides its devices; modest, since the device does the computing."""
 
+START_SECONDS = 3600
+"""Longest start: weights of hundreds of gigabytes from a slow store."""
+
 GRACE_SECONDS = 60
 """Time a worker has to finish its streams: 64 tokens at 200 ms, queued four deep."""
 
@@ -71,6 +74,8 @@ def render_template(
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
+                # Nodes in quarantine are no place to spread to.
+                "nodeTaintsPolicy": "Honor",
                 "labelSelector": {"matchLabels": labels},
             }
         ],
@@ -100,8 +105,8 @@ def _render_container(
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        # A start may take as long as it takes; the planner, not the kubelet, judges it overdue.
-        "startupProbe": _probe("/readyz", period=1, failures=600),
+        # The planner judges a start overdue and acts on it; the kubelet only ends what hangs.
+        "startupProbe": _probe("/readyz", period=1, failures=START_SECONDS),
         "readinessProbe": _probe("/readyz", period=2, failures=2),
         "livenessProbe": _probe("/healthz", period=5, failures=6),
     }
@@ -185,7 +190,7 @@ def _list_tolerations(
 ) -> list[Manifest]:
     tolerations: list[Manifest] = []
     if accelerator.taint_key is not None:
-        tolerations.append(
-            {"key": accelerator.taint_key, "operator": "Exists", "effect": "NoSchedule"}
-        )
+        # Every value and effect of this key, and no other: a toleration without a key would let
+        # workers back onto nodes in quarantine.
+        tolerations.append({"key": accelerator.taint_key, "operator": "Exists"})
     return [*tolerations, *(_dump(each) for each in override.tolerations or ())]
