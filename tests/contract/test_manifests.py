@@ -1,0 +1,138 @@
+"""The manifests grant little, name what exists, and say how every number is known."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sluice.api.accelerator import AcceleratorClass
+from sluice.api.pool import InferencePool
+from sluice.control.settings import load_settings
+from sluice_accel.nominal import NOMINAL_MODELS
+from sluice_accel.profiles import H100, PROFILES
+from sluice_accel.quantities import published
+from sluice_accel.timing import StepBatch, step_time
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+PUBLISHED_CLAIM = 1.3
+"""Performance per dollar of Maia 200 over an unnamed baseline (Microsoft, January 2026)."""
+H200_PRICE = 10.60
+"""Dollars per device-hour, recalled: Azure ND96isr_H200_v5."""
+
+
+def read(*parts):
+    return [each for each in yaml.safe_load_all(MANIFESTS.joinpath(*parts).read_text()) if each]
+
+
+BASE = [
+    document
+    for path in sorted((MANIFESTS / "base").glob("*.yaml"))
+    for document in read(path)
+    if document["kind"] != "Kustomization"
+]
+
+
+def list_of(kind):
+    return [document for document in BASE if document["kind"] == kind]
+
+
+def is_selected(selector, labels):
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+def test_no_right_is_a_wildcard_or_a_way_to_more_rights():
+    rules = [
+        rule for kind in ("ClusterRole", "Role") for role in list_of(kind) for rule in role["rules"]
+    ]
+    assert rules
+    for rule in rules:
+        words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+        assert not words & {"*", "secrets", "pods/exec", "escalate", "bind", "impersonate"}
+        assert "pods" not in rule["resources"] or "create" not in rule["verbs"]
+
+
+def test_the_gateway_only_looks():
+    (role,) = (r for r in list_of("ClusterRole") if r["metadata"]["name"] == "sluice-gateway")
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
+
+
+def test_accounts_that_get_rights_exist():
+    accounts = {each["metadata"]["name"] for each in list_of("ServiceAccount")}
+    for kind in ("ClusterRoleBinding", "RoleBinding"):
+        for binding in list_of(kind):
+            assert {subject["name"] for subject in binding["subjects"]} <= accounts
+    for deployment in list_of("Deployment"):
+        assert deployment["spec"]["template"]["spec"]["serviceAccountName"] in accounts
+
+
+def test_policies_name_pods_and_ports_that_exist():
+    templates = [each["spec"]["template"] for each in list_of("Deployment")]
+    for policy in list_of("NetworkPolicy"):
+        selected = [
+            template
+            for template in templates
+            if is_selected(policy["spec"]["podSelector"], template["metadata"]["labels"])
+        ]
+        assert selected
+        ports = {
+            port["name"] for each in selected for port in each["spec"]["containers"][0]["ports"]
+        }
+        named = {
+            port["port"]
+            for rule in policy["spec"].get("ingress", ())
+            for port in rule.get("ports", ())
+        }
+        assert named <= ports
+
+
+def test_everything_is_denied_that_no_policy_allows():
+    (deny,) = (p for p in list_of("NetworkPolicy") if p["metadata"]["name"] == "default-deny")
+    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+@pytest.mark.parametrize("part", ["base", "overlays/embedded"])
+def test_settings_can_be_read(part, tmp_path):
+    (settings,) = read(part, "settings.yaml")
+    path = tmp_path / "settings.yaml"
+    path.write_text(settings["data"]["settings.yaml"])
+    assert load_settings(path).worker_image == "sluice-worker:0.1.0"
+
+
+def test_the_base_knows_nothing_of_the_embedded_cluster():
+    text = "".join(path.read_text() for path in (MANIFESTS / "base").iterdir())
+    for word in ("127.", "kubeconfig", "stable-address", "emulated", "hostPort", "hostNetwork"):
+        assert word not in text
+
+
+def test_samples_are_what_the_types_say():
+    classes = [AcceleratorClass.model_validate(each) for each in read("samples", "classes.yaml")]
+    (pool,) = (InferencePool.model_validate(each) for each in read("samples", "pool.yaml"))
+    known = {each.metadata.name for each in classes}
+    assert {variant.accelerator_class for variant in pool.spec.variants} == known
+    assert all(each.spec.emulation is not None for each in classes)
+    assert pool.spec.model.emulation is not None
+
+
+def test_every_number_of_a_class_says_how_it_is_known():
+    above = ""
+    for line in (MANIFESTS / "samples/classes.yaml").read_text().splitlines():
+        value, _, comment = line.partition("#")
+        if not value.strip():
+            above += comment
+            continue
+        if re.search(r": .*[0-9]", value) and not value.startswith(("apiVersion", "  name")):
+            assert re.search("published|derived|assumed", above + comment), line
+        above = ""
+
+
+def test_the_assumed_price_of_maia_follows_from_its_rule():
+    h200 = replace(H100, name="h200", memory_bandwidth=published(4.8e12, "B/s", "NVIDIA H200"))
+    batch = StepBatch(prefill=(), decode=(1024,) * 32)
+    nominal = NOMINAL_MODELS["llama-3.3-70b"]
+    faster = step_time(h200, nominal, 1, batch) / step_time(PROFILES["maia-200"], nominal, 1, batch)
+    classes = [AcceleratorClass.model_validate(each) for each in read("samples", "classes.yaml")]
+    prices = {each.metadata.name: float(each.spec.price.on_demand) for each in classes}
+    assert prices["maia-200"] == pytest.approx(H200_PRICE * faster / PUBLISHED_CLAIM, abs=0.01)
+    assert prices["h100"] == pytest.approx(98.32 / 8)
