@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.api.pool import InferencePoolSpec
 from sluice.api.status import InferencePoolStatus
-from sluice.api.template import QUARANTINE_TAINT, RESERVED_ENV
+from sluice.api.template import QUARANTINE_TAINT
 from sluice.decide.recall import record_memory
 from sluice.decide.status import pool_status
 from sluice.model.keys import PoolKey
@@ -70,7 +70,6 @@ def test_defaults_are_what_the_design_says():
 
 def test_names_that_stand_in_two_layers_are_the_same():
     assert QUARANTINE_TAINT == TAINT_QUARANTINE
-    assert set(RESERVED_ENV) == {"POD_UID", "POD_NAME", "POD_IP", "NODE_NAME"}
 
 
 def test_the_status_that_is_written_is_the_one_that_is_declared():

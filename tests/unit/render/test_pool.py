@@ -7,6 +7,7 @@ import yaml
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.api.pool import POOL_NAME, InferencePoolSpec
+from sluice.api.template import RESERVED_ENV
 from sluice.model.keys import PoolKey
 from sluice.model.names import deployment_name
 from sluice.render.pool import digest_templates, render_pool
@@ -201,6 +202,11 @@ def test_a_variable_of_a_pool_replaces_ours_and_no_name_stands_twice():
     assert len(names) == len(set(names))
     assert found[-2:] == env
     assert names.index("POD_NAME") < names.index("B")
+
+
+def test_what_a_worker_is_told_of_itself_cannot_be_overridden():
+    told = [each["name"] for each in read_container()["env"] if "valueFrom" in each]
+    assert sorted(told) == sorted(RESERVED_ENV)
 
 
 def test_a_variable_may_come_from_a_secret():
