@@ -11,84 +11,58 @@ not hardware.
 import argparse
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from openai import AsyncOpenAI
+from running import Running, send_load, start_sluice
 
-from sluice.cli.demo.command import install, kubectl
-from sluice.cli.demo.fleet import Fleet, View
-from sluice.cli.demo.load import Load
-from sluice.cli.demo.prompts import draw_requests, list_gaps, load_questions, load_trace
+from sluice.cli.demo.fleet import View
 from sluice.cli.demo.report import find_last_request
-from sluice.cli.demo.story import PREFERRED, SPARE, Kill, Story
-from sluice.cli.gateway import choose_address
+from sluice.cli.demo.story import PREFERRED, SPARE, Kill
 from sluice.devcluster.binaries.programs import Binaries
-from sluice.devcluster.binaries.resolution import resolve_binaries
-from sluice.devcluster.cluster import Cluster, start_cluster
-from sluice.devcluster.images import find_models
-from sluice.devcluster.shape import ClusterShape
-from sluice.kube.client import KubeClient
+from sluice.devcluster.cluster import Cluster
 
 RATE = 3.5
 WORKERS = 3
-READY_SECONDS = 90.0
 SETTLE_SECONDS = 240.0
+WINDOWS = '{"spec": {"autoscaling": {"stableWindow": "10s"}, "shift": {"holdDown": "5s"}}}'
+"""Shorter windows than the sample's, so that forty harms fit an hour; they bind no fallback."""
 
 
-class Bench:
-    """One cluster under steady load, harmed again and again."""
+async def harm_again_and_again(running: Running, harms: list[str], times: int) -> list[Any]:
+    """Return a row a harm."""
+    running.kubectl("patch", "ipool", "chat", "--type", "merge", "-p", WINDOWS)
+    running.load.rate = RATE
+    rows = []
+    for harm in harms:
+        for number in range(times):
+            if not await running.story.until(is_settled, SETTLE_SECONDS):
+                print(f"not settled after {SETTLE_SECONDS:.0f} s: {running.fleet.view.placement}")
+            kill = await running.story.kill_and_return(harm)
+            rows.append(describe(running, kill, harm))
+            print(f"{number + 1:3} {rows[-1]}", flush=True)
+    return rows
 
-    def __init__(self, cluster: Cluster, programs: Binaries, fleet: Fleet, load: Load) -> None:
-        self._cluster = cluster
-        self._programs = programs
-        self._fleet = fleet
-        self._load = load
-        self._story = Story(fleet, load, cluster.act_on_node, lambda text: print(f"— {text}"))
 
-    async def run(self, harms: list[str], times: int) -> list[dict[str, Any]]:
-        """Return a row a harm."""
-        await self._story.until(lambda v: v.conditions.get("Ready") == "True", READY_SECONDS)
-        found = json.loads(self._kubectl("get", "pods", "-o", "json"))["items"]
-        gateways = [pod for pod in found if pod["metadata"]["name"].startswith("sluice-gateway")]
-        url = f"{choose_address(gateways)}/v1"
-        self._load.client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
-        self._load.rate = RATE
-        sending = asyncio.create_task(self._load.run())
-        rows = []
-        for harm in harms:
-            for number in range(times):
-                await self._story.until(is_settled, SETTLE_SECONDS)
-                rows.append(self._describe(await self._story.kill_and_return(harm), harm))
-                print(f"{number + 1:3} {rows[-1]}", flush=True)
-        self._load.rate = 0
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
-        await self._load.client.close()
-        return rows
-
-    def _kubectl(self, *arguments: str) -> str:
-        return kubectl(self._cluster, self._programs, "-n", "sluice-system", *arguments)
-
-    def _describe(self, kill: Kill, harm: str) -> dict[str, Any]:
-        log = self._kubectl("logs", "deploy/sluice-gateway", "--since=300s").splitlines()
-        lost = [
-            one
-            for one in self._load.outcomes
-            if one.error and not one.text and one.sent > kill.at - 5
-        ]
-        return {
-            "harm": harm,
-            "last_request_s": find_last_request(log, kill),
-            "detection_s": kill.detection_s,
-            "replacement_wanted_s": kill.replacement_wanted_s,
-            "replacement_bound_s": kill.replacement_bound_s,
-            "replacement_ready_s": kill.replacement_ready_s,
-            "returned_s": kill.returned_s,
-            "lost_before_first_token": len(lost),
-        }
+def describe(running: Running, kill: Kill, harm: str) -> dict[str, Any]:
+    """Return the row of one harm; seconds since it, None for what was not seen."""
+    log = running.kubectl("-n", "sluice-system", "logs", "deploy/sluice-gateway", "--since=300s")
+    lost = [
+        one
+        for one in running.load.outcomes
+        if one.error and not one.text and one.sent > kill.at - 5
+    ]
+    return {
+        "harm": harm,
+        "workers": len(kill.workers),
+        "last_request_s": find_last_request(log.splitlines(), kill),
+        "detection_s": kill.detection_s,
+        "replacement_wanted_s": kill.replacement_wanted_s,
+        "replacement_bound_s": kill.replacement_bound_s,
+        "replacement_ready_s": kill.replacement_ready_s,
+        "returned_s": kill.returned_s,
+        "lost_before_first_token": len(lost),
+    }
 
 
 def is_settled(view: View) -> bool:
@@ -104,18 +78,12 @@ async def measure(
     cluster: Cluster, programs: Binaries, harms: list[str], times: int
 ) -> list[dict[str, Any]]:
     """Run the bench, and add a row with what it cost in overruns."""
-    client = KubeClient(str(cluster.kubeconfig))
-    models = find_models() or Path("workers/models")
-    trace = load_trace()
-    load = Load(
-        None, "compact", draw_requests(trace, load_questions(models, 24), 96), list_gaps(trace)
-    )
-    async with aiohttp.ClientSession() as session:
-        fleet = Fleet(client, session, "default", "chat")
-        rows = await Bench(cluster, programs, fleet, load).run(harms, times)
-    await client.close()
-    share = round(fleet.overrun_share(), 4)
-    return [*rows, {"overrun_share": share, "requests": len(load.outcomes)}]
+    async with send_load(cluster, programs) as running:
+        rows = await harm_again_and_again(running, harms, times)
+    share = round(running.fleet.overrun_share(), 4)
+    wrong = sum(one.wrong for one in running.load.outcomes)
+    sent = len(running.load.outcomes)
+    return [*rows, {"overrun_share": share, "requests": sent, "wrong_answers": wrong}]
 
 
 def print_worst(rows: list[dict[str, Any]], harms: list[str]) -> None:
@@ -124,9 +92,11 @@ def print_worst(rows: list[dict[str, Any]], harms: list[str]) -> None:
     for harm in harms:
         mine = [row for row in rows if row.get("harm") == harm]
         for key in list(mine[0])[1:]:
-            seen = [row[key] for row in mine if row[key] is not None]
-            worst = f"{max(seen):.2f}" if seen else "-"
-            print(f"  {harm:7} {key:26} {worst:>8}   seen in {len(seen)} of {len(mine)}")
+            seen = sorted(row[key] for row in mine if row[key] is not None)
+            worst = f"{seen[-1]:.2f}" if seen else "-"
+            middle = f"{seen[len(seen) // 2]:.2f}" if seen else "-"
+            told = f"worst {worst:>8}   median {middle:>8}   seen in {len(seen)} of {len(mine)}"
+            print(f"  {harm:7} {key:26} {told}")
 
 
 def main() -> None:
@@ -137,14 +107,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     harms = arguments.harm or ["kill", "freeze"]
-    programs = resolve_binaries()
-    shape = ClusterShape(maia=2, gpu=2, system=1)
-    cluster = start_cluster("failover", shape=shape, binaries=programs)
-    try:
-        install(cluster, programs, time.monotonic() + READY_SECONDS)
+    with start_sluice("failover") as (cluster, programs):
         rows = asyncio.run(measure(cluster, programs, harms, arguments.times))
-    finally:
-        cluster.stop()
     print_worst(rows, harms)
     print(json.dumps(rows[-1]))
     if arguments.json:

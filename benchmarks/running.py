@@ -1,0 +1,99 @@
+"""What benchmarks share: a cluster with Sluice and the sample pool on it, and a load."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from openai import AsyncOpenAI
+
+from sluice.cli.demo.command import install, kubectl
+from sluice.cli.demo.fleet import Fleet
+from sluice.cli.demo.load import Load
+from sluice.cli.demo.prompts import draw_requests, list_gaps, load_questions, load_trace
+from sluice.cli.demo.story import Story
+from sluice.cli.gateway import choose_address
+from sluice.devcluster.binaries.programs import Binaries
+from sluice.devcluster.binaries.resolution import resolve_binaries
+from sluice.devcluster.cluster import Cluster, start_cluster
+from sluice.devcluster.images import find_models
+from sluice.devcluster.shape import ClusterShape
+from sluice.kube.client import KubeClient
+
+READY_SECONDS = 90.0
+QUESTIONS = 24
+TOKEN_SCALE = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One cluster, what is seen of it, and the load on it."""
+
+    cluster: Cluster
+    programs: Binaries
+    fleet: Fleet
+    load: Load
+    story: Story
+
+    def kubectl(self, *arguments: str) -> str:
+        """Run kubectl on the cluster and return what it printed."""
+        return kubectl(self.cluster, self.programs, *arguments)
+
+
+@contextmanager
+def start_sluice(name: str, *, audit_log: bool = False) -> Iterator[tuple[Cluster, Binaries]]:
+    """Start a cluster with Sluice and its samples, and stop it at the end."""
+    programs = resolve_binaries()
+    shape = ClusterShape(maia=2, gpu=2, system=1)
+    cluster = start_cluster(name, shape=shape, binaries=programs, audit_log=audit_log)
+    try:
+        install(cluster, programs, time.monotonic() + READY_SECONDS)
+        yield cluster, programs
+    finally:
+        cluster.stop()
+
+
+@asynccontextmanager
+async def send_load(cluster: Cluster, programs: Binaries) -> AsyncIterator[Running]:
+    """Wait until the sample pool is ready, then send requests at `load.rate` (0 at first).
+
+    Every question was asked once before, undisturbed, so that wrong answers can be told.
+    """
+    client = KubeClient(str(cluster.kubeconfig))
+    trace = load_trace()
+    questions = load_questions(find_models() or Path("workers/models"), QUESTIONS)
+    load = Load(None, "compact", draw_requests(trace, questions, TOKEN_SCALE), list_gaps(trace))
+    try:
+        async with aiohttp.ClientSession() as session:
+            fleet = Fleet(client, session, "default", "chat")
+            story = Story(fleet, load, cluster.act_on_node, lambda text: print(f"— {text}"))
+            running = Running(cluster, programs, fleet, load, story)
+            await story.until(lambda v: v.conditions.get("Ready") == "True", READY_SECONDS)
+            load.client = AsyncOpenAI(base_url=find_url(running), api_key="none", max_retries=0)
+            await load.calibrate(questions)
+            sending = asyncio.create_task(load.run())
+            try:
+                yield running
+            finally:
+                load.rate = 0
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+                await load.client.close()
+    finally:
+        await client.close()
+
+
+def find_url(running: Running) -> str:
+    """Return the base URL of the gateway's API."""
+    found = json.loads(
+        running.kubectl(
+            "get",
+            "pods",
+            *("-n", "sluice-system", "-o", "json", "-l", "app.kubernetes.io/name=sluice-gateway"),
+        )
+    )
+    return f"{choose_address(found['items'])}/v1"
