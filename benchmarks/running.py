@@ -1,7 +1,6 @@
 """What benchmarks share: a cluster with Sluice and the sample pool on it, and a load."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,12 +10,11 @@ from pathlib import Path
 import aiohttp
 from openai import AsyncOpenAI
 
-from sluice.cli.demo.command import install, kubectl
 from sluice.cli.demo.fleet import Fleet
 from sluice.cli.demo.load import Load
+from sluice.cli.demo.play import QUESTIONS, READY_SECONDS, find_gateway, install, kubectl
 from sluice.cli.demo.prompts import draw_requests, list_gaps, load_questions, load_trace
 from sluice.cli.demo.story import Story
-from sluice.cli.gateway import choose_address
 from sluice.devcluster.binaries.programs import Binaries
 from sluice.devcluster.binaries.resolution import resolve_binaries
 from sluice.devcluster.cluster import Cluster, start_cluster
@@ -24,8 +22,6 @@ from sluice.devcluster.images import find_models
 from sluice.devcluster.shape import ClusterShape
 from sluice.kube.client import KubeClient
 
-READY_SECONDS = 90.0
-QUESTIONS = 24
 TOKEN_SCALE = 96
 
 
@@ -66,15 +62,19 @@ async def send_load(cluster: Cluster, programs: Binaries) -> AsyncIterator[Runni
     client = KubeClient(str(cluster.kubeconfig))
     trace = load_trace()
     questions = load_questions(find_models() or Path("workers/models"), QUESTIONS)
-    load = Load(None, "compact", draw_requests(trace, questions, TOKEN_SCALE), list_gaps(trace))
+    load = Load(
+        None, "compact", questions, draw_requests(trace, questions, TOKEN_SCALE), list_gaps(trace)
+    )
     try:
         async with aiohttp.ClientSession() as session:
             fleet = Fleet(client, session, "default", "chat")
             story = Story(fleet, load, cluster.act_on_node, lambda text: print(f"— {text}"))
             running = Running(cluster, programs, fleet, load, story)
             await story.until(lambda v: v.conditions.get("Ready") == "True", READY_SECONDS)
-            load.client = AsyncOpenAI(base_url=find_url(running), api_key="none", max_retries=0)
-            await load.calibrate(questions)
+            load.client = AsyncOpenAI(
+                base_url=find_gateway(cluster, programs), api_key="none", max_retries=0
+            )
+            await load.calibrate()
             sending = asyncio.create_task(load.run())
             try:
                 yield running
@@ -85,15 +85,3 @@ async def send_load(cluster: Cluster, programs: Binaries) -> AsyncIterator[Runni
                 await load.client.close()
     finally:
         await client.close()
-
-
-def find_url(running: Running) -> str:
-    """Return the base URL of the gateway's API."""
-    found = json.loads(
-        running.kubectl(
-            "get",
-            "pods",
-            *("-n", "sluice-system", "-o", "json", "-l", "app.kubernetes.io/name=sluice-gateway"),
-        )
-    )
-    return f"{choose_address(found['items'])}/v1"

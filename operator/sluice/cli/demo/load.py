@@ -1,8 +1,8 @@
 """Load: an open loop of streamed chats by the openai client, each held against its reference.
 
 A reference is what the same weights answer undisturbed, to the same question, greedily and for the
-longest output; a shorter answer must be its beginning. That says nothing of the model's own
-accuracy, which is counted beside it.
+longest output; an answer cut at fewer tokens must be its beginning. That says nothing of the
+model's own accuracy, which is counted beside it.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ class Outcome:
     text: str = ""
     pieces: int = 0
     accelerator: str = ""
+    finish: str = ""
     error: str = ""
     wrong: bool = False
 
@@ -44,6 +45,7 @@ class Load:
 
     client: Any
     model: str
+    questions: Sequence[Question]
     requests: Iterator[Request]
     gaps: Sequence[float]
     rate: float = 0.0
@@ -51,17 +53,17 @@ class Load:
     references: dict[str, str] = field(default_factory=dict)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def calibrate(self, questions: Sequence[Question], at_once: int = 2) -> list[Outcome]:
+    async def calibrate(self, at_once: int = 2) -> list[Outcome]:
         """Ask every question undisturbed and keep the answers as references."""
         gate = asyncio.Semaphore(at_once)
 
         async def ask(question: Question) -> Outcome:
             async with gate:
                 outcome = Outcome(time.time(), question, LONGEST_OUTPUT)
-                await self._ask(outcome)
+                await self.ask(outcome)
                 return outcome
 
-        asked = await asyncio.gather(*(ask(question) for question in questions))
+        asked = await asyncio.gather(*(ask(question) for question in self.questions))
         for outcome in asked:
             if not outcome.error:
                 self.references[outcome.question.prompt] = outcome.text
@@ -80,7 +82,7 @@ class Load:
                 request = next(self.requests)
                 outcome = Outcome(time.time(), request.question, request.max_tokens)
                 self.outcomes.append(outcome)
-                task = asyncio.create_task(self._ask(outcome))
+                task = asyncio.create_task(self.ask(outcome))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
         finally:
@@ -92,7 +94,8 @@ class Load:
         since = time.time() - seconds
         return [outcome for outcome in self.outcomes if outcome.sent >= since]
 
-    async def _ask(self, outcome: Outcome) -> None:
+    async def ask(self, outcome: Outcome) -> None:
+        """Send one request and write into `outcome` what became of it."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 await self._stream(outcome)
@@ -101,7 +104,9 @@ class Load:
         outcome.ended = time.time()
         reference = self.references.get(outcome.question.prompt)
         if reference is not None and not outcome.error:
-            outcome.wrong = not reference.startswith(outcome.text)
+            cut = outcome.finish == "length"
+            same = reference.startswith(outcome.text) if cut else reference == outcome.text
+            outcome.wrong = not same
 
     async def _stream(self, outcome: Outcome) -> None:
         raw = await self.client.chat.completions.with_raw_response.create(
@@ -113,13 +118,12 @@ class Load:
             stream=True,
         )
         outcome.accelerator = raw.headers.get("x-sluice-class", "")
-        finished = False
         async for chunk in raw.parse():
             for choice in chunk.choices:
                 if choice.delta.content:
                     outcome.first = outcome.first or time.time()
                     outcome.text += choice.delta.content
                     outcome.pieces += 1
-                finished = finished or choice.finish_reason is not None
-        if not finished:
+                outcome.finish = choice.finish_reason or outcome.finish
+        if not outcome.finish:
             outcome.error = "the stream ended without a finish reason"

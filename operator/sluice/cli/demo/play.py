@@ -1,0 +1,144 @@
+"""One run of the demo on a cluster that is up: install, calibrate, play the story, measure."""
+
+import asyncio
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+from openai import AsyncOpenAI
+
+from sluice.cli.demo.fleet import Fleet
+from sluice.cli.demo.load import Load, Outcome
+from sluice.cli.demo.prompts import draw_requests, list_gaps, load_questions, load_trace
+from sluice.cli.demo.report import describe_run
+from sluice.cli.demo.story import Story
+from sluice.cli.demo.table import show_progress
+from sluice.cli.errors import CommandError
+from sluice.cli.gateway import choose_address
+from sluice.devcluster.binaries.programs import Binaries
+from sluice.devcluster.cluster import Cluster
+from sluice.kube.client import KubeClient
+
+QUESTIONS = 24
+READY_SECONDS = 90.0
+LAST_RATE = 1.0
+LAST_SECONDS = 10.0
+
+
+def kubectl(cluster: Cluster, programs: Binaries, *arguments: str) -> str:
+    """Run kubectl on the cluster and return what it printed.
+
+    Raises:
+        CommandError: it failed; the message is its own.
+    """
+    done = subprocess.run(
+        [str(programs.kubectl), "--kubeconfig", str(cluster.kubeconfig), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise CommandError(f"kubectl {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def install(cluster: Cluster, programs: Binaries, deadline: float) -> None:
+    """Apply Sluice, then the samples; give up at `deadline` (monotonic seconds)."""
+    for path in ("manifests/overlays/embedded", "manifests/samples"):
+        _apply(cluster, programs, path, deadline)
+
+
+def _apply(cluster: Cluster, programs: Binaries, path: str, deadline: float) -> None:
+    """Apply a directory; custom resources may have to wait until their kinds are established."""
+    while True:
+        try:
+            kubectl(cluster, programs, "apply", "--server-side", "-k", path)
+        except CommandError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            return
+
+
+def find_gateway(cluster: Cluster, programs: Binaries) -> str:
+    """Return the base URL of the gateway's API."""
+    selector = ("-l", "app.kubernetes.io/name=sluice-gateway")
+    found = kubectl(
+        cluster, programs, "get", "pods", "-n", "sluice-system", "-o", "json", *selector
+    )
+    return f"{choose_address(json.loads(found)['items'])}/v1"
+
+
+async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, Any]:
+    """Play the whole story and return what was measured.
+
+    Raises:
+        CommandError: the story could not begin.
+    """
+    _say("installing Sluice from manifests/overlays/embedded, then classes and a pool")
+    await asyncio.to_thread(install, cluster, programs, time.monotonic() + READY_SECONDS)
+    client = KubeClient(str(cluster.kubeconfig))
+    try:
+        async with aiohttp.ClientSession() as session:
+            fleet = Fleet(client, session, "default", "chat")
+            load = _prepare_load(cluster, programs, models)
+            story = Story(fleet, load, cluster.act_on_node, _say)
+            calibration = await _calibrate(story, cluster, programs)
+            await _play_under_load(story)
+    finally:
+        await client.close()
+    log = kubectl(
+        cluster, programs, "-n", "sluice-system", "logs", "deploy/sluice-gateway", "--tail=-1"
+    )
+    return describe_run(story, load, fleet, calibration, log.splitlines())
+
+
+def _prepare_load(cluster: Cluster, programs: Binaries, models: Path) -> Load:
+    questions, trace = load_questions(models, QUESTIONS), load_trace()
+    spec = json.loads(kubectl(cluster, programs, "get", "ipool", "chat", "-o", "json"))["spec"]
+    requests = draw_requests(trace, questions, spec["model"]["emulation"]["tokenScale"])
+    return Load(None, spec["model"]["name"], questions, requests, list_gaps(trace))
+
+
+async def _calibrate(story: Story, cluster: Cluster, programs: Binaries) -> list[Outcome]:
+    """Wait for the first worker, and ask it every question undisturbed."""
+    _say("waiting for the first worker")
+    if not await story.until(lambda v: v.conditions.get("Ready") == "True", READY_SECONDS):
+        view = story.fleet.view
+        raise CommandError(f"The pool did not become ready: {view.reason}: {view.message}")
+    address = find_gateway(cluster, programs)
+    story.load.client = AsyncOpenAI(base_url=address, api_key="none", max_retries=0)
+    count = len(story.load.questions)
+    _say(f"calibrating: {count} questions undisturbed, their answers are the references")
+    asked = await story.load.calibrate()
+    broken = [one.error for one in asked if one.error]
+    if broken:
+        raise CommandError(f"Calibration failed: {broken[0]}")
+    return asked
+
+
+async def _play_under_load(story: Story) -> None:
+    sending = asyncio.create_task(story.load.run())
+    showing = asyncio.create_task(show_progress(story.fleet, story.load))
+    try:
+        await story.climb()
+        await story.kill_and_return()
+        _say("lowering the load")
+        story.load.rate = LAST_RATE
+        await asyncio.sleep(LAST_SECONDS)
+    finally:
+        story.load.rate = 0.0
+        sending.cancel()
+        showing.cancel()
+        await asyncio.gather(sending, showing, return_exceptions=True)
+        await story.load.client.close()
+
+
+def _say(text: str) -> None:
+    click.echo(f"— {text}", err=True)

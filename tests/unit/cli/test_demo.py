@@ -1,0 +1,178 @@
+"""The demo without a cluster: what it counts as wrong, how it judges a run, what it shows."""
+
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from sluice.cli.demo.command import judge
+from sluice.cli.demo.fleet import Fleet, read_view
+from sluice.cli.demo.load import Load, Outcome
+from sluice.cli.demo.prompts import Question, draw_requests, list_gaps, load_questions, load_trace
+from sluice.cli.demo.report import describe_run, find_last_request, format_report
+from sluice.cli.demo.story import Kill, Story
+from sluice.cli.demo.table import show_variants
+from sluice.cli.errors import CommandError, ExitCode
+from sluice.cli.main import sluice
+
+QUESTION = Question("sort", "sort: 2 1", "1 2", 12)
+STATUS: dict[str, Any] = {
+    "variants": [
+        {"acceleratorClass": "maia-200", "wanted": 3, "serving": 2, "share": "60%"},
+        {"acceleratorClass": "h100", "wanted": 1, "serving": 1, "share": "40%"},
+    ],
+    "placement": "maia-200 2/3 60%, h100 1/1 40%",
+}
+
+
+class Client:
+    """Answers each chat with the same pieces, as the openai client would."""
+
+    def __init__(self, *pieces: str, finish: str | None = "stop") -> None:
+        self._pieces, self._finish = pieces, finish
+        self.chat = SimpleNamespace(completions=self)
+        self.with_raw_response = self
+        self.headers = {"x-sluice-class": "h100"}
+
+    async def create(self, **_: Any) -> "Client":
+        return self
+
+    async def parse(self) -> Any:
+        for piece in self._pieces:
+            yield self._chunk(piece, None)
+        yield self._chunk(None, self._finish)
+
+    def _chunk(self, text: str | None, finish: str | None) -> Any:
+        choice = SimpleNamespace(delta=SimpleNamespace(content=text), finish_reason=finish)
+        return SimpleNamespace(choices=[choice])
+
+
+def make_load(client: Client) -> Load:
+    return Load(client, "compact", [QUESTION], iter(()), [1.0])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "finish", "wrong"),
+    [
+        (("1 2", " 3"), "stop", False),
+        (("1 2",), "length", False),
+        (("1 2",), "stop", True),
+        (("1 3",), "length", True),
+    ],
+)
+async def test_an_answer_is_wrong_if_it_differs_from_the_undisturbed_one(
+    pieces: tuple[str, ...],
+    finish: str,
+    wrong: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    load = make_load(Client("1 2", " 3"))
+    await load.calibrate()
+    load.client = Client(*pieces, finish=finish)
+    outcome = Outcome(0.0, QUESTION, 8)
+    await load.ask(outcome)
+    assert (outcome.wrong, outcome.error, outcome.accelerator) == (wrong, "", "h100")
+
+
+async def test_a_stream_that_breaks_off_is_a_failure_and_no_wrong_answer() -> None:
+    load = make_load(Client("1 2 3"))
+    await load.calibrate()
+    load.client = Client("9", finish=None)
+    outcome = Outcome(0.0, QUESTION, 8)
+    await load.ask(outcome)
+    assert outcome.error
+    assert not outcome.wrong
+
+
+def log_line(pod: str, at: float) -> str:
+    return json.dumps({"attempts": [{"pod": pod, "dispatched_at": at}]})
+
+
+@pytest.mark.parametrize(
+    ("log", "seen"),
+    [
+        ([log_line("dead", 99.0), log_line("dead", 101.5), log_line("alive", 160.0)], 1.5),
+        ([log_line("dead", 99.0), log_line("alive", 160.0)], 0.0),
+        (["no JSON", "[1]", json.dumps({"event": "started"})], None),
+    ],
+)
+def test_the_last_request_to_dead_workers_is_read_from_the_gateways_log(
+    log: list[str], seen: float | None
+) -> None:
+    assert find_last_request(log, Kill("maia-0", 100.0, workers=("dead",))) == seen
+
+
+def make_run(**over: Any) -> dict[str, Any]:
+    """Return the document of a run, measured on nothing, with some values replaced."""
+    fleet: Any = SimpleNamespace(overrun_share=lambda: 0.01)
+    load = make_load(Client())
+    load.outcomes.append(Outcome(1.0, QUESTION, 8, first=1.5, ended=2.0, text="1 2"))
+    story: Any = Story(fleet, load, lambda *_: None, lambda _: None)
+    story.kills.append(Kill("maia-0", 100.0, detection_s=2.25, workers=("dead",)))
+    story.spilled = story.fell_back = story.returned = True
+    return describe_run(story, load, fleet, [], [log_line("dead", 100.5)]) | over
+
+
+def test_the_document_has_what_scripts_rely_on() -> None:
+    found = make_run()
+    assert found["detection_s"] == [2.25]
+    assert found["last_request_to_dead_node_s"] == [0.5]
+    assert found["replacement_wanted_s"] == found["replacement_ready_s"] == [None]
+    assert (found["requests"], found["failed"], found["wrong_answers"]) == (1, 0, 0)
+    assert found["fell_back"] is found["returned"] is True
+    assert "emulated" in format_report(found)
+    assert "not seen" in format_report(found)
+
+
+def test_a_good_run_passes() -> None:
+    judge(make_run())
+
+
+@pytest.mark.parametrize("over", [{"fell_back": False}, {"returned": False}, {"wrong_answers": 1}])
+def test_a_failed_run_fails(over: dict[str, Any]) -> None:
+    with pytest.raises(CommandError) as caught:
+        judge(make_run(**over))
+    assert caught.value.code == ExitCode.FAILED
+
+
+def test_an_invalid_run_is_never_taken_for_a_failed_fallback() -> None:
+    with pytest.raises(CommandError, match="invalid") as caught:
+        judge(make_run(valid=False, fell_back=False))
+    assert caught.value.code == ExitCode.INVALID_RUN
+
+
+def test_the_trace_is_small_and_its_gaps_keep_a_mean_of_one() -> None:
+    text = resources.files("sluice.cli.demo").joinpath("requests.csv").read_bytes()
+    gaps = list_gaps(load_trace())
+    assert len(text) <= 20_000
+    assert sum(gaps) / len(gaps) == pytest.approx(1.0)
+
+
+def test_requests_follow_the_trace_and_stay_small() -> None:
+    trace = load_trace()
+    questions = load_questions(Path("workers/models"), 24)
+    drawn = draw_requests(trace, questions, 96)
+    requests = [next(drawn) for _ in trace]
+    assert max(request.max_tokens for request in requests) <= 64
+    assert len({request.question.prompt for request in requests}) > len(questions) / 2
+
+
+def test_the_table_shows_where_workers_and_requests_are() -> None:
+    fleet = Fleet(None, None, "default", "chat", view=read_view(STATUS))  # type: ignore[arg-type]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(show_variants(fleet, make_load(Client())))
+    shown = console.export_text()
+    assert "emulated devices" in shown
+    assert "60 %" in shown
+    assert "h100" in shown
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_starts() -> None:
+    result = CliRunner().invoke(sluice, ["demo", "--json", "/nowhere/numbers.json"])
+    assert isinstance(result.exception, CommandError)
+    assert "/nowhere" in str(result.exception)
