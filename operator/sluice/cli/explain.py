@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,6 +33,9 @@ def _find_kubeconfig(given: str | None, name: str) -> str:
     from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
 
     chosen = given or os.environ.get("KUBECONFIG")
+    if chosen and not any(Path(path).exists() for path in chosen.split(os.pathsep)):
+        source = "--kubeconfig" if given else "KUBECONFIG"
+        raise CommandError(f"{source} names {chosen}, and there is no such file.", ExitCode.USAGE)
     return chosen or str(find_cluster(name).kubeconfig)
 
 

@@ -157,3 +157,10 @@ def test_steps_move_on_a_terminal() -> None:
         display.advance(12, 10)  # more lines than were foreseen
         display.begin("linking")
     assert "linking" in screen.getvalue()
+
+
+def test_a_kubeconfig_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
+    result = CliRunner().invoke(sluice, ["explain", "chat"])
+    assert isinstance(result.exception, CommandError)
+    assert str(result.exception) == "KUBECONFIG names /nowhere/config, and there is no such file."
