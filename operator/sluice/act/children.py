@@ -20,6 +20,7 @@ class Children:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._applied: dict[tuple[str, str, str], Json] = {}
+        self._observed: set[tuple[str, str, str]] = set()
 
     async def apply(
         self, wanted: Iterable[Json], live: Iterable[Json], kept: Iterable[str], uid: str
@@ -50,10 +51,12 @@ class Children:
                 errors[f"{key[0]} {key[2]}"] = describe_stranger(known)
                 continue
             differences = list(find_differences(comparable(manifest), known))
-            if known is not None and not differences:
-                self._applied[key] = manifest
-                continue
-            if known is not None and self._applied.get(key) == manifest:
+            if known is not None:
+                self._observed.add(key)
+                if not differences:
+                    self._applied[key] = manifest
+                    continue
+            if self._applied.get(key) == manifest:
                 put_back += self._describe(key, differences, known)
             try:
                 await self._writer.apply(find_child_resource(manifest), manifest)
@@ -78,10 +81,20 @@ class Children:
             return False
         return True
 
+    def forget(self, live: set[str]) -> None:
+        """Forget the children of pools that are gone, given the uids of those that are not."""
+        for key, manifest in list(self._applied.items()):
+            if not any(is_ours(manifest, uid) for uid in live):
+                self._forget_child(key)
+
+    def _forget_child(self, key: tuple[str, str, str]) -> None:
+        self._applied.pop(key, None)
+        self._observed.discard(key)
+
     async def _remove(self, item: Json) -> None:
         resource = find_child_resource(item)
         meta = item["metadata"]
-        self._applied.pop(identify(item), None)
+        self._forget_child(identify(item))
         try:
             live = await self._writer.read(resource, meta["namespace"], meta["name"])
             if live["metadata"]["uid"] == meta["uid"]:
@@ -89,8 +102,15 @@ class Children:
         except NotFoundError:
             return
 
-    @staticmethod
-    def _describe(key: tuple[str, str, str], differences: list[Any], live: Json) -> list[str]:
+    def _describe(
+        self, key: tuple[str, str, str], differences: list[Any], live: Json | None
+    ) -> list[str]:
+        """Say what somebody else did to a child that we had applied just so."""
+        if live is None:
+            # Just applied and not observed yet is no deletion.
+            gone = key in self._observed
+            self._observed.discard(key)
+            return [f"{key[0]} {key[2]}: deleted by somebody, made again"] if gone else []
         who = name_manager(live, FIELD_MANAGER) or "somebody"
         return [
             f"{key[0]} {key[2]}: {d.path} {d.found!r} (set by {who}) put back to {d.wanted!r}"

@@ -99,6 +99,7 @@ class Applier:
     def forget(self, live: dict[PoolKey, str]) -> None:
         """Forget pools that are gone, given uids by key of those that are not."""
         self._status.forget(set(live.values()))
+        self._children.forget(set(live.values()))
         for key in set(self._results) - set(live):
             del self._results[key]
 

@@ -68,6 +68,27 @@ async def test_puts_back_an_edit_of_somebody_else_and_says_whose():
     )
 
 
+async def test_makes_again_what_somebody_deleted_and_says_so_once():
+    writer = FakeWriter()
+    children = Children(writer)
+    await children.apply([child()], [], [], UID)
+    unseen = await children.apply([child()], [], [], UID)
+    await children.apply([child()], [observed(child())], [], UID)
+    results = await children.apply([child()], [], [], UID)
+    again = await children.apply([child()], [], [], UID)
+    assert writer.applied[-1] == child()
+    assert results.put_back == ("Deployment chat-maia: deleted by somebody, made again",)
+    assert unseen.put_back == again.put_back == ()
+
+
+async def test_what_went_with_its_pool_was_not_deleted_by_somebody():
+    children = Children(FakeWriter())
+    await children.apply([child()], [observed(child())], [], UID)
+    children.forget({"another-uid"})
+    results = await children.apply([child()], [], [], UID)
+    assert results.put_back == ()
+
+
 async def test_a_change_of_our_own_is_not_put_back():
     children = Children(FakeWriter())
     await children.apply([child(2)], [], [], UID)
