@@ -7,9 +7,10 @@ Prints a Markdown table; the model card has it.
 
 import argparse
 import random
+from functools import partial
 from pathlib import Path
 
-from tasks import TASKS, draw_items
+from tasks import TASKS, Item, draw_items
 
 from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.decoder import Decoder
@@ -34,6 +35,12 @@ def answer_all(engine: Engine, vocabulary: Vocabulary, prompts: list[str]) -> li
     return [vocabulary.decode(one.output) for one in asked]
 
 
+def measure(engine: Engine, vocabulary: Vocabulary, items: list[Item]) -> float:
+    """Return the share of right answers."""
+    answers = answer_all(engine, vocabulary, [item.prompt for item in items])
+    return sum(a == item.answer for a, item in zip(answers, items, strict=True)) / len(items)
+
+
 def main() -> None:
     """Print the share of right answers for each task."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -44,13 +51,16 @@ def main() -> None:
     vocabulary = Vocabulary(checkpoint.tokenizer)
     limits = Limits(sequences=8, batched_tokens=64, waiting=arguments.per_task)
     engine = Engine(Decoder(checkpoint), limits, Pacer(None), Metrics("m"), lambda _: None)
-    print("| task | right | n |\n|---|---|---|")
+    print("| task | alone | after examples, up to 200 tokens | up to 300 |\n|---|---|---|---|")
     for task in TASKS:
-        source = draw_items(task, random.Random(f"{SEED}:{task}"), held_out=True)
-        items = [next(source) for _ in range(arguments.per_task)]
-        answers = answer_all(engine, vocabulary, [item.prompt for item in items])
-        right = sum(a == item.answer for a, item in zip(answers, items, strict=True))
-        print(f"| {task} | {100 * right / len(items):.1f} % | {len(items)} |", flush=True)
+        rng = random.Random(f"{SEED}:{task}")
+        shares = []
+        for shortest, longest in ((0, 0), (60, 200), (200, 300)):
+            length = partial(rng.randint, shortest, longest)
+            source = draw_items(task, rng, held_out=True, length=length)
+            items = [next(source) for _ in range(arguments.per_task)]
+            shares.append(f"{100 * measure(engine, vocabulary, items):.1f} %")
+        print(f"| {task} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Trains the compact model from nothing: seeded, about a quarter of an hour on two idle cores.
+"""Trains the compact model from nothing: seeded, within twenty minutes on two idle cores.
 
-    python workers/models/train.py --steps 6000 --out workers/models/compact
+    python workers/models/train.py --out workers/models/compact
 
 Takes examples from `tasks.py` (never held-out ones), learns the answers, and writes the weights in
-bf16 under the names of Hugging Face's Llama. `layout.py` says what shape the model has. Needs the
-locked requirements of `requirements/train.lock`; nothing else in the repository needs JAX.
+bf16 under the names of Hugging Face's Llama. In the second half of the training a part of the
+prompts has solved examples before the question, whose answers are learned too. `layout.py` says
+what shape the model has. Needs the locked requirements of `requirements/train.lock`; nothing else
+in the repository needs JAX.
 
 Matrices are updated by Muon (momentum, then the nearest orthogonal matrix by five Newton-Schulz
 steps; K. Jordan et al. 2024), embeddings and norms by Adam. Examples are packed into rows, each
@@ -28,10 +30,17 @@ from tasks import TASKS, draw_items
 
 Weights = dict[str, Any]
 
-MIX = {"copy": 20, "reverse": 20, "lookup": 16, "sum": 18, "sort": 12, "capitals": 6}
+MIX = {"copy": 20, "reverse": 16, "find": 20, "sum": 14, "sort": 10, "capitals": 8}
+SHORT_PART = 0.5
+"""Part of the training that has questions alone; what is short is learned much sooner."""
+LONG_SHARE = 0.3
+LONG_RANGE = (60, 300)
+"""Share of prompts with solved examples before the question, and their lengths in tokens."""
 MATRIX_RATE = 0.02
 OTHER_RATE = 0.003
 WARMUP = 100
+ANSWER_ROOM = 72
+"""Tokens kept free in a row for the answer to the longest prompt, and what frames a chat."""
 
 
 class Packer:
@@ -39,11 +48,17 @@ class Packer:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
-        self._sources = {task: draw_items(task, self._rng, held_out=False) for task in TASKS}
+        self._sources = {
+            task: draw_items(task, self._rng, held_out=False, length=self._draw_length)
+            for task in TASKS
+        }
         self._left: tuple[list[int], list[int]] | None = None
+        self._longest = 0
+        self.long_share = 0.0
 
     def draw_batch(self, rows: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return tokens, example numbers and weights of targets, each (rows, length + 1)."""
+        self._longest = max(LONG_RANGE[0], min(LONG_RANGE[1], length - ANSWER_ROOM))
         tokens = np.zeros((rows, length + 1), np.int32)
         examples = np.zeros((rows, length + 1), np.int32)
         learned = np.zeros((rows, length + 1), np.float32)
@@ -53,6 +68,8 @@ class Packer:
                 ids, mask = self._left or self._draw_example()
                 self._left = None
                 end = filled + len(ids)
+                if len(ids) > length + 1:
+                    continue  # drawn for longer rows than these
                 if end > length + 1:
                     self._left = (ids, mask)
                     break
@@ -62,12 +79,23 @@ class Packer:
                 filled, number = end, number + 1
         return tokens, examples, learned
 
+    def _draw_length(self) -> int:
+        """Return how long a prompt with examples shall be, 0 for a question alone."""
+        long = self._rng.random() < self.long_share
+        return self._rng.randint(LONG_RANGE[0], self._longest) if long else 0
+
     def _draw_example(self) -> tuple[list[int], list[int]]:
+        """Return tokens and which of them are learned: answers, those of examples included."""
         task = self._rng.choices(list(MIX), list(MIX.values()))[0]
         item = next(self._sources[task])
-        question = [layout.BEGIN, layout.USER, *layout.encode(item.prompt), layout.ASSISTANT]
-        answer = [*layout.encode(item.answer), layout.END]
-        return question + answer, [0] * len(question) + [1] * len(answer)
+        tokens, learned = [layout.BEGIN, layout.USER], [0, 0]
+        for question, answer in item.earlier:
+            parts = layout.encode(f"{question} -> "), layout.encode(f"{answer}\n")
+            tokens += parts[0] + parts[1]
+            learned += [0] * len(parts[0]) + [1] * len(parts[1])
+        asked = [*layout.encode(item.question), layout.ASSISTANT]
+        answered = [*layout.encode(item.answer), layout.END]
+        return tokens + asked + answered, learned + [0] * len(asked) + [1] * len(answered)
 
 
 def draw_weights(seed: int) -> Weights:
@@ -188,7 +216,7 @@ def save_weights(weights: Weights, out: Path) -> None:
 def main() -> None:
     """Train as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--length", type=int, default=256, help="every eighth batch has twice that")
@@ -199,6 +227,7 @@ def main() -> None:
     packer = Packer(arguments.seed)
     seen, started = 0, time.monotonic()
     for step in range(arguments.steps):
+        packer.long_share = 0.0 if step < SHORT_PART * arguments.steps else LONG_SHARE
         double = 2 if step % 8 == 7 else 1  # noqa: PLR2004 - so that the far half of the context is learned
         batch = packer.draw_batch(arguments.rows // double, arguments.length * double)
         weights, moments, loss = take_step(
