@@ -208,7 +208,7 @@ def ask(url, model, prompt="sort: 3 1 2", max_tokens=8, timeout=60):
         return error.code, json.loads(error.read() or b"{}")
 
 
-LONG = "copy with a for b: " + " ".join(f"wo{i}rd" for i in range(30))
+LONG = "copy with a for b: " + " ".join(f"wo{i}rd" for i in range(22))
 
 
 class Load:
