@@ -128,6 +128,7 @@ async def _play_under_load(story: Story) -> None:
     showing = asyncio.create_task(show_progress(story.fleet, story.load))
     try:
         await story.climb()
+        await story.ease()
         await story.kill_and_return()
         _say("lowering the load")
         story.load.rate = LAST_RATE

@@ -11,7 +11,7 @@ from sluice.cli.demo.load import Load
 PREFERRED = "maia-200"
 SPARE = "h100"
 HIGHEST_RATE = 8.0
-AFTER_SPILL = 0.75
+AFTER_SPILL = 0.65
 LOOK_EVERY = 0.5
 
 
@@ -63,10 +63,14 @@ class Story:
                 self.spilled = True
                 break
             rate += 0.75
-        # Room for a failover to be seen: what is left after a kill must be able to carry the load.
+
+    async def ease(self) -> None:
+        """Lower the load until the spare class is empty again, so that the fallback can be told."""
         self.load.rate *= AFTER_SPILL
-        self.say(f"spilled; load {self.load.rate:.1f} requests/s, letting it settle")
-        await self.until(lambda v: v.conditions.get("Progressing") == "False", 45.0)
+        self.say(f"spilled; load {self.load.rate:.1f} requests/s, until {SPARE} is empty again")
+        await self.until(
+            lambda v: v.wanted(SPARE) == 0 and v.conditions.get("Progressing") == "False", 120.0
+        )
 
     async def kill_and_return(self, harm: str = "kill") -> Kill:
         """Kill or freeze the preferred node with most workers, see what happens, heal it."""
