@@ -120,17 +120,26 @@ class Engine:
 
     def load(self) -> int:
         """Return how many sequences run or wait."""
-        return len(self._running) + len(self._waiting)
+        with self._changed:  # one that is just let in is in neither list
+            return len(self._running) + len(self._waiting)
 
     def submit(self, prompt: list[int], params: SamplingParams) -> GenerationRequest:
         """Queue a request.
 
         Raises:
-            RequestError: it does not fit the context, or too many wait (429).
+            RequestError: it does not fit the context, too many wait (429), or nobody would ever
+                run it (503).
         """
         self._check(prompt, params)
         sequence = GenerationRequest(prompt, params, time.monotonic())
         with self._changed:
+            if self._stopping:
+                raise RequestError(
+                    "the engine has ended",
+                    status=503,
+                    code="not_ready",
+                    retry_after=1,
+                )
             if len(self._waiting) >= self._limits.waiting:
                 raise RequestError(
                     f"{len(self._waiting)} requests wait already: try again later",
@@ -183,6 +192,7 @@ class Engine:
     def _fail_all(self) -> None:
         """End everything with an error; the thread ends after this."""
         with self._changed:
+            self._stopping = True
             lost = [*self._running, *self._waiting]
             self._running.clear()
             self._waiting.clear()
@@ -198,14 +208,14 @@ class Engine:
             return False
         self._pacer.begin()
         logits = self._decoder.run([chunk for _, chunk in chunks])
-        emissions = []
+        # All tokens are drawn before any is accepted: if one fails, no sequence has ended unseen.
+        drawn = []
         for (sequence, chunk), row in zip(chunks, logits, strict=True):
             sequence.done += len(chunk.tokens)
             if not sequence.is_prefill:
                 position = len(sequence.prompt) + len(sequence.output)
-                emissions.append(
-                    self._accept(sequence, choose_token(row, sequence.params, position))
-                )
+                drawn.append((sequence, choose_token(row, sequence.params, position)))
+        emissions = [self._accept(sequence, token) for sequence, token in drawn]
         self._pacer.finish([(len(c.tokens), c.start, c.start < len(s.prompt)) for s, c in chunks])
         self._note(chunks, emissions)
         self._emit(emissions)
@@ -234,13 +244,14 @@ class Engine:
                 self._leave(sequence)
                 self._metrics.count_finished(sequence.cancelled or "abort")
             while self._waiting and len(self._running) < self._limits.sequences:
-                sequence = self._waiting.popleft()
-                config = self._decoder.config
-                sequence.cache = (
+                # The cache first: without memory for it, the sequence is still among the waiting.
+                cache = (
                     self._free.pop()
                     if self._free
-                    else KeyValueCache(config, config.max_position_embeddings)
+                    else KeyValueCache(self._decoder.config, self.context)
                 )
+                sequence = self._waiting.popleft()
+                sequence.cache = cache
                 self._running.append(sequence)
             self._metrics.running.set(len(self._running))
             self._metrics.waiting.set(len(self._waiting))

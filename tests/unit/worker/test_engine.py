@@ -1,5 +1,6 @@
 """Continuous batching: everybody gets their own answer, and nobody more than their share."""
 
+import threading
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import load_checkpoint
-from sluice_worker.decoder import Decoder
+from sluice_worker.decoder import Decoder, KeyValueCache
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import RequestError
 from sluice_worker.metrics import Metrics
@@ -128,6 +129,58 @@ def test_a_decoder_that_fails_ends_every_request_and_the_engine(checkpoint):
     engine._thread.join(30)
     assert not engine.is_alive()
     assert [(one.sequence, one.finish) for one in seen] == [(one, "error") for one in asked]
+
+
+def test_a_token_that_cannot_be_drawn_leaves_nobody_without_an_end(checkpoint, monkeypatch):
+    def choose(logits, params, position):
+        if params.seed == 2:
+            raise FloatingPointError("no such number")
+        return 5
+
+    monkeypatch.setattr("sluice_worker.engine.choose_token", choose)
+    engine, seen = make_engine(checkpoint)
+    ended, broken = (engine.submit([5], params(seed=s, max_tokens=1)) for s in (1, 2))
+    engine.start()
+    engine._thread.join(30)
+    assert {one.sequence: one.finish for one in seen} == {ended: "error", broken: "error"}
+
+
+def test_a_request_whose_cache_has_no_memory_gets_its_end(checkpoint, monkeypatch):
+    def refuse(config, positions):
+        raise MemoryError
+
+    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", refuse)
+    engine, seen = make_engine(checkpoint)
+    sequence = engine.submit([5], params())
+    engine.start()
+    engine._thread.join(30)
+    assert [(one.sequence, one.finish) for one in seen] == [(sequence, "error")]
+
+
+def test_an_engine_that_has_failed_takes_nothing_more(checkpoint):
+    engine, _ = make_engine(checkpoint)
+    engine._fail_all()  # its thread still lives for a moment
+    with pytest.raises(RequestError, match="has ended") as refused:
+        engine.submit([5], params())
+    assert (refused.value.status, refused.value.retry_after) == (503, 1)
+
+
+def test_a_request_that_is_just_let_in_counts_as_load(checkpoint, monkeypatch):
+    loads, readers = [], []
+
+    def watch(config, positions):
+        reader = threading.Thread(target=lambda: loads.append(engine.load()))
+        reader.start()
+        reader.join(0.2)  # it may have to wait until the request is in
+        readers.append(reader)
+        return KeyValueCache(config, positions)
+
+    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", watch)
+    engine, _ = make_engine(checkpoint)
+    engine.submit([5], params())
+    engine.step()
+    readers[0].join(30)
+    assert loads == [1]
 
 
 def test_what_does_not_fit_the_context_is_refused(checkpoint):
