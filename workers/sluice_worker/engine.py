@@ -40,7 +40,7 @@ class GenerationRequest:
     Attributes:
         done: prompt and output tokens whose keys and values are in the cache.
         arrived, first_at, last_at: monotonic times of arrival, first and latest token.
-        cancelled: why nobody wants it any more, or None; it leaves at the next step.
+        cancelled: nobody wants it any more; it leaves at the next step.
     """
 
     prompt: list[int]
@@ -51,7 +51,7 @@ class GenerationRequest:
     cache: KeyValueCache | None = None
     first_at: float | None = None
     last_at: float | None = None
-    cancelled: str | None = None
+    cancelled: bool = False
 
     @property
     def is_prefill(self) -> bool:
@@ -168,13 +168,12 @@ class Engine:
                 param="max_tokens",
             )
 
-    def cancel(self, sequence: GenerationRequest, reason: str = "abort") -> None:
-        """Forget a sequence that has not ended; its slot is free from the next step on."""
+    def cancel(self, sequence: GenerationRequest) -> None:
+        """Forget a sequence, if it has not ended; its slot is free from the next step on."""
         with self._changed:
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
-                self._metrics.count_finished(reason)
-            sequence.cancelled = reason
+            sequence.cancelled = True
             self._changed.notify()
 
     def _run_forever(self) -> None:
@@ -196,8 +195,6 @@ class Engine:
             lost = [*self._running, *self._waiting]
             self._running.clear()
             self._waiting.clear()
-        for _ in lost:
-            self._metrics.count_finished("error")
         self._emit([Emission(sequence, None, "error") for sequence in lost])
 
     def step(self) -> bool:
@@ -240,9 +237,8 @@ class Engine:
     def _admit(self) -> None:
         """Drop what was cancelled or has ended, and let waiting sequences in."""
         with self._changed:
-            for sequence in [one for one in self._running if one.cancelled is not None]:
+            for sequence in [one for one in self._running if one.cancelled]:
                 self._leave(sequence)
-                self._metrics.count_finished(sequence.cancelled or "abort")
             while self._waiting and len(self._running) < self._limits.sequences:
                 # The cache first: without memory for it, the sequence is still among the waiting.
                 cache = (
@@ -271,7 +267,6 @@ class Engine:
     def _end(self, sequence: GenerationRequest, token: int | None, reason: str) -> Emission:
         with self._changed:
             self._leave(sequence)
-        self._metrics.count_finished(reason)
         return Emission(sequence, token, reason)
 
     def _leave(self, sequence: GenerationRequest) -> None:
@@ -301,7 +296,3 @@ class Engine:
         elif sequence.last_at is not None:
             metrics.tpot.observe(now - sequence.last_at)
         sequence.last_at = now
-        if emission.finish is not None:
-            metrics.latency.observe(now - sequence.arrived)
-            metrics.request_prompt.observe(len(sequence.prompt))
-            metrics.request_output.observe(len(sequence.output))

@@ -35,13 +35,13 @@ class Metrics:
             "vllm:time_per_output_token_seconds", "From token to token.", _TOKEN_SECONDS
         )
         self.latency = histogram(
-            "vllm:e2e_request_latency_seconds", "From arrival to the end.", _SECONDS
+            "vllm:e2e_request_latency_seconds", "From arrival to the last token.", _SECONDS
         )
         self.request_prompt = histogram(
-            "vllm:request_prompt_tokens", "Prompt tokens of ended requests.", _TOKENS
+            "vllm:request_prompt_tokens", "Prompt tokens of answered requests.", _TOKENS
         )
         self.request_output = histogram(
-            "vllm:request_generation_tokens", "Output tokens of ended requests.", _TOKENS
+            "vllm:request_generation_tokens", "Output tokens of answered requests.", _TOKENS
         )
         self.steps = counter("sluice_worker_steps", "Steps run.")
         self.overrun = counter(
@@ -60,9 +60,20 @@ class Metrics:
             registry=self.registry,
         )
 
-    def count_finished(self, reason: str) -> None:
-        """Count an ended request by stop, length, abort or error."""
+    def note_end(self, reason: str, prompt: int, output: int, seconds: float) -> None:
+        """Count a request that has ended.
+
+        Args:
+            reason: stop or length; abort if its client left, error if we failed.
+            prompt: tokens; like the other numbers, noted of whole answers only.
+            output: tokens that its client was told.
+            seconds: from its arrival to its last token.
+        """
         self._finished.labels(self._model, reason).inc()
+        if reason in ("stop", "length"):
+            self.latency.observe(seconds)
+            self.request_prompt.observe(prompt)
+            self.request_output.observe(output)
 
     def tell_cache_size(self, positions: int, sequences: int) -> None:
         """Publish the size of the KV cache: a block of `positions` for each sequence."""

@@ -16,7 +16,7 @@ class Output:
 
     Attributes:
         tokens: output tokens that the text is made of.
-        finish: why it ended (stop or length), None while it goes on.
+        finish: why it ended (stop, length or error), None while it goes on.
     """
 
     def __init__(self, text: TextStream) -> None:
@@ -37,19 +37,28 @@ class Output:
         """
         while self.finish is None:
             emission = await self._queue.get()
-            if emission.finish == "error":
-                raise RequestError(
-                    "the engine failed while it worked on this request",
-                    status=500,
-                    code="engine_failed",
-                )
-            piece = ""
-            if emission.token is not None:
-                self.tokens += 1
-                piece = self._text.push(emission.token)
-            if self._text.stopped:
-                self.finish = "stop"
-            elif emission.finish is not None:
-                piece += self._text.finish()
-                self.finish = emission.finish
+            try:
+                piece = self._take(emission)
+            except Exception:
+                self.finish = "error"
+                raise
             yield piece
+
+    def _take(self, emission: Emission) -> str:
+        """Return the text that an emission makes final."""
+        if emission.finish == "error":
+            raise RequestError(
+                "the engine failed while it worked on this request",
+                status=500,
+                code="engine_failed",
+            )
+        piece = ""
+        if emission.token is not None:
+            self.tokens += 1
+            piece = self._text.push(emission.token)
+        if self._text.stopped:
+            self.finish = "stop"
+        elif emission.finish is not None:
+            piece += self._text.finish()
+            self.finish = emission.finish
+        return piece

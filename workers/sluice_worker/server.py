@@ -207,18 +207,22 @@ class Server:
             return web.json_response(shape.whole(text, output.finish or "stop", usage))
         finally:
             del self._outputs[sequence]
-            engine.cancel(sequence, output.finish or "abort")
-            self._log_request(shape, sequence, output)
+            engine.cancel(sequence)
+            self._note_end(shape, sequence, output)
 
-    def _log_request(self, shape: Shape, sequence: GenerationRequest, output: Output) -> None:
-        """Write the one line of a request: sizes and times, never texts."""
-        first = sequence.first_at
+    def _note_end(self, shape: Shape, sequence: GenerationRequest, output: Output) -> None:
+        """Count a request and write its one line: sizes and times, never texts."""
+        # What the client was told counts; a stop text may be found in the token at the limit.
+        finish = output.finish or "abort"
+        first, last = sequence.first_at, sequence.last_at or time.monotonic()
+        seconds = last - sequence.arrived
+        self._metrics.note_end(finish, len(sequence.prompt), output.tokens, seconds)
         log.info(
             "request",
             id=shape.id,
             prompt_tokens=len(sequence.prompt),
             output_tokens=output.tokens,
-            finish=output.finish or "abort",
+            finish=finish,
             ttft_ms=None if first is None else round(1000 * (first - sequence.arrived)),
             total_ms=round(1000 * (time.monotonic() - sequence.arrived)),
         )

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
 
 from sluice_worker.engine import Emission, GenerationRequest
 from sluice_worker.metrics import Metrics
@@ -24,7 +25,6 @@ class ScriptedEngine:
         self.beat = time.monotonic()
         self.alive = True
         self.script = []
-        self.cancelled = []
         self.server = None
 
     def is_alive(self):
@@ -35,8 +35,8 @@ class ScriptedEngine:
         self.server.emit([Emission(sequence, *step) for step in self.script])
         return sequence
 
-    def cancel(self, sequence, reason):
-        self.cancelled.append(reason)
+    def cancel(self, sequence):
+        pass
 
 
 class Fragile:
@@ -106,11 +106,33 @@ async def test_an_engine_that_fails_later_gives_an_error_event_and_no_end(client
     assert '"code":"engine_failed"' in events[-1]
 
 
-async def test_what_ended_by_itself_is_not_an_abort(client, engine):
-    engine.script = [(40, None), (None, "stop")]
-    async with client.post("/v1/completions", json=ASKED) as answer:
-        assert (await answer.text()).endswith("data: [DONE]\n\n")
-    assert engine.cancelled == ["stop"]
+@pytest.mark.parametrize(
+    ("script", "over", "reason", "answered"),
+    [
+        ([(40, None), (None, "stop")], {}, "stop", 1),
+        ([(40, None), (41, "length")], {}, "length", 1),
+        ([(40, None), (41, "length")], {"stop": "D"}, "stop", 1),  # found in the last token
+        ([(40, None), (41, None), (42, None)], {"stop": "D"}, "stop", 1),
+        ([(40, None), (None, "error")], {}, "error", 0),
+        ([(None, "error")], {"stream": False}, "error", 0),
+    ],
+)
+async def test_a_request_counts_as_what_its_client_was_told(
+    client, engine, script, over, reason, answered
+):
+    engine.script = script
+    with capture_logs() as lines:
+        async with client.post("/v1/completions", json=ASKED | over) as answer:
+            text = await answer.text()
+    assert ("[DONE]" in text) is bool(answered)
+    assert [line["finish"] for line in lines if line["event"] == "request"] == [reason]
+    metrics = (await ask(client, "/metrics"))[1]
+    counted = [line for line in metrics.splitlines() if line.startswith("vllm:request_success")]
+    assert counted == [
+        f'vllm:request_success_total{{finished_reason="{reason}",model_name="m"}} 1.0'
+    ]
+    for name in ("vllm:e2e_request_latency_seconds", "vllm:request_generation_tokens"):
+        assert f'{name}_count{{model_name="m"}} {answered}.0' in metrics
 
 
 async def test_a_mistake_of_ours_in_the_middle_ends_the_stream_with_an_error(client, engine):
