@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +29,9 @@ from sluice_worker.tokens import TextStream, Vocabulary
 log = structlog.get_logger()
 
 UID_HEADER = "X-Sluice-Worker-Uid"
+REQUEST_ID_HEADER = "X-Request-Id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What a request id may look like to be taken over; the same as at the gateway."""
 DEFAULT_TOKENS = 16
 """Output tokens of a completion that asks for none, as in OpenAI's API."""
 DEFAULT_CHAT_TOKENS = 64
@@ -208,9 +212,9 @@ class Server:
         finally:
             del self._outputs[sequence]
             engine.cancel(sequence)
-            self._note_end(shape, sequence, output)
+            self._note_end(_pick_request_id(request) or shape.id, sequence, output)
 
-    def _note_end(self, shape: Shape, sequence: GenerationRequest, output: Output) -> None:
+    def _note_end(self, request_id: str, sequence: GenerationRequest, output: Output) -> None:
         """Count a request and write its one line: sizes and times, never texts."""
         # What the client was told counts; a stop text may be found in the token at the limit.
         finish = output.finish or "abort"
@@ -219,7 +223,7 @@ class Server:
         self._metrics.note_end(finish, len(sequence.prompt), output.tokens, seconds)
         log.info(
             "request",
-            id=shape.id,
+            request_id=request_id,
             prompt_tokens=len(sequence.prompt),
             output_tokens=output.tokens,
             finish=finish,
@@ -282,6 +286,12 @@ class Server:
         await response.write(end)
         await response.write_eof()
         return response
+
+
+def _pick_request_id(request: web.Request) -> str:
+    """Return the id that the client gave its request, "" if none or none to put into a log."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else ""
 
 
 def _explain(error: Exception, path: str) -> RequestError:

@@ -135,6 +135,26 @@ async def test_a_request_counts_as_what_its_client_was_told(
         assert f'{name}_count{{model_name="m"}} {answered}.0' in metrics
 
 
+@pytest.mark.parametrize(
+    ("given", "logged"),
+    [
+        ("mine-1", "mine-1"),
+        ("", "cmpl-"),
+        ("two words", "cmpl-"),
+        ("x" * 129, "cmpl-"),
+    ],
+)
+async def test_the_log_has_the_request_id_that_the_gateway_logs(client, engine, given, logged):
+    engine.script = [(40, "length")]
+    with capture_logs() as lines:
+        headers = {"x-request-id": given}
+        async with client.post("/v1/completions", json=ASKED, headers=headers) as answer:
+            await answer.text()
+    (line,) = [line for line in lines if line["event"] == "request"]
+    assert line["request_id"].startswith(logged)
+    assert len(line["request_id"]) <= 128
+
+
 async def test_a_mistake_of_ours_in_the_middle_ends_the_stream_with_an_error(client, engine):
     engine.script = [(40, None), (10**6, None)]  # no such token
     engine.server._vocabulary = Fragile(engine.server._vocabulary)
