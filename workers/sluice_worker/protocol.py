@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator
 
 from sluice_worker.errors import RequestError
 from sluice_worker.sampling import SamplingParams
@@ -84,6 +84,15 @@ class CompletionRequest(_Request):
     prompt: str | list[str] | list[int]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _check_prompt(cls, value: object) -> object:
+        # Before pydantic, which would note a fault for every entry of a list that is all wrong.
+        kinds = {type(one) for one in value} if isinstance(value, list) else {type(value)}
+        if kinds not in ({str}, {int}, set()) or type(value) is int:
+            raise ValueError("it should be a text, or a list of token ids")
+        return value
+
 
 class TextPart(BaseModel):
     """A part of a message's content; only text is understood."""
@@ -108,7 +117,7 @@ class Message(BaseModel):
 class ChatRequest(_Request):
     """Body of /v1/chat/completions."""
 
-    messages: list[Message]
+    messages: Annotated[list[Message], FailFast()]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
@@ -138,7 +147,10 @@ def parse_request(kind: type[RequestT], body: bytes) -> RequestT:
         raise RequestError("the body must be a JSON object")
     for name, harmless in REFUSED.items():
         value = document.get(name)
-        if value not in harmless:
+        # To Python, False equals 0; but completions' `logprobs: 0` does ask for something.
+        if not any(
+            value == one and isinstance(value, bool) is isinstance(one, bool) for one in harmless
+        ):
             raise RequestError(
                 f"{name} is {_shorten(value)}, which this server does not do: leave {name} out",
                 code="unsupported_parameter",

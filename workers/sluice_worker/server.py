@@ -37,7 +37,8 @@ DEFAULT_TOKENS = 16
 DEFAULT_CHAT_TOKENS = 64
 STUCK_AFTER = 10.0
 """Seconds without a step, while there is work, after which the engine counts as stuck."""
-MAX_BODY = 1 << 20
+MAX_BODY = 1 << 18
+"""Bytes of a request; to read more would hold the probes up for longer than they wait."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

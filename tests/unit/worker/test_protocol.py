@@ -27,7 +27,14 @@ def say(content, role="user"):
         ({"seed": 1.5}, "seed is 1.5"),
         ({"stream": "yes"}, 'stream is "yes"'),
         ({"stop": ["", "a"]}, "none of them empty"),
-        ({"prompt": 5}, "prompt is 5: it should be"),
+        ({"prompt": 5}, "prompt is 5: it should be a text, or a list of token ids"),
+        ({"prompt": [True]}, r"prompt is \[true\]: it should be a text"),
+        ({"prompt": [1.0]}, r"prompt is \[1\.0\]: it should be a text"),
+        ({"prompt": ["a", 1]}, r'prompt is \["a", 1\]: it should be a text'),
+        ({"prompt": [[1]]}, r"prompt is \[\[1\]\]: it should be a text"),
+        ({"max_tokens": float("inf")}, "max_tokens is Infinity"),
+        ({"logprobs": 0}, "logprobs is 0, which this server does not do"),
+        ({"n": True}, "n is true, which this server does not do"),
         ({"prompt": "y" * 5, "model": None}, "model is null"),
         ({"echo": True}, "echo is true, which this server does not do: leave echo out"),
         ({"best_of": 3}, "best_of is 3"),
@@ -57,6 +64,20 @@ def test_a_wrong_field_is_named_with_its_value(over, said):
 def test_a_wrong_chat_is_refused_by_a_sentence(over, said):
     with pytest.raises(RequestError, match=said):
         parse(ChatRequest, **over)
+
+
+@pytest.mark.parametrize(
+    ("kind", "over"),
+    [
+        (CompletionRequest, {"prompt": [1.5] * 1000}),
+        (CompletionRequest, {"prompt": ["", *[1] * 1000]}),
+        (ChatRequest, {"messages": [1] * 1000}),
+    ],
+)
+def test_one_fault_is_enough_to_refuse(kind, over):
+    with pytest.raises(RequestError) as refused:
+        parse(kind, **over)
+    assert refused.value.__cause__.error_count() == 1
 
 
 def test_a_long_value_is_not_repeated_whole():
