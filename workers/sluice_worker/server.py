@@ -105,7 +105,7 @@ class Server:
         except ConnectionResetError:
             raise  # the client has gone, which is no fault
         except Exception as error:  # noqa: BLE001  # everybody gets a body, nobody a traceback
-            told = _explain(error, request.path)
+            told = _explain(error, request)
             headers = {"Retry-After": str(told.retry_after)} if told.retry_after else {}
             response = web.json_response(describe_error(told), status=told.status, headers=headers)
         if not response.prepared:
@@ -279,7 +279,7 @@ class Server:
         except Exception as error:
             if not response.prepared:
                 raise
-            await response.write(_write_event(describe_error(_explain(error, request.path))))
+            await response.write(_write_event(describe_error(_explain(error, request))))
             return response
         end = b"data: [DONE]\n\n"
         if prompt_tokens is not None:
@@ -295,13 +295,19 @@ def _pick_request_id(request: web.Request) -> str:
     return given if _REQUEST_ID.fullmatch(given) else ""
 
 
-def _explain(error: Exception, path: str) -> RequestError:
+def _explain(error: Exception, request: web.Request) -> RequestError:
     """Return what a client is told of an error; a mistake of ours goes to the log."""
     if isinstance(error, RequestError):
         return error
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        told = f"the body is larger than {MAX_BODY} bytes: shorten the prompt"
+        return RequestError(told, status=error.status)
     if isinstance(error, web.HTTPException):
-        return RequestError(error.reason, status=error.status)
-    log.error("a request failed", path=path, error=type(error).__name__, exc_info=error)
+        told = f"{request.method} {request.path[:64]}: {error.reason}"
+        return RequestError(told, status=error.status)
+    if isinstance(error, web.RequestPayloadError):
+        return RequestError("the body is not in the encoding that its headers name")
+    log.error("a request failed", path=request.path, error=type(error).__name__, exc_info=error)
     return RequestError("this server made a mistake", status=500, code="internal_error")
 
 

@@ -1,5 +1,6 @@
 """What the server says when its engine is stuck, dead, or fails in the middle of an answer."""
 
+import gzip
 import time
 
 import pytest
@@ -181,7 +182,18 @@ async def test_a_mistake_of_ours_is_an_answer_without_details(client, engine):
 async def test_unknown_paths_get_openais_error(client, method, path, status):
     async with client.request(method, path) as answer:
         assert answer.status == status
-        assert (await answer.json())["error"]["type"]
+        assert (await answer.json())["error"]["message"].startswith(f"{method} {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [(b"no gzip", 400, "not in the encoding"), (gzip.compress(b" " * 9_000_000), 413, "262144")],
+)
+async def test_a_body_that_cannot_be_unpacked_is_refused(client, body, status, said):
+    headers = {"Content-Encoding": "gzip"}
+    async with client.post("/v1/completions", data=body, headers=headers) as answer:
+        assert answer.status == status
+        assert said in (await answer.json())["error"]["message"]
 
 
 async def test_metrics_have_the_names_others_rely_on(client):
