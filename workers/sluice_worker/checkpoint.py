@@ -1,6 +1,7 @@
 """Reads a checkpoint in Hugging Face layout: config.json, model.safetensors, tokenizer.json."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ Array = NDArray[np.float32]
 
 DTYPES = ("bfloat16", "float16", "float32")
 """Types that weights may be stored in; they are computed with in float32."""
+
+MOST = 1 << 24
+"""Largest number that is taken for a size: more is a mistake, and would only fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ def read_config(path: Path) -> ModelConfig:
     """
     try:
         raw: Any = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is no JSON object")
@@ -119,14 +123,20 @@ def read_config(path: Path) -> ModelConfig:
             raise CheckpointError(f"{path}: {field} is {value!r}; supported is {names}")
     if raw.get("head_dim") is None:
         width, heads = (_read_number(raw, n, path) for n in ("hidden_size", "num_attention_heads"))
-        raw["head_dim"] = int(width // (heads or 1))
+        raw["head_dim"] = int(width // heads)
     numbers: dict[str, Any] = {
         name: _read_number(raw, name, path) for name in ModelConfig.__annotations__
     }
     config = ModelConfig(**numbers)
+    for name in ("bos_token_id", "eos_token_id"):
+        if getattr(config, name) >= config.vocab_size:
+            raise CheckpointError(
+                f"{path}: {name} is {getattr(config, name)}; the vocabulary ends at"
+                f" {config.vocab_size - 1}"
+            )
     if config.head_dim < 2 or config.head_dim % 2:  # noqa: PLR2004  # rotary positions turn pairs
         raise CheckpointError(f"{path}: head_dim is {config.head_dim}; supported is an even number")
-    if not config.num_key_value_heads or config.num_attention_heads % config.num_key_value_heads:
+    if config.num_attention_heads % config.num_key_value_heads:
         raise CheckpointError(
             f"{path}: num_attention_heads is {config.num_attention_heads}; it must be a multiple of"
             f" num_key_value_heads, {config.num_key_value_heads}"
@@ -141,8 +151,11 @@ def _read_number(raw: dict[str, Any], name: str, path: Path) -> float:
     fraction = ModelConfig.__annotations__[name] is float
     if isinstance(value, bool) or not isinstance(value, (int, float) if fraction else int):
         raise CheckpointError(f"{path}: {name} is {value!r}; supported is one number")
-    if value < 0:
-        raise CheckpointError(f"{path}: {name} is {value!r}; it cannot be negative")
+    least = 0 if name in ("bos_token_id", "eos_token_id") else 1
+    if not fraction and not least <= value <= MOST:
+        raise CheckpointError(f"{path}: {name} is {value!r}; supported is {least} to {MOST}")
+    if fraction and not 0 < value < math.inf:
+        raise CheckpointError(f"{path}: {name} is {value!r}; it must be positive and finite")
     return value
 
 

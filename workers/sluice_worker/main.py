@@ -19,7 +19,7 @@ from aiohttp import web
 
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
-from sluice_worker.checkpoint import load_checkpoint
+from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError
@@ -48,6 +48,22 @@ def configure_logging() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def load_model(path: Path) -> tuple[Checkpoint, Vocabulary]:
+    """Load weights and tokenizer.
+
+    Raises:
+        CheckpointError: one of them is missing or not supported, or they do not fit together.
+    """
+    checkpoint = load_checkpoint(path)
+    vocabulary = Vocabulary(checkpoint.tokenizer)
+    if vocabulary.size > checkpoint.config.vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.tokenizer} has tokens up to {vocabulary.size - 1}; the weights end at"
+            f" {checkpoint.config.vocab_size - 1}"
+        )
+    return checkpoint, vocabulary
 
 
 async def serve(
@@ -135,8 +151,7 @@ def main(
             PROFILES[emulate_profile], NOMINAL_MODELS[emulate_model], emulate_devices, token_scale
         )
     try:
-        checkpoint = load_checkpoint(model_path)
-        vocabulary = Vocabulary(checkpoint.tokenizer)
+        checkpoint, vocabulary = load_model(model_path)
     except CheckpointError as error:
         sys.stderr.write(f"sluice-worker: {error}\n")
         sys.exit(1)

@@ -15,6 +15,9 @@ class Vocabulary:
 
     A chat is `<s>`, then `<|role|>` and the text of each message (an assistant's ends with `</s>`),
     then `<|assistant|>`: what the chat template of the compact model says.
+
+    Raises:
+        CheckpointError: the file at `path` is no tokenizer, or has no tokens for chats.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,6 +35,11 @@ class Vocabulary:
         if number is None:
             raise CheckpointError(f"{path} has no token {token}, which chats need")
         return int(number)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest token."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode_text(self, text: str) -> list[int]:
         """Return the tokens of a plain prompt; special tokens in its text are plain text too."""

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.errors import CheckpointError
+from sluice_worker.main import load_model
 from sluice_worker.tokens import Vocabulary
 
 from .checkpoints import write_checkpoint
@@ -24,7 +25,14 @@ from .checkpoints import write_checkpoint
         ({"rms_norm_eps": None}, "lacks rms_norm_eps"),
         ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\]; supported is one number"),
         ({"rope_theta": "10000"}, "rope_theta is '10000'"),
-        ({"bos_token_id": -1}, "bos_token_id is -1; it cannot be negative"),
+        ({"bos_token_id": -1}, "bos_token_id is -1; supported is 0 to"),
+        ({"eos_token_id": 100}, "eos_token_id is 100; the vocabulary ends at 99"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings is 0; supported is 1 to"),
+        ({"max_position_embeddings": 10**15}, "max_position_embeddings is 1000000000000000;"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"rope_theta": 0}, "rope_theta is 0; it must be positive and finite"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"head_dim": 7}, "head_dim is 7"),
         ({"num_key_value_heads": 3}, "num_attention_heads is 4; it must be a multiple"),
     ],
@@ -98,6 +106,12 @@ def test_a_broken_file_is_named(tmp_path):
     (path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot read"):
         Vocabulary(path / "tokenizer.json")
+
+
+def test_a_tokenizer_of_another_model_is_named(tmp_path):
+    path = write_checkpoint(tmp_path, vocab_size=90)
+    with pytest.raises(CheckpointError, match=r"tokens up to 99; .* end at 89"):
+        load_model(path)
 
 
 def test_bf16_weights_lose_nothing_on_the_way_to_float32(tmp_path):
