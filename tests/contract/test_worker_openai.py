@@ -249,6 +249,25 @@ def test_terminated_it_finishes_what_runs_and_refuses_the_rest(start):
     assert worker.wait() == 0
 
 
+def test_terminated_twice_it_ends_at_once(start):
+    worker = start(*EMULATED)
+    with connect(worker) as client:
+        stream = client.completions.create(**ASKED, max_tokens=110, stream=True)
+        next(iter(stream))
+        worker.terminate()
+        worker.until("/readyz", 503)
+        worker.terminate()
+        assert worker.wait() == 0
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+    assert [line["requests"] for line in lines if "unfinished" in line["event"]] == [1]
+
+
+def test_a_host_that_cannot_be_one_ends_with_one_sentence(checkpoint, tmp_path):
+    worker = WorkerProcess(checkpoint, tmp_path, "--host=a..b")
+    assert worker.wait() == 1
+    assert worker.log.read_text().startswith("sluice-worker: cannot listen on a..b:")
+
+
 def test_loading_is_told_and_takes_the_time_it_was_told_to(start):
     worker = start(*EMULATED, "--startup-seconds=1", ready=False)
     assert worker.until("/readyz", 503) == "loading, emulated as 1 s"

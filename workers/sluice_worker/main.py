@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -69,10 +70,14 @@ def load_model(path: Path) -> tuple[Checkpoint, Vocabulary]:
 async def serve(
     server: Server, engine: Engine, host: str, port: int, startup_seconds: float
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what runs."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then finish what runs; a second signal ends that, too."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def note_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, note_signal)
     runner = web.AppRunner(
         server.make_app(),
         access_log=None,
@@ -94,13 +99,22 @@ async def serve(
         await stop.wait()
         server.not_ready = "draining"
         log.info("draining", requests=engine.load())
-        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-        # The engine runs in a thread: there is no event of this loop to wait for.
-        while engine.load() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        await _drain(engine, hurry)
         await asyncio.to_thread(engine.stop)
     await runner.cleanup()
     log.info("ended")
+
+
+async def _drain(engine: Engine, hurry: asyncio.Event) -> None:
+    """Wait until the engine has nothing to do, the time is over, or somebody is in a hurry."""
+    deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
+    # The engine runs in a thread: there is no event of this loop to wait for.
+    while engine.load() and not hurry.is_set():
+        if asyncio.get_running_loop().time() >= deadline:
+            break
+        await asyncio.sleep(0.05)
+    if left := engine.load():
+        log.warning("the drain ends with requests unfinished", requests=left)
 
 
 def _number(
@@ -109,6 +123,13 @@ def _number(
     """Return an option that takes a whole number of at least 1."""
     bounds = click.IntRange(min=1, max=most)
     return click.option(name, default=default, show_default=True, type=bounds, help=about)
+
+
+def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Return the option's value; a range lets pass what compares with nothing."""
+    if math.isnan(value):
+        raise click.BadParameter("it should be a number", context, parameter)
+    return value
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -124,7 +145,11 @@ def _number(
 @_number("--emulate-devices", 1, "Devices working as one.")
 @_number("--token-scale", 1, "Nominal tokens that a real one stands for.")
 @click.option(
-    "--startup-seconds", default=0.0, type=click.FloatRange(min=0), help="Emulated time to load."
+    "--startup-seconds",
+    default=0.0,
+    type=click.FloatRange(min=0, max=86400),
+    callback=_refuse_nan,
+    help="Emulated time to load.",
 )
 def main(
     *,
@@ -142,7 +167,6 @@ def main(
     startup_seconds: float,
 ) -> None:
     """Serve one model, at the pace of an emulated device if one is named."""
-    configure_logging()
     if (emulate_profile is None) != (emulate_model is None):
         raise click.UsageError("--emulate-profile and --emulate-model go together")
     device = None
@@ -150,6 +174,7 @@ def main(
         device = EmulatedDevice(
             PROFILES[emulate_profile], NOMINAL_MODELS[emulate_model], emulate_devices, token_scale
         )
+    configure_logging()
     try:
         checkpoint, vocabulary = load_model(model_path)
     except CheckpointError as error:
@@ -161,6 +186,7 @@ def main(
     engine = Engine(Decoder(checkpoint), limits, Pacer(device), metrics, server.emit)
     try:
         uvloop.run(serve(server, engine, host, port, startup_seconds))
-    except OSError as error:
-        sys.stderr.write(f"sluice-worker: cannot listen on {host}:{port}: {error.strerror}\n")
+    except (OSError, UnicodeError) as error:  # a name that cannot be one is a UnicodeError
+        why = error.strerror if isinstance(error, OSError) else error
+        sys.stderr.write(f"sluice-worker: cannot listen on {host}:{port}: {why}\n")
         sys.exit(1)
