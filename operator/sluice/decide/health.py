@@ -5,13 +5,16 @@ a row; its node is quarantined with it and returns after a stable window. The ob
 when its own control target fails, or when every class misses at once: then nothing new fails.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
 from sluice.model.memory import NodeHealth, NodeState, WorkerHealth, WorkerState
 from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
 from sluice.model.snapshot import Node, NodeReady, Snapshot, Worker
+
+NOT_HEARD = "ready when first seen, and not heard yet"
+"""Reason of workers that the operator found running; `_judge_unheard` decides on them."""
 
 
 def list_workers(snapshot: Snapshot) -> Iterable[Worker]:
@@ -34,21 +37,60 @@ def suspect_observer(snapshot: Snapshot) -> str:
     return ""
 
 
-def judge_workers(snapshot: Snapshot, known: Mapping[str, WorkerHealth]) -> dict[str, WorkerHealth]:
-    """Return the health of every worker in the snapshot, by pod uid."""
+def judge_workers(
+    snapshot: Snapshot, known: Mapping[str, WorkerHealth], out: Collection[str] = ()
+) -> dict[str, WorkerHealth]:
+    """Return the health of every worker in the snapshot, by pod uid.
+
+    Args:
+        snapshot: what was observed.
+        known: health judged before; a worker that is not in it is seen for the first time.
+        out: names of the nodes in quarantine before this pass.
+    """
     doubt = suspect_observer(snapshot)
     judged: dict[str, WorkerHealth] = {}
     for worker in list_workers(snapshot):
         accelerator = snapshot.classes.get(worker.accelerator_class)
         if accelerator is None:
             continue
-        before = known.get(worker.uid, WorkerHealth(WorkerState.STARTING, snapshot.at))
-        state, reason = _judge(worker, accelerator, before, doubt, snapshot.at)
+        before = known.get(worker.uid)
+        if before is None:
+            before = WorkerHealth(WorkerState.STARTING, snapshot.at)
+            if worker.ready:
+                before = WorkerHealth(WorkerState.SUSPECT, snapshot.at, NOT_HEARD)
+        if worker.ready and before.reason == NOT_HEARD and not _has_answered(worker):
+            held = worker.node in out
+            state, reason = _judge_unheard(worker, accelerator, doubt, held=held)
+        else:
+            state, reason = _judge(worker, accelerator, before, doubt, snapshot.at)
         if state is before.state:
             judged[worker.uid] = before
         else:
             judged[worker.uid] = WorkerHealth(state, snapshot.at, reason)
     return judged
+
+
+def _has_answered(worker: Worker) -> bool:
+    return worker.probe is not None and worker.probe.answered > 0
+
+
+def _judge_unheard(
+    worker: Worker, accelerator: AcceleratorClassSpec, doubt: str, *, held: bool
+) -> tuple[WorkerState, str]:
+    """Judge a worker that was ready when we first saw it, and has not answered a probe since.
+
+    An operator that starts finds such workers, and may neither take them for lost before they had
+    time to answer, nor forget that their node was already taken out for what they did. Misses alone
+    could be a network policy against us: they end in Starting, and so in fallback, not in deletion.
+    """
+    needed = accelerator.health.liveness.failures
+    misses = worker.probe.misses if worker.probe is not None else 0
+    if misses < needed:
+        return WorkerState.SUSPECT, NOT_HEARD
+    reason = f"{misses} liveness probes in a row missed, none answered since the operator started"
+    if (held or worker.gateway_failures >= needed) and not doubt:
+        return WorkerState.FAILED, reason
+    return WorkerState.STARTING, NOT_HEARD
 
 
 def _judge(

@@ -24,7 +24,7 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     and repeats nothing.
     """
     known = memory.nodes if memory.started is not None else recall_nodes(snapshot)
-    workers = judge_workers(snapshot, memory.workers)
+    workers = judge_workers(snapshot, memory.workers, known)
     nodes, actions = judge_nodes(snapshot, known, workers)
     fleet = Fleet(snapshot, workers, nodes)
     remembered = {

@@ -1,11 +1,13 @@
 """What a user sees a pool do: scale, spill, go back, fall back, return; and what it never does."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from sluice.model.keys import PoolKey
 from sluice.model.plan import Finding
+from sluice.model.snapshot import NodeMark, Probe
 
 from .world import CLASSES, World, pool_spec
 
@@ -214,6 +216,49 @@ def test_pools_of_one_priority_leave_each_other_what_they_hold():
     world.run(60)
     assert world.wanted("b")["maia"] == held
     assert world.wanted("a")["maia"] + held == 4
+
+
+def test_a_new_operator_waits_for_its_first_probes_before_it_calls_workers_lost(world):
+    world.rate["chat"] = 2.0
+    world.run(120)
+    before = world.wanted(), world.shares()
+    world.restart_operator()
+    world.deaf = True
+    world.step()
+    assert (world.wanted(), world.shares()) == before
+    assert world.chat().decisions == ()
+    world.deaf = False
+    world.run(20)
+    assert (world.wanted(), world.shares()) == before
+
+
+def test_what_does_not_answer_a_new_operator_is_lost_but_not_deleted(world):
+    world.rate["chat"] = 2.0
+    world.run(120)
+    world.restart_operator()
+    for uid, worker in world.workers.items():
+        world.workers[uid] = replace(worker, probe=Probe(0, 0, None))
+    world.dead = {"maia-0", "maia-1"}
+    world.run(8)
+    assert world.wanted()["gpu"] > 0
+    assert world.chat().fallback
+    assert world.marks == {}
+    assert not any(p.pools[world.chat().key].deletes for _, p in world.history)
+
+
+def test_a_new_operator_deletes_what_failed_on_a_node_that_is_already_out(world):
+    world.rate["chat"] = 2.0
+    world.run(120)
+    there = [worker for worker in world.workers.values() if worker.node == "maia-0"]
+    world.restart_operator()
+    for worker in there:
+        world.workers[worker.uid] = replace(worker, probe=Probe(0, 0, None))
+    world.marks["maia-0"] = NodeMark("Failed", world.now, "three probes missed")
+    world.dead = {"maia-0"}
+    world.step()
+    assert world.chat().deletes == ()
+    world.step()
+    assert {delete.name for delete in world.chat().deletes} == {worker.name for worker in there}
 
 
 def test_a_class_deleted_while_in_use_freezes_its_variant(world):

@@ -82,6 +82,7 @@ class World:
     startup: float = 4.0
     gateway: bool = True
     observer_ok: bool = True
+    deaf: bool = False
     slow: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
     classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
@@ -169,7 +170,11 @@ class World:
                 for (pool, kind), count in self.replicas.items()
                 if pool == name
             },
-            workers=tuple(w for w in self.workers.values() if w.pool == key),
+            workers=tuple(
+                replace(w, probe=None) if self.deaf else w
+                for w in self.workers.values()
+                if w.pool == key
+            ),
             signals=self._signals(name) if self.gateway else None,
             status=self.status.get(name, {}),
         )
