@@ -8,7 +8,7 @@ from sluice.decide.allocation import Fill, Offer, allocate_workers
 from sluice.decide.capacity import correct_capacity, describe_breach, reckon_capacity
 from sluice.decide.demand import Demand, measure_attainment, observe_demand
 from sluice.decide.guards import Wish, guard_count, remember_recommendation
-from sluice.decide.health import open_breaker
+from sluice.decide.health import open_breaker, suspect_observer
 from sluice.decide.inventory import Inventory
 from sluice.decide.rollout import Roll, choose_rolls
 from sluice.decide.shares import hold_shares, share_traffic
@@ -297,10 +297,16 @@ def _choose_shares(
 def _choose_deletes(
     fleet: Fleet, pool: Pool, views: Sequence[VariantView]
 ) -> tuple[tuple[DeleteWorker, ...], tuple[Problem, ...]]:
-    """Choose the Failed workers to delete; the breaker stops only this, never traffic."""
+    """Choose the Failed workers to delete; breaker and doubt stop only this, never traffic."""
     deletes, problems = [], []
+    doubt = suspect_observer(fleet.snapshot)
     for view in views:
         if not view.failed:
+            continue
+        if doubt:
+            names = ", ".join(worker.name for worker in view.failed)
+            text = f"{names}: bypassed but not deleted while {doubt}"
+            problems.append(Problem(Finding.BREAKER_OPEN, text))
             continue
         allowed, held = open_breaker(fleet.snapshot, fleet.nodes, view.name)
         if held:

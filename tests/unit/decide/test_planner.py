@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sluice.model.keys import PoolKey
+from sluice.model.memory import WorkerHealth, WorkerState
 from sluice.model.plan import Finding
 from sluice.model.snapshot import NodeMark, Probe
 
@@ -140,6 +141,29 @@ def test_a_suspect_observer_fails_nobody(world, doubt):
     world.run(20)
     assert not world.marks
     assert not any(p.pools[world.chat().key].deletes for _, p in world.history)
+
+
+@pytest.mark.parametrize("blind", ["itself", "everywhere"])
+def test_what_failed_before_is_not_deleted_once_the_observer_is_in_doubt(world, blind):
+    world.rate["chat"] = 4.0
+    world.run(80)
+    world.specs["other"] = pool_spec(
+        model=model("other"), variants=[{"acceleratorClass": "gpu", "min": 1, "max": 1}]
+    )
+    world.run(20)
+    world.dead = {"maia-0"}
+    world.memory = replace(world.memory, workers=fail_workers(world, "maia-0"))
+    if blind == "itself":
+        world.observer_ok = False
+    else:
+        world.dead = set(world.nodes)
+    world.step()
+    assert world.chat().deletes == ()
+    (held,) = (p for p in world.chat().problems if p.finding is Finding.BREAKER_OPEN)
+    assert "not deleted while" in held.message
+    world.observer_ok, world.dead = True, {"maia-0"}
+    world.step()
+    assert world.chat().deletes
 
 
 def test_a_restart_of_the_operator_releases_and_repeats_nothing(world):
@@ -292,6 +316,16 @@ def list_steps(world):
                 steps.append((at, name, wanted - before[name]))
             before[name] = wanted
     return steps
+
+
+def fail_workers(world, node):
+    """Return the judged health with all workers of a node Failed."""
+    failed = WorkerHealth(WorkerState.FAILED, world.now, "three probes missed")
+    return {
+        uid: failed if world.workers[uid].node == node else health
+        for uid, health in world.memory.workers.items()
+        if uid in world.workers
+    }
 
 
 def model(name):
