@@ -35,12 +35,17 @@ class Inventory:
         """Return how many workers of `devices` devices each the pool may have on a class.
 
         Quarantined and unready nodes count: what was lost comes back, and a pod that waits for it
-        takes its place at once (or makes an autoscaler add a node).
+        takes its place at once (or makes an autoscaler add a node). So do devices that a worker
+        holds, whatever its node says: allocatable is 0 while a device plugin restarts, and labels
+        go while their owner does, but what runs there runs on.
         """
+        held_on = self._fleet.count_held(accelerator)
+        nodes = {node.name: node for node in self._fleet.list_nodes(accelerator)}
         per_node = [
-            self._fleet.count_devices(accelerator, node)
-            for node in self._fleet.list_nodes(accelerator)
+            max(self._fleet.count_devices(accelerator, node), held_on.get(name, 0))
+            for name, node in nodes.items()
         ]
+        per_node += self._fleet.count_stray(class_name, accelerator, nodes)
         slots = sum(count // devices for count in per_node)
         held = sum(
             self._hold(pool, other, class_name, accelerator)

@@ -1,6 +1,6 @@
 """One variant as the planner sees it: workers counted, losses named, problems worded."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from sluice.api.accelerator import AcceleratorClassSpec
@@ -29,6 +29,31 @@ class Fleet:
         """Return the node's devices of a class."""
         return node.allocatable.get(accelerator.resource_name, 0)
 
+    def count_held(self, accelerator: AcceleratorClassSpec) -> dict[str, int]:
+        """Return the devices of a class that our workers hold, by node; Terminating ones count."""
+        held: dict[str, int] = {}
+        for pool in self.snapshot.pools:
+            for worker in pool.workers:
+                theirs = self.snapshot.classes.get(worker.accelerator_class)
+                if not worker.node or theirs is None:
+                    continue
+                if theirs.resource_name == accelerator.resource_name:
+                    variant = find_variant(pool, worker.accelerator_class)
+                    count = devices_per_worker(variant, theirs)
+                    held[worker.node] = held.get(worker.node, 0) + count
+        return held
+
+    def count_stray(
+        self, class_name: str, accelerator: AcceleratorClassSpec, nodes: Container[str]
+    ) -> list[int]:
+        """Return the devices of each worker of a class that is bound to none of these nodes."""
+        return [
+            devices_per_worker(find_variant(pool, class_name), accelerator)
+            for pool in self.snapshot.pools
+            for worker in pool.workers
+            if worker.accelerator_class == class_name and worker.node and worker.node not in nodes
+        ]
+
     def is_usable(self, node: Node) -> bool:
         """Tell whether new workers may go to a node."""
         return (
@@ -43,13 +68,7 @@ class Fleet:
 
         Terminating workers still hold theirs.
         """
-        held: dict[str, int] = {}
-        for pool in self.snapshot.pools:
-            for worker in pool.workers:
-                variant = find_variant(pool, worker.accelerator_class)
-                if worker.node:
-                    count = devices_per_worker(variant, accelerator)
-                    held[worker.node] = held.get(worker.node, 0) + count
+        held = self.count_held(accelerator)
         return any(
             self.count_devices(accelerator, node) - held.get(node.name, 0) >= devices
             for node in self.list_nodes(accelerator)

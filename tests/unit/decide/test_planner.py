@@ -285,6 +285,20 @@ def test_a_new_operator_deletes_what_failed_on_a_node_that_is_already_out(world)
     assert {delete.name for delete in world.chat().deletes} == {worker.name for worker in there}
 
 
+@pytest.mark.parametrize("gone", ["devices", "labels"])
+def test_devices_that_vanish_under_running_workers_remove_none(world, gone):
+    world.rate["chat"] = 3.0
+    world.run(120)
+    before = world.wanted()
+    assert before["maia"] > 1
+    world.vanished = gone
+    world.run(40)
+    assert world.wanted() == before
+    world.vanished = ""
+    world.run(40)
+    assert world.wanted() == before
+
+
 def test_a_class_deleted_while_in_use_freezes_its_variant(world):
     world.rate["chat"] = 2.0
     world.run(60)

@@ -83,6 +83,7 @@ class World:
     gateway: bool = True
     observer_ok: bool = True
     deaf: bool = False
+    vanished: str = ""
     slow: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
     classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
@@ -126,7 +127,7 @@ class World:
             at=self.now,
             pools=tuple(self._pool(name) for name in self.specs),
             classes=self.classes,
-            nodes=tuple(self._node(name) for name in self.nodes),
+            nodes=tuple(self._node(name) for name in self.nodes if self.vanished != "labels"),
             observer_ok=self.observer_ok,
             gateways=int(self.gateway),
         )
@@ -236,7 +237,7 @@ class World:
             cordoned=False,
             lease_age=self.now - self.leases[name],
             lease_renewed=self.leases[name],
-            allocatable={resource: 2},
+            allocatable={resource: 0 if self.vanished == "devices" else 2},
             tainted=name in self.marks,
             mark=self.marks.get(name),
         )
