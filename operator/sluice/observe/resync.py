@@ -25,6 +25,7 @@ async def relist(client: KubeClient, store: Store, clock: Clock) -> None:
         KubeError: a list failed; kinds listed before stay replaced.
     """
     for kind, resource, labels in WATCHED:
+        store.begin_list(kind)
         items = [
             item async for item in client.list_pages(resource, selector=format_selector(labels))
         ]

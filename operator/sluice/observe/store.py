@@ -35,6 +35,7 @@ class Store:
     def __init__(self, wake: Callable[[Kind], None]) -> None:
         self._wake = wake
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in Kind}
+        self._moved: dict[Kind, set[tuple[str, str]]] = {kind: set() for kind in Kind}
         self.listed: dict[Kind, float] = {}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
@@ -47,6 +48,10 @@ class Store:
 
     def put(self, kind: Kind, item: Object) -> None:
         """Take in an object that was added or changed."""
+        self._moved[kind].add(find_key(item))
+        self._take(kind, item)
+
+    def _take(self, kind: Kind, item: Object) -> None:
         key = find_key(item)
         before = self._objects[kind].get(key)
         if before is not None and is_older(item, before):
@@ -58,19 +63,30 @@ class Store:
     def drop(self, kind: Kind, item: Object) -> None:
         """Take out an object that was deleted; a namesake with another uid stays."""
         key = find_key(item)
+        self._moved[kind].add(key)
         before = self._objects[kind].get(key)
         if before is not None and before["metadata"]["uid"] == item["metadata"]["uid"]:
             del self._objects[kind][key]
             self._wake(kind)
 
+    def begin_list(self, kind: Kind) -> None:
+        """Note that a list of this kind is about to be asked for."""
+        self._moved[kind].clear()
+
     def replace(self, kind: Kind, items: Iterable[Object], at: float) -> None:
-        """Take in a complete list read at `at`; what is not in it is gone."""
+        """Take in a complete list read at `at`; what is not in it is gone.
+
+        Except for what events told since `begin_list`: the list may be older, and would remove an
+        object just made, or bring one back that was just deleted. The next list settles it.
+        """
+        moved = self._moved[kind]
         listed = {find_key(item): item for item in items}
-        for key in [key for key in self._objects[kind] if key not in listed]:
+        for key in [key for key in self._objects[kind] if key not in listed and key not in moved]:
             del self._objects[kind][key]
             self._wake(kind)
-        for item in listed.values():
-            self.put(kind, item)
+        for key, item in listed.items():
+            if key not in moved:
+                self._take(kind, item)
         self.listed[kind] = at
 
     def is_complete(self) -> bool:

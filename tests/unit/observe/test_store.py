@@ -47,11 +47,31 @@ def test_a_late_event_does_not_bring_the_past_back(store):
 
 def test_a_list_removes_what_was_deleted_while_nobody_watched(store, woken):
     store.put(Kind.POOLS, pool(name="gone", uid="u2"))
+    store.begin_list(Kind.POOLS)
     store.replace(Kind.POOLS, [pool()], at=5.0)
     assert [item["metadata"]["name"] for item in store.list(Kind.POOLS)] == ["chat"]
     woken.clear()
     store.replace(Kind.POOLS, [pool()], at=6.0)
     assert woken == []
+
+
+def test_a_list_does_not_undo_what_events_told_while_it_was_read(store):
+    store.put(Kind.POOLS, pool(name="dying", uid="u2"))
+    store.put(Kind.POOLS, pool(name="old", uid="u3"))
+    store.begin_list(Kind.POOLS)
+    listed = [pool(name="dying", uid="u2"), pool(name="old", uid="u3")]
+    store.drop(Kind.POOLS, pool(name="dying", uid="u2"))
+    store.put(Kind.POOLS, pool(name="new", uid="u4"))
+    store.drop(Kind.POOLS, pool(name="old", uid="u3"))
+    store.put(Kind.POOLS, pool(name="old", uid="u5"))
+    store.replace(Kind.POOLS, listed, at=5.0)
+    assert [(p["metadata"]["name"], p["metadata"]["uid"]) for p in store.list(Kind.POOLS)] == [
+        ("new", "u4"),
+        ("old", "u5"),
+    ]
+    store.begin_list(Kind.POOLS)
+    store.replace(Kind.POOLS, [pool(name="new", uid="u4")], at=6.0)
+    assert [p["metadata"]["name"] for p in store.list(Kind.POOLS)] == ["new"]
 
 
 def test_the_deletion_of_a_namesake_is_not_ours(store):
