@@ -15,7 +15,7 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from sluice.kube.errors import UnreachableError, make_error
+from sluice.kube.errors import KubeError, UnreachableError, make_error
 from sluice.kube.paths import Resource
 
 Json = dict[str, Any]
@@ -92,9 +92,13 @@ class KubeClient:
             raise UnreachableError(0, "Unreachable", f"{method} {path}: {why}") from error
         answer = _decode(data)
         if response.status >= 300:  # noqa: PLR2004
-            reason = str(answer.get("reason") or response.status)
-            message = str(answer.get("message") or data[:200])
+            refusal = answer or {}
+            reason = str(refusal.get("reason") or response.status)
+            message = str(refusal.get("message") or data[:200].decode(errors="replace"))
             raise make_error(response.status, reason, message)
+        if answer is None:
+            said = data[:200].decode(errors="replace")
+            raise KubeError(response.status, "NoObject", f"{method} {path}: no object: {said!r}")
         return answer
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Json:
@@ -104,7 +108,11 @@ class KubeClient:
     async def list_pages(
         self, resource: Resource, namespace: str = "", selector: str = ""
     ) -> AsyncIterator[Json]:
-        """Yield all objects of a kind, page by page; items carry no kind of their own."""
+        """Yield all objects of a kind, page by page; items carry no kind of their own.
+
+        Raises:
+            KubeError: a page failed, or is no list; what was yielded until then is not the whole.
+        """
         token = ""
         while True:
             params = {"limit": str(PAGE)}
@@ -113,9 +121,12 @@ class KubeClient:
             if token:
                 params["continue"] = token
             page = await self.request("GET", resource.path(namespace), params=params)
-            for item in page.get("items") or ():
+            # An answer of something else than the API server must not pass for an empty list.
+            if "items" not in page or "metadata" not in page:
+                raise KubeError(200, "NoList", f"GET {resource.path(namespace)}: no list")
+            for item in page["items"] or ():
                 yield item
-            token = page.get("metadata", {}).get("continue", "")
+            token = page["metadata"].get("continue", "")
             if not token:
                 return
 
@@ -133,9 +144,9 @@ class KubeClient:
         return await self.request("PUT", path, body=manifest, within=within)
 
 
-def _decode(data: bytes) -> Json:
+def _decode(data: bytes) -> Json | None:
     try:
-        answer = json.loads(data) if data else {}
+        answer = json.loads(data)
     except ValueError:
-        return {"message": data[:200].decode(errors="replace")}
-    return answer if isinstance(answer, dict) else {"message": str(answer)}
+        return None
+    return answer if isinstance(answer, dict) else None
