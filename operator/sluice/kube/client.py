@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException
 
 from sluice.kube.errors import KubeError, UnreachableError, make_error
 from sluice.kube.paths import Resource
@@ -43,9 +44,14 @@ class KubeClient:
         """
         now = time.monotonic()
         if self._api is None or now - self._loaded > RELOAD_EVERY:
-            await config.load_config(  # type: ignore[no-untyped-call]
-                config_file=self._kubeconfig, client_configuration=self._configuration
-            )
+            try:
+                await config.load_config(  # type: ignore[no-untyped-call]
+                    config_file=self._kubeconfig, client_configuration=self._configuration
+                )
+            except (ConfigException, OSError):
+                # A token file caught in the middle of its renewal: the old one still holds.
+                if self._api is None:
+                    raise
             self._loaded = now
             if self._api is None:
                 self._api = ApiClient(self._configuration)

@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from sluice.kube import client as module
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import KubeError, NotFoundError
 from sluice.kube.paths import PODS
@@ -87,3 +88,17 @@ async def test_a_refusal_keeps_its_sentence_also_when_it_is_no_object(server, cl
     server.status, server.body = 502, "bad gateway"
     with pytest.raises(KubeError, match="bad gateway"):
         await client.get(PODS, "default", "w")
+
+
+async def test_a_configuration_that_cannot_be_read_again_leaves_the_old_one(
+    server, client, tmp_path, monkeypatch
+):
+    server.body = '{"metadata": {}}'
+    await client.get(PODS, "default", "w")
+    monkeypatch.setattr(module, "RELOAD_EVERY", 0.0)
+    write_kubeconfig(tmp_path / "config", server.url, "second")
+    (tmp_path / "config").rename(tmp_path / "away")
+    await client.get(PODS, "default", "w")
+    write_kubeconfig(tmp_path / "config", server.url, "second")
+    await client.get(PODS, "default", "w")
+    assert server.tokens == ["Bearer first", "Bearer first", "Bearer second"]
