@@ -45,7 +45,7 @@ class Operator:
         namespace = os.environ.get("POD_NAMESPACE", "sluice-system")
         self.leadership = Leadership(self._client, namespace, identity, settings.lease, self._wake)
         writer = Writer(self._client, self.leadership)
-        self.sensors = Sensors(self._client, settings, clock, self._wake)
+        self.sensors = Sensors(self._client, settings, clock, self._wake, namespace)
         applier = Applier(
             writer,
             self.sensors.store,

@@ -33,15 +33,22 @@ class Sensors:
         settings: times and ports.
         clock: steady clock.
         wake: called when something changed that a pass should look at.
+        namespace: of Sluice itself; a pod elsewhere is no gateway, whatever its labels say.
     """
 
     def __init__(
-        self, client: KubeClient, settings: Settings, clock: Clock, wake: Callable[[], None]
+        self,
+        client: KubeClient,
+        settings: Settings,
+        clock: Clock,
+        wake: Callable[[], None],
+        namespace: str,
     ) -> None:
         self._client = client
         self._settings = settings
         self._clock = clock
         self._wake = wake
+        self._namespace = namespace
         self.store = Store(lambda _: wake())
         self.beats: dict[str, float] = {}
         self._leases = LeaseBook(clock)
@@ -81,6 +88,7 @@ class Sensors:
                 signals=signals,
                 leases=self._leases,
                 observer_ok=own is not None and own.misses == 0,
+                gateways=len(self._list_gateways()),
                 endpoint=self._find_endpoint(),
                 worker_image=self._settings.worker_image,
             ),
@@ -108,14 +116,25 @@ class Sensors:
     def _find_endpoint(self) -> str:
         if self._settings.gateway.endpoint:
             return self._settings.gateway.endpoint
-        urls = [find_url(pod, "http") for pod in self.store.list(Kind.GATEWAYS) if is_ready(pod)]
+        urls = [find_url(pod, "http") for pod in self._list_gateways()]
         return f"{urls[0]}/v1" if urls else ""
+
+    def _list_gateways(self) -> list[Object]:
+        """Return the Ready gateways of our own namespace.
+
+        Whoever may make pods anywhere else could pose as one, and have the users of every pool sent
+        to itself.
+        """
+        return [
+            pod
+            for pod in self.store.list(Kind.GATEWAYS)
+            if pod["metadata"].get("namespace") == self._namespace and is_ready(pod)
+        ]
 
     async def _follow_signals(self) -> None:
         assert self._session is not None  # noqa: S101  # run() has made it
         while True:
-            pods = [pod for pod in self.store.list(Kind.GATEWAYS) if is_ready(pod)]
-            urls = [find_url(pod, "admin") for pod in pods]
+            urls = [find_url(pod, "admin") for pod in self._list_gateways()]
             window = self._settings.signal_window
             signals = await read_signals(self._session, urls, window, self._clock)
             self._signals = (self._clock(), signals)

@@ -45,6 +45,7 @@ class Sight:
     signals: Signals
     leases: LeaseBook
     observer_ok: bool
+    gateways: int
     endpoint: str
     worker_image: str
 
@@ -73,7 +74,7 @@ def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, str]
         classes=classes,
         nodes=tuple(_list_nodes(store, sight, classes)),
         observer_ok=sight.observer_ok,
-        gateways=sum(is_ready(item) for item in store.list(Kind.GATEWAYS)),
+        gateways=sight.gateways,
         endpoint=sight.endpoint,
     )
     return snapshot, unreadable

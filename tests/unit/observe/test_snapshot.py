@@ -51,7 +51,16 @@ def take(probes=None, **objects):
     for kind, items in objects.items():
         for item in items:
             store.put(Kind(kind), item)
-    sight = Sight(50.0, probes or {}, NOTHING, LeaseBook(lambda: 50.0), True, "http://g/v1", "w:1")  # noqa: FBT003
+    sight = Sight(
+        at=50.0,
+        probes=probes or {},
+        signals=NOTHING,
+        leases=LeaseBook(lambda: 50.0),
+        observer_ok=True,
+        gateways=1,
+        endpoint="http://g/v1",
+        worker_image="w:1",
+    )
     return build_snapshot(store, sight)
 
 
