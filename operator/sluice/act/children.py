@@ -11,6 +11,9 @@ from sluice.kube.paths import PODS, find_child_resource
 from sluice.model.names import FIELD_MANAGER
 from sluice.model.plan import DeleteWorker, Results
 
+ChildKey = tuple[str, str, str]
+"""Kind, namespace and name of a child."""
+
 OBSERVED_METADATA = ("labels", "annotations", "ownerReferences")
 
 
@@ -19,8 +22,9 @@ class Children:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._applied: dict[tuple[str, str, str], Json] = {}
-        self._observed: set[tuple[str, str, str]] = set()
+        self._applied: dict[ChildKey, Json] = {}
+        self._observed: set[ChildKey] = set()
+        self._versions: dict[ChildKey, int] = {}
 
     async def apply(
         self, wanted: Iterable[Json], live: Iterable[Json], kept: Iterable[str], uid: str
@@ -46,21 +50,8 @@ class Children:
         for manifest in wanted:
             key = identify(manifest)
             named.add(key)
-            known = found.get(key)
-            if known is not None and not is_ours(known, uid):
-                errors[f"{key[0]} {key[2]}"] = describe_stranger(known)
-                continue
-            differences = list(find_differences(comparable(manifest), known))
-            if known is not None:
-                self._observed.add(key)
-                if not differences:
-                    self._applied[key] = manifest
-                    continue
-            if self._applied.get(key) == manifest:
-                put_back += self._describe(key, differences, known)
             try:
-                await self._writer.apply(find_child_resource(manifest), manifest)
-                self._applied[key] = manifest
+                put_back += await self._apply_child(key, manifest, found.get(key), uid)
             except RejectedError as error:
                 errors[f"{key[0]} {key[2]}"] = error.message
         keep = set(kept)
@@ -68,6 +59,32 @@ class Children:
             if key not in named and key[2] not in keep and is_ours(item, uid):
                 await self._remove(item)
         return Results(errors, tuple(put_back))
+
+    async def _apply_child(
+        self, key: ChildKey, manifest: Json, known: Json | None, uid: str
+    ) -> list[str]:
+        """Apply one child where it differs; return what somebody else's edits were put back.
+
+        Raises:
+            KubeError: the API server refused it, or it belongs to somebody else.
+        """
+        if known is not None:
+            if not is_ours(known, uid):
+                raise RejectedError(409, "Stranger", describe_stranger(known))
+            if find_version(known) < self._versions.get(key, 0):
+                # Older than our own last write: what differs in it is what we changed.
+                return []
+            self._observed.add(key)
+        differences = list(find_differences(comparable(manifest), known))
+        if known is not None and not differences:
+            self._applied[key] = manifest
+            return []
+        edited = self._applied.get(key) == manifest
+        put_back = self._describe(key, differences, known) if edited else []
+        written = await self._writer.apply(find_child_resource(manifest), manifest)
+        self._applied[key] = manifest
+        self._versions[key] = find_version(written)
+        return put_back
 
     async def delete_worker(self, delete: DeleteWorker) -> bool:
         """Delete a Failed worker after a live look; False when it is gone already."""
@@ -87,8 +104,9 @@ class Children:
             if not any(is_ours(manifest, uid) for uid in live):
                 self._forget_child(key)
 
-    def _forget_child(self, key: tuple[str, str, str]) -> None:
+    def _forget_child(self, key: ChildKey) -> None:
         self._applied.pop(key, None)
+        self._versions.pop(key, None)
         self._observed.discard(key)
 
     async def _remove(self, item: Json) -> None:
@@ -103,7 +121,7 @@ class Children:
             return
 
     def _describe(
-        self, key: tuple[str, str, str], differences: list[Any], live: Json | None
+        self, key: ChildKey, differences: list[Any], live: Json | None
     ) -> list[str]:
         """Say what somebody else did to a child that we had applied just so."""
         if live is None:
@@ -118,7 +136,13 @@ class Children:
         ]
 
 
-def identify(item: Json) -> tuple[str, str, str]:
+def find_version(item: Json) -> int:
+    """Return an object's resourceVersion as a number, 0 where it is none."""
+    text = str(item.get("metadata", {}).get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else 0
+
+
+def identify(item: Json) -> ChildKey:
     """Return (kind, namespace, name)."""
     return item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]
 

@@ -23,8 +23,8 @@ def child(replicas=2, owner=UID, name="chat-maia"):
     }
 
 
-def observed(item, manager="sluice"):
-    live = {**item, "metadata": {**item["metadata"], "uid": "u1", "resourceVersion": "5"}}
+def observed(item, manager="sluice", version="1000"):
+    live = {**item, "metadata": {**item["metadata"], "uid": "u1", "resourceVersion": version}}
     live["metadata"]["managedFields"] = [{"manager": manager, "time": "2026-01-01T00:00:00Z"}]
     return live
 
@@ -38,6 +38,8 @@ class FakeWriter:
         if self._refuse:
             raise self._refuse
         self.applied.append(manifest)
+        version = str(10 * len(self.applied))
+        return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}}
 
     async def read(self, resource, namespace, name):
         if self._live is None:
@@ -87,6 +89,18 @@ async def test_what_went_with_its_pool_was_not_deleted_by_somebody():
     children.forget({"another-uid"})
     results = await children.apply([child()], [], [], UID)
     assert results.put_back == ()
+
+
+async def test_a_watch_behind_our_own_write_is_no_edit_of_somebody():
+    writer = FakeWriter()
+    children = Children(writer)
+    await children.apply([child(2)], [], [], UID)
+    await children.apply([child(3)], [observed(child(2), version="10")], [], UID)
+    results = await children.apply([child(3)], [observed(child(2), version="10")], [], UID)
+    assert (len(writer.applied), results.put_back) == (2, ())
+    results = await children.apply([child(3)], [observed(child(9), "hpa", "21")], [], UID)
+    assert len(writer.applied) == 3
+    assert len(results.put_back) == 1
 
 
 async def test_a_change_of_our_own_is_not_put_back():
