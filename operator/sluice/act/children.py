@@ -7,7 +7,7 @@ from sluice.act.diff import find_differences, name_manager
 from sluice.act.writer import Writer
 from sluice.kube.client import Json
 from sluice.kube.errors import ConflictError, NotFoundError, RejectedError
-from sluice.kube.paths import PODS, find_child_resource
+from sluice.kube.paths import PODS, Resource, find_child_resource
 from sluice.model.names import FIELD_MANAGER
 from sluice.model.plan import DeleteWorker, Results
 
@@ -75,6 +75,8 @@ class Children:
                 # Older than our own last write: what differs in it is what we changed.
                 return []
             self._observed.add(key)
+        elif key not in self._applied:
+            await self._refuse_stranger(key, find_child_resource(manifest), uid)
         differences = list(find_differences(comparable(manifest), known))
         if known is not None and not differences:
             self._applied[key] = manifest
@@ -85,6 +87,19 @@ class Children:
         self._applied[key] = manifest
         self._versions[key] = find_version(written)
         return put_back
+
+    async def _refuse_stranger(self, key: ChildKey, resource: Resource, uid: str) -> None:
+        """Look live before a child is first made: what we watch are only objects with our label.
+
+        Raises:
+            RejectedError: somebody else's object has the name; an apply would take it over.
+        """
+        try:
+            live = await self._writer.read(resource, key[1], key[2])
+        except NotFoundError:
+            return
+        if not is_ours(live, uid):
+            raise RejectedError(409, "Stranger", describe_stranger(live))
 
     async def delete_worker(self, delete: DeleteWorker) -> bool:
         """Delete a Failed worker after a live look; False when it is gone already."""
@@ -120,9 +135,7 @@ class Children:
         except NotFoundError:
             return
 
-    def _describe(
-        self, key: ChildKey, differences: list[Any], live: Json | None
-    ) -> list[str]:
+    def _describe(self, key: ChildKey, differences: list[Any], live: Json | None) -> list[str]:
         """Say what somebody else did to a child that we had applied just so."""
         if live is None:
             # Just applied and not observed yet is no deletion.

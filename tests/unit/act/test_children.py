@@ -117,6 +117,16 @@ async def test_never_takes_over_what_belongs_to_another():
     assert "does not take it over" in results.errors["Deployment chat-maia"]
 
 
+async def test_looks_for_an_unlabelled_namesake_before_it_makes_a_child():
+    writer = FakeWriter(live=observed(child(owner="else")))
+    results = await Children(writer).apply([child()], [], [], UID)
+    assert writer.applied == []
+    assert "does not take it over" in results.errors["Deployment chat-maia"]
+    mine = FakeWriter(live=observed(child()))
+    await Children(mine).apply([child()], [], [], UID)
+    assert mine.applied == [child()]
+
+
 async def test_a_refusal_is_kept_as_a_sentence():
     refusal = RejectedError(422, "Invalid", "spec.replicas: must not be odd")
     results = await Children(FakeWriter(refuse=refusal)).apply([child()], [], [], UID)
