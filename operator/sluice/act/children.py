@@ -1,6 +1,7 @@
 """Apply a pool's children: create, mend, remove; report what somebody else had changed."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from sluice.act.diff import find_differences, name_manager
@@ -8,6 +9,7 @@ from sluice.act.writer import Writer
 from sluice.kube.client import Json
 from sluice.kube.errors import ConflictError, NotFoundError, RejectedError
 from sluice.kube.paths import PODS, Resource, find_child_resource
+from sluice.model.clock import Clock
 from sluice.model.names import FIELD_MANAGER
 from sluice.model.plan import DeleteWorker, Results
 
@@ -17,14 +19,32 @@ ChildKey = tuple[str, str, str]
 OBSERVED_METADATA = ("labels", "annotations", "ownerReferences")
 
 
+FIRST_HOLD = 2.0
+LONGEST_HOLD = 30.0
+"""Seconds before a manifest that was refused, or put back over an edit, is sent again: whatever
+refuses or edits it will do so again, and a pass every fast tick would make a storm of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A manifest that waits `length` seconds, until a time, after a refusal or (if "") an edit."""
+
+    manifest: Json
+    length: float
+    until: float
+    refusal: str
+
+
 class Children:
     """Applies children of pools, and remembers what it last applied to tell edits of others."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, clock: Clock) -> None:
         self._writer = writer
+        self._clock = clock
         self._applied: dict[ChildKey, Json] = {}
         self._observed: set[ChildKey] = set()
         self._versions: dict[ChildKey, int] = {}
+        self._holds: dict[ChildKey, _Hold] = {}
 
     async def apply(
         self, wanted: Iterable[Json], live: Iterable[Json], kept: Iterable[str], uid: str
@@ -50,10 +70,15 @@ class Children:
         for manifest in wanted:
             key = identify(manifest)
             named.add(key)
+            hold = self._find_hold(key, manifest)
+            if hold is not None and hold.refusal:
+                errors[f"{key[0]} {key[2]}"] = hold.refusal
+                continue
             try:
                 put_back += await self._apply_child(key, manifest, found.get(key), uid)
             except RejectedError as error:
                 errors[f"{key[0]} {key[2]}"] = error.message
+                self._hold(key, manifest, error.message)
         keep = set(kept)
         for key, item in found.items():
             if key not in named and key[2] not in keep and is_ours(item, uid):
@@ -81,12 +106,31 @@ class Children:
         if known is not None and not differences:
             self._applied[key] = manifest
             return []
+        if self._find_hold(key, manifest) is not None:
+            return []
         edited = self._applied.get(key) == manifest
         put_back = self._describe(key, differences, known) if edited else []
+        if put_back:
+            self._hold(key, manifest)
         written = await self._writer.apply(find_child_resource(manifest), manifest)
         self._applied[key] = manifest
         self._versions[key] = find_version(written)
         return put_back
+
+    def _find_hold(self, key: ChildKey, manifest: Json) -> _Hold | None:
+        """Return what this manifest waits for now, or None."""
+        hold = self._holds.get(key)
+        waits = hold is not None and hold.manifest == manifest and self._clock() < hold.until
+        return hold if waits else None
+
+    def _hold(self, key: ChildKey, manifest: Json, refusal: str = "") -> None:
+        """Let the same manifest wait, twice as long each time it comes to this in a row."""
+        now, before = self._clock(), self._holds.get(key)
+        in_a_row = (
+            before is not None and before.manifest == manifest and now < before.until + LONGEST_HOLD
+        )
+        length = min(LONGEST_HOLD, 2 * before.length) if before and in_a_row else FIRST_HOLD
+        self._holds[key] = _Hold(manifest, length, now + length, refusal)
 
     async def _refuse_stranger(self, key: ChildKey, resource: Resource, uid: str) -> None:
         """Look live before a child is first made: what we watch are only objects with our label.
@@ -115,13 +159,15 @@ class Children:
 
     def forget(self, live: set[str]) -> None:
         """Forget the children of pools that are gone, given the uids of those that are not."""
-        for key, manifest in list(self._applied.items()):
+        sent = {key: hold.manifest for key, hold in self._holds.items()} | self._applied
+        for key, manifest in sent.items():
             if not any(is_ours(manifest, uid) for uid in live):
                 self._forget_child(key)
 
     def _forget_child(self, key: ChildKey) -> None:
         self._applied.pop(key, None)
         self._versions.pop(key, None)
+        self._holds.pop(key, None)
         self._observed.discard(key)
 
     async def _remove(self, item: Json) -> None:

@@ -46,7 +46,7 @@ class Applier:
         self._store = store
         self._image = worker_image
         self._instance = instance
-        self._children = Children(writer)
+        self._children = Children(writer, clock)
         self._status = StatusWriter(writer, clock)
         self._results: dict[PoolKey, Results] = {}
 
