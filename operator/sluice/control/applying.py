@@ -53,7 +53,10 @@ class Applier:
     async def apply_pool(
         self, snapshot: Snapshot, pool: Pool, plan: PoolPlan, memory: PoolMemory
     ) -> None:
-        """Write what must survive a restart, then act, then tell.
+        """Write what was decided, then act, then tell what came of it.
+
+        What must survive a restart and what the gateway follows come first: neither may wait for
+        children that cannot be written.
 
         Raises:
             KubeError: something that is worth another try.
@@ -61,8 +64,7 @@ class Applier:
         """
         before = self._results.get(pool.key, Results())
         document = pool_status(pool, plan, memory, before, snapshot.endpoint, snapshot.at)
-        if document["memory"] != pool.status.get("memory"):
-            await self._status.write(pool.key, pool.uid, document)
+        await self._write_status(pool, document)
         results = await self._children.apply(
             render_pool(plan, pool.spec, snapshot.classes, self._image),
             self._list_live(pool),
@@ -78,8 +80,7 @@ class Applier:
             if await self._children.delete_worker(delete):
                 log.info("worker deleted", pod=delete.name, reason=delete.reason)
         document = pool_status(pool, plan, memory, results, snapshot.endpoint, snapshot.at)
-        if self._status.is_due(pool.uid, document, dict(pool.status)):
-            await self._status.write(pool.key, pool.uid, document)
+        await self._write_status(pool, document)
         await self._tell(pool, (*plan.decisions, *_word_put_back(results, snapshot.at)))
 
     async def apply_node(self, action: NodeAction) -> None:
@@ -102,6 +103,10 @@ class Applier:
         self._children.forget(set(live.values()))
         for key in set(self._results) - set(live):
             del self._results[key]
+
+    async def _write_status(self, pool: Pool, document: dict[str, Any]) -> None:
+        if self._status.is_due(pool.uid, document, dict(pool.status)):
+            await self._status.write(pool.key, pool.uid, document)
 
     def _list_live(self, pool: Pool) -> list[dict[str, Any]]:
         """Return the children that the store knows, as objects with a kind."""

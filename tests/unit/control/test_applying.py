@@ -1,0 +1,75 @@
+"""A pool's part of a plan is carried out in an order that survives what may go wrong."""
+
+import pytest
+
+from sluice.control.applying import Applier
+from sluice.decide.planner import plan
+from sluice.kube.errors import KubeError, NotFoundError
+from sluice.observe.store import Store
+
+from ..decide.world import World
+
+
+class FakeWriter:
+    """Notes writes as (verb, kind); refuses the kinds that are broken."""
+
+    def __init__(self):
+        self.written, self.broken, self.statuses, self.events = [], set(), [], []
+
+    async def apply(self, resource, manifest, subresource=""):
+        if resource.kind in self.broken:
+            raise KubeError(500, "InternalError", "failed calling webhook")
+        self.written.append(("apply", resource.kind))
+        if subresource:
+            self.statuses.append(manifest["status"])
+        return manifest
+
+    async def create(self, resource, manifest):
+        self.events.append(manifest["reason"])
+
+    async def read(self, resource, namespace, name):
+        raise NotFoundError(404, "NotFound", name)
+
+
+@pytest.fixture
+def writer():
+    return FakeWriter()
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def applier(writer, world):
+    store = Store(lambda _: None)
+    return Applier(writer, store, lambda: world.now, worker_image="w:1", instance="me")
+
+
+def decide(world):
+    """Return what `apply_pool` takes, for one more pass over the world."""
+    world.now += world.tick
+    snapshot = world.snapshot()
+    planned, world.memory = plan(snapshot, world.memory)
+    (pool,) = snapshot.pools
+    return snapshot, pool, planned.pools[pool.key], world.memory.pools[pool.key]
+
+
+async def test_traffic_moves_also_while_children_cannot_be_written(applier, writer, world):
+    world.run(20)
+    await applier.apply_pool(*decide(world))
+    assert writer.statuses[-1]["variants"][0]["share"] == "100%"
+    world.status["chat"] = writer.statuses[-1]
+    writer.broken = {"Deployment"}
+    for uid in list(world.workers):
+        del world.workers[uid]
+    with pytest.raises(KubeError):
+        await applier.apply_pool(*decide(world))
+    assert writer.statuses[-1]["variants"][0]["share"] == "0%"
+
+
+async def test_what_is_decided_is_recorded_before_it_is_done(applier, writer, world):
+    await applier.apply_pool(*decide(world))
+    assert writer.written[0] == ("apply", "InferencePool")
+    assert ("apply", "Deployment") in writer.written[1:]
