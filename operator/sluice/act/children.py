@@ -7,7 +7,7 @@ from typing import Any
 from sluice.act.diff import find_differences, name_manager
 from sluice.act.writer import Writer
 from sluice.kube.client import Json
-from sluice.kube.errors import ConflictError, NotFoundError, RejectedError
+from sluice.kube.errors import ConflictError, InternalError, NotFoundError, RejectedError
 from sluice.kube.paths import PODS, Resource, find_child_resource
 from sluice.model.clock import Clock
 from sluice.model.names import FIELD_MANAGER
@@ -58,7 +58,7 @@ class Children:
             uid: the pool's.
 
         Returns:
-            Refusals that the same request would meet again, and edits that were put back.
+            Refusals that the same request is likely to meet again, and edits that were put back.
 
         Raises:
             KubeError: something that is worth another try.
@@ -76,7 +76,7 @@ class Children:
                 continue
             try:
                 put_back += await self._apply_child(key, manifest, found.get(key), uid)
-            except RejectedError as error:
+            except (RejectedError, InternalError) as error:
                 errors[f"{key[0]} {key[2]}"] = error.message
                 self._hold(key, manifest, error.message)
         keep = set(kept)

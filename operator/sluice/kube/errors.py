@@ -23,6 +23,10 @@ class RejectedError(KubeError):
     """The request itself is wrong or not allowed (400, 403, 422): the same again fails again."""
 
 
+class InternalError(KubeError):
+    """The API server failed at it (500), as when an admission webhook is down."""
+
+
 class UnreachableError(KubeError):
     """Nobody answered, or too late."""
 
@@ -30,5 +34,5 @@ class UnreachableError(KubeError):
 def make_error(status: int, reason: str, message: str) -> KubeError:
     """Return the error type that belongs to an HTTP status."""
     kinds = {404: NotFoundError, 409: ConflictError, 400: RejectedError, 403: RejectedError}
-    kinds[422] = RejectedError
+    kinds |= {422: RejectedError, 500: InternalError}
     return kinds.get(status, KubeError)(status, reason, message)

@@ -3,7 +3,7 @@
 import pytest
 
 from sluice.act.children import Children
-from sluice.kube.errors import NotFoundError, RejectedError
+from sluice.kube.errors import NotFoundError, RejectedError, make_error
 from sluice.model.keys import PoolKey
 from sluice.model.plan import DeleteWorker
 
@@ -30,13 +30,13 @@ def observed(item, manager="sluice", version="1000"):
 
 
 class FakeWriter:
-    def __init__(self, live=None, refuse=None):
+    def __init__(self, live=None, refuse=None, refused=""):
         self.applied, self.deleted, self.tries = [], [], 0
-        self._live, self._refuse = live, refuse
+        self._live, self._refuse, self._refused = live, refuse, refused
 
     async def apply(self, resource, manifest, subresource=""):
         self.tries += 1
-        if self._refuse:
+        if self._refuse and self._refused in manifest["metadata"]["name"]:
             raise self._refuse
         self.applied.append(manifest)
         version = str(10 * len(self.applied))
@@ -167,6 +167,14 @@ async def test_an_edit_that_comes_back_at_once_is_put_back_ever_more_rarely():
     assert len(writer.applied) == told + 1
     await children.apply([child(8)], [observed(child(7), "an-autoscaler")], [], UID)
     assert writer.applied[-1] == child(8)
+
+
+async def test_a_broken_webhook_keeps_no_other_child_and_is_told():
+    broken = make_error(500, "InternalError", "failed calling webhook: no endpoints")
+    writer = FakeWriter(refuse=broken, refused="chat-maia")
+    results = await make_children(writer).apply([child(), child(name="chat-gpu")], [], [], UID)
+    assert [item["metadata"]["name"] for item in writer.applied] == ["chat-gpu"]
+    assert results.errors == {"Deployment chat-maia": "failed calling webhook: no endpoints"}
 
 
 async def test_removes_what_is_no_longer_wanted_but_keeps_the_frozen():
