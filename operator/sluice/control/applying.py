@@ -1,6 +1,7 @@
 """Carrying out one pool's part of a plan, and one node's: the jobs of the queue."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,10 @@ _KINDS = {
 }
 
 
+UNTOLD = 20
+"""Decisions of a pool that wait at the most for their Events; status keeps the last ten too."""
+
+
 class Applier:
     """Applies plans through one writer; remembers the last results of each pool."""
 
@@ -49,6 +54,7 @@ class Applier:
         self._children = Children(writer, clock)
         self._status = StatusWriter(writer, clock)
         self._results: dict[PoolKey, Results] = {}
+        self._untold: dict[PoolKey, deque[Decision]] = {}
 
     async def apply_pool(
         self, snapshot: Snapshot, pool: Pool, plan: PoolPlan, memory: PoolMemory
@@ -81,7 +87,8 @@ class Applier:
                 log.info("worker deleted", pod=delete.name, reason=delete.reason)
         document = pool_status(pool, plan, memory, results, snapshot.endpoint, snapshot.at)
         await self._write_status(pool, document)
-        await self._tell(pool, (*plan.decisions, *_word_put_back(results, snapshot.at)))
+        self.note(pool.key, _word_put_back(results, snapshot.at))
+        await self._tell(pool)
 
     async def apply_node(self, action: NodeAction) -> None:
         """Mark a node.
@@ -101,8 +108,9 @@ class Applier:
         """Forget pools that are gone, given uids by key of those that are not."""
         self._status.forget(set(live.values()))
         self._children.forget(set(live.values()))
-        for key in set(self._results) - set(live):
-            del self._results[key]
+        for kept in (self._results, self._untold):
+            for key in set(kept) - set(live):
+                del kept[key]
 
     async def _write_status(self, pool: Pool, document: dict[str, Any]) -> None:
         if self._status.is_due(pool.uid, document, dict(pool.status)):
@@ -118,8 +126,17 @@ class Applier:
             and item["metadata"].get("labels", {}).get(LABEL_POOL) == pool.key.name
         ]
 
-    async def _tell(self, pool: Pool, decisions: tuple[Decision, ...]) -> None:
-        for decision in decisions:
+    def note(self, key: PoolKey, decisions: Iterable[Decision]) -> None:
+        """Remember decisions to be told when the pool is next applied.
+
+        They do not travel with the job, since a newer one may replace it before it runs.
+        """
+        self._untold.setdefault(key, deque(maxlen=UNTOLD)).extend(decisions)
+
+    async def _tell(self, pool: Pool) -> None:
+        untold = self._untold.get(pool.key, deque())
+        while untold:
+            decision = untold.popleft()
             log.info("decided", pool=str(pool.key), action=decision.action, reason=decision.reason)
             try:
                 await emit_event(self._writer, pool.key, pool.uid, decision, self._instance)

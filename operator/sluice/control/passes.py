@@ -96,6 +96,7 @@ class PlannerLoop:
             self._queue.submit(("node", action.node), partial(self._applier.apply_node, action))
         self._applier.forget({pool.key: pool.uid for pool in snapshot.pools})
         for pool in snapshot.pools:
+            self._applier.note(pool.key, planned.pools[pool.key].decisions)
             self._queue.submit(
                 pool.key,
                 partial(

@@ -75,3 +75,20 @@ async def test_what_is_decided_is_recorded_before_it_is_done(applier, writer, wo
     await applier.apply_pool(*decide(world))
     assert writer.written[0] == ("apply", "InferencePool")
     assert ("apply", "Deployment") in writer.written[1:]
+
+
+async def test_a_decision_is_told_also_when_a_newer_job_replaced_the_one_it_came_with(
+    applier, writer, world
+):
+    world.run(20)
+    world.rate["chat"] = 4.0
+    _, pool, replaced, _ = decide(world)
+    told = [decision.action for decision in replaced.decisions]
+    assert "ScaleUp" in told
+    applier.note(pool.key, replaced.decisions)
+    newer = decide(world)
+    assert newer[2].decisions == ()
+    applier.note(pool.key, newer[2].decisions)
+    await applier.apply_pool(*newer)
+    await applier.apply_pool(*newer)
+    assert writer.events == told
