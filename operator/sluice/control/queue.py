@@ -30,6 +30,10 @@ class KeyedQueue:
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._work(key))
 
+    def clear(self) -> None:
+        """Drop what waits, also for another try; what runs goes on."""
+        self._next.clear()
+
     def stop(self) -> None:
         """Drop what waits and cancel what runs."""
         self._next.clear()
@@ -54,14 +58,19 @@ class KeyedQueue:
                 except KubeError as error:
                     failures += 1
                     self._next.setdefault(key, job)
-                    await self._back_off(key, failures, error)
+                    await self._back_off(key, failures, error.message)
+                except Exception as error:
+                    # A mistake of ours with one key: loud, and no reason to fail the others.
+                    failures += 1
+                    log.exception("a job failed", key=str(key))
+                    await self._back_off(key, failures, repr(error))
         finally:
             del self._tasks[key]
 
     @staticmethod
-    async def _back_off(key: Hashable, failures: int, error: KubeError) -> None:
+    async def _back_off(key: Hashable, failures: int, why: str) -> None:
         """Wait before the next try, which then runs the newest job of the key."""
-        longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1))
+        longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 16))
         delay = random.uniform(longest / 2, longest)
-        log.warning("will try again", key=str(key), error=error.message, seconds=round(delay, 2))
+        log.warning("will try again", key=str(key), error=why, seconds=round(delay, 2))
         await asyncio.sleep(delay)

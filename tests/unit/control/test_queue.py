@@ -57,3 +57,35 @@ async def test_who_does_not_lead_drops_the_job():
     queue.submit("a", job)
     await queue.drain()
     assert len(tries) == 1
+
+
+async def test_a_mistake_in_a_job_is_told_and_backs_off_and_others_run(monkeypatch, capsys):
+    monkeypatch.setattr(module, "FIRST_DELAY", 0.05)
+    queue, tries = KeyedQueue(), []
+
+    async def broken():
+        tries.append(asyncio.get_running_loop().time())
+        raise ZeroDivisionError("no capacity")
+
+    for _ in range(5):
+        queue.submit("a", broken)
+        await asyncio.sleep(0.002)
+    assert len(tries) == 1
+    await queue.drain()
+    assert len(tries) == 2
+    assert "no capacity" in capsys.readouterr().out
+
+
+async def test_what_waits_for_another_try_is_dropped_when_leadership_is_lost(monkeypatch):
+    monkeypatch.setattr(module, "FIRST_DELAY", 0.05)
+    queue, tries = KeyedQueue(), []
+
+    async def job():
+        tries.append(1)
+        raise KubeError(500, "InternalError", "try later")
+
+    queue.submit("a", job)
+    await asyncio.sleep(0.005)
+    queue.clear()
+    await queue.drain()
+    assert len(tries) == 1
