@@ -67,13 +67,14 @@ class PlannerLoop:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), self._settings.fast_tick)
                 self._woken.clear()
-                await self._look()
+                await self.look()
                 self.passed = self._clock()
                 await asyncio.sleep(self._settings.least_gap)
         finally:
             self._queue.stop()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Make one pass."""
         if not self._sensors.store.is_complete():
             return
         began = time.perf_counter()
@@ -81,7 +82,7 @@ class PlannerLoop:
         leading = self._leadership.is_leading()
         self._telemetry.leading.set(leading)
         if not leading:
-            self._memory = Memory()
+            self._stand_by(snapshot.at)
             return
         planned, self._memory = plan(snapshot, self._memory)
         took = time.perf_counter() - began
@@ -90,6 +91,14 @@ class PlannerLoop:
         self._show(planned, took)
         await self._tell_unreadable(unreadable)
         self._submit(snapshot, planned)
+
+    def _stand_by(self, at: float) -> None:
+        """Forget what another leader may change meanwhile, and show no pool: its metrics do."""
+        self._memory = Memory()
+        self._queue.clear()
+        self._applier.forget({})
+        self._telemetry.show_plan(Plan(at))
+        self._telemetry.quarantined.set(0)
 
     def _submit(self, snapshot: Snapshot, planned: Plan) -> None:
         for action in planned.nodes:

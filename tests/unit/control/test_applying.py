@@ -2,6 +2,8 @@
 
 # ruff: noqa: TID252 - the world lives with the planner's tests; tests are no installed package
 
+from collections import Counter
+
 import pytest
 
 from sluice.control.applying import Applier
@@ -16,12 +18,14 @@ class FakeWriter:
     """Notes writes as (verb, kind); refuses the kinds that are broken."""
 
     def __init__(self):
-        self.written, self.broken, self.statuses, self.events = [], set(), [], []
+        self.requests, self.broken, self.statuses, self.events = [], set(), [], []
+        self.written = Counter()
 
     async def apply(self, resource, manifest, subresource=""):
         if resource.kind in self.broken:
             raise KubeError(503, "ServiceUnavailable", "try later")
-        self.written.append(("apply", resource.kind))
+        self.requests.append(("apply", resource.kind))
+        self.written["apply", resource.kind] += 1
         if subresource:
             self.statuses.append(manifest["status"])
         return manifest
@@ -73,8 +77,8 @@ async def test_traffic_moves_also_while_children_cannot_be_written(applier, writ
 
 async def test_what_is_decided_is_recorded_before_it_is_done(applier, writer, world):
     await applier.apply_pool(*decide(world))
-    assert writer.written[0] == ("apply", "InferencePool")
-    assert ("apply", "Deployment") in writer.written[1:]
+    assert writer.requests[0] == ("apply", "InferencePool")
+    assert ("apply", "Deployment") in writer.requests[1:]
 
 
 async def test_a_decision_is_told_also_when_a_newer_job_replaced_the_one_it_came_with(
