@@ -311,10 +311,12 @@ def _choose_deletes(
         allowed, held = open_breaker(fleet.snapshot, fleet.nodes, view.name)
         if held:
             problems.append(Problem(Finding.BREAKER_OPEN, held))
+        # Its replacement must not land there, nor a restart forget why: the mark is seen first.
+        marked = {node.name for node in fleet.snapshot.nodes if node.tainted and node.mark}
         deletes += [
             DeleteWorker(pool.key, w.name, w.uid, fleet.workers[w.uid].reason)
             for w in view.failed
-            if w.node in allowed
+            if w.node in allowed and w.node in marked
         ]
     return tuple(deletes), tuple(problems)
 

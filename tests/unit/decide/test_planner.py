@@ -106,6 +106,10 @@ def test_failed_workers_are_deleted_by_name_and_get_no_traffic(world):
     world.dead = {"maia-0"}
     world.step()
     world.step()
+    # The taint first: the replacement must not be bound to the node that just failed.
+    assert world.chat().deletes == ()
+    assert "maia-0" in world.marks
+    world.step()
     deleted = {d.name for d in world.chat().deletes}
     quarantined = {name for v in world.chat().variants for name in v.quarantined}
     assert deleted
