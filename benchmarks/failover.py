@@ -26,12 +26,14 @@ RATE = 3.5
 WORKERS = 3
 SETTLE_SECONDS = 240.0
 WINDOWS = '{"spec": {"autoscaling": {"stableWindow": "10s"}, "shift": {"holdDown": "5s"}}}'
-"""Shorter windows than the sample's, so that forty harms fit an hour; they bind no fallback."""
+RETURN = '{"spec": {"health": {"returnAfter": "5s"}}}'
+"""Shorter windows than the samples', so that forty harms fit an hour; they bind no fallback."""
 
 
 async def harm_again_and_again(running: Running, harms: list[str], times: int) -> list[Any]:
     """Return a row a harm."""
     running.kubectl("patch", "ipool", "chat", "--type", "merge", "-p", WINDOWS)
+    running.kubectl("patch", "accel", PREFERRED, "--type", "merge", "-p", RETURN)
     running.load.rate = RATE
     rows = []
     for harm in harms:
