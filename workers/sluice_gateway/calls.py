@@ -71,9 +71,7 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     try:
         document = json.loads(raw, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        # The decoder's message names a position, never the text.
-        why = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        _refuse(f"the body is not valid JSON: {why}")
+        _refuse(f"the body is not valid JSON: {_explain(error)}")
     if not isinstance(document, dict):
         _refuse(f"the body should be a JSON object, not {type(document).__name__}")
     return document
@@ -91,8 +89,23 @@ def _ask_for_usage(document: dict[str, Any]) -> bool:
     return wanted
 
 
+def _explain(error: ValueError | RecursionError) -> str:
+    """Say what is wrong with a body, without any of its text."""
+    if isinstance(error, _ConstantError):
+        return f"{error} is not a number that JSON knows"
+    if isinstance(error, json.JSONDecodeError):
+        return str(error)  # names a position, never the text
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "it is not UTF-8" if isinstance(error, UnicodeError) else "a number is too long"
+
+
+class _ConstantError(ValueError):
+    """NaN or an infinity, which Python's decoder would take."""
+
+
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+    raise _ConstantError(name)
 
 
 def _refuse(message: str, *, param: str | None = None) -> NoReturn:
