@@ -25,6 +25,7 @@ from sluice_worker.protocol import (
 )
 from sluice_worker.shapes import ChatShape, CompletionShape, Shape
 from sluice_worker.tokens import TextStream, Vocabulary
+from sluice_worker.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -35,8 +36,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 DEFAULT_TOKENS = 16
 """Output tokens of a completion that asks for none, as in OpenAI's API."""
 DEFAULT_CHAT_TOKENS = 64
-STUCK_AFTER = 10.0
-"""Seconds without a step, while there is work, after which the engine counts as stuck."""
 MAX_BODY = 1 << 18
 """Bytes of a request; to read more would hold the probes up for longer than they wait."""
 
@@ -59,6 +58,7 @@ class Server:
         self._vocabulary = vocabulary
         self._metrics = metrics
         self._engine: Engine | None = None
+        self._watchdog: Watchdog | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outputs: dict[GenerationRequest, Output] = {}
         self._started = int(time.time())
@@ -67,6 +67,7 @@ class Server:
     def attach(self, engine: Engine) -> None:
         """Serve with this engine from now on; call within the event loop."""
         self._engine = engine
+        self._watchdog = Watchdog(engine)
         self._loop = asyncio.get_running_loop()
 
     def emit(self, emissions: Sequence[Emission]) -> None:
@@ -124,13 +125,7 @@ class Server:
 
     def _find_fault(self) -> str:
         """Return what is wrong with the engine, "" if nothing is."""
-        engine = self._engine
-        if engine is None:
-            return ""
-        if not engine.is_alive():
-            return "the engine's thread has ended"
-        silent = time.monotonic() - engine.beat
-        return f"no step for {silent:.0f} s" if silent > STUCK_AFTER else ""
+        return self._watchdog.find_fault() if self._watchdog is not None else ""
 
     async def _healthz(self, _: web.Request) -> web.Response:
         fault = self._find_fault()
