@@ -1,4 +1,4 @@
-"""How long one step of a batch takes on a device: the emulated device's only clock.
+"""How long one step of a batch takes on a device, and what memory it all takes.
 
 A roofline with overheads. Decode reads all weights once and each sequence's KV cache; prefill is
 bound by compute. One step may do both, as chunked prefill does: weights are then read once.
@@ -30,6 +30,20 @@ class StepBatch:
     decode: tuple[int, ...] = ()
 
 
+def cache_bytes(profile: AcceleratorProfile, model: NominalModel) -> float:
+    """Return the bytes of KV cache that one nominal token takes, over all devices."""
+    return 2 * model.layers * model.kv_heads * model.head_width * profile.cache_bytes.value
+
+
+def memory_need(profile: AcceleratorProfile, model: NominalModel, tokens: int) -> float:
+    """Return the bytes of weights and of a KV cache of `tokens` nominal tokens, over all devices.
+
+    A lower bound: activations and the runtime's own buffers are left out.
+    """
+    weights = model.parameters * profile.weight_bytes.value
+    return weights + tokens * cache_bytes(profile, model)
+
+
 def step_time(
     profile: AcceleratorProfile, model: NominalModel, devices: int, batch: StepBatch
 ) -> float:
@@ -37,11 +51,8 @@ def step_time(
     sequences = len(batch.decode) + len(batch.prefill)
     if not sequences:
         return 0.0
-    cache_per_token = (
-        2 * model.layers * model.kv_heads * model.head_width * profile.cache_bytes.value
-    )
     context = sum(batch.decode) + sum(before + new for new, before in batch.prefill)
-    read = model.parameters * profile.weight_bytes.value + context * cache_per_token
+    read = model.parameters * profile.weight_bytes.value + context * cache_bytes(profile, model)
     decoding = max(len(batch.decode), int(profile.batch_padding.value) if batch.decode else 0)
     attention = 4 * model.layers * model.model_width
     flops = decoding * 2 * model.parameters + attention * sum(batch.decode)

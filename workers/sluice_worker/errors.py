@@ -5,6 +5,10 @@ class CheckpointError(Exception):
     """The checkpoint is missing, incomplete, or of a form that is not supported."""
 
 
+class EmulationError(Exception):
+    """The emulated devices could not run the nominal model."""
+
+
 class RequestError(Exception):
     """A request cannot be served; becomes an OpenAI error body.
 

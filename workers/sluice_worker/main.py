@@ -23,7 +23,7 @@ from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.engine import Engine, Limits
-from sluice_worker.errors import CheckpointError
+from sluice_worker.errors import CheckpointError, EmulationError
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import EmulatedDevice, Pacer
 from sluice_worker.server import Server
@@ -174,12 +174,16 @@ def main(
         device = EmulatedDevice(
             PROFILES[emulate_profile], NOMINAL_MODELS[emulate_model], emulate_devices, token_scale
         )
-    configure_logging()
     try:
         checkpoint, vocabulary = load_model(model_path)
+        if device is not None:
+            device.check_memory(max_num_seqs, checkpoint.config.max_position_embeddings)
     except CheckpointError as error:
         sys.stderr.write(f"sluice-worker: {error}\n")
         sys.exit(1)
+    except EmulationError as error:
+        raise click.UsageError(str(error)) from error
+    configure_logging()
     metrics = Metrics(served_model_name)
     server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics)
     limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)

@@ -10,12 +10,19 @@ from dataclasses import dataclass
 
 from sluice_accel.nominal import NominalModel
 from sluice_accel.profiles import AcceleratorProfile
-from sluice_accel.timing import StepBatch, step_time
+from sluice_accel.timing import StepBatch, memory_need, step_time
+from sluice_worker.errors import EmulationError
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatedDevice:
-    """Which device runs which nominal model; one real prompt token stands for `scale` of its."""
+    """Which device runs which nominal model.
+
+    Attributes:
+        devices: that work as one.
+        scale: nominal tokens of prompt and context that one real token stands for. What a sequence
+            has put out is part of its context; a decode step makes one nominal token all the same.
+    """
 
     profile: AcceleratorProfile
     model: NominalModel
@@ -32,6 +39,26 @@ class EmulatedDevice:
                 decode.append((start + new) * self.scale)
         batch = StepBatch(tuple(prefill), tuple(decode))
         return step_time(self.profile, self.model, self.devices, batch)
+
+    def check_memory(self, sequences: int, context: int) -> None:
+        """Refuse what the devices could not hold.
+
+        Args:
+            sequences: at once, each with a cache of the whole context.
+            context: positions of the compact model.
+
+        Raises:
+            EmulationError: weights and cache need more memory than the devices have.
+        """
+        need = memory_need(self.profile, self.model, sequences * context * self.scale)
+        has = self.devices * self.profile.memory.value
+        if need > has:
+            raise EmulationError(
+                f"{self.model.name} and the cache of {sequences} sequences of {context} tokens,"
+                f" {self.scale} nominal ones each, need {need / 1e9:.0f} GB; the memory"
+                f" of {self.devices} {self.profile.name} is {has / 1e9:.0f} GB: give it more"
+                " devices, or lower --max-num-seqs or --token-scale"
+            )
 
 
 class Pacer:

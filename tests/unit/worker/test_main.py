@@ -3,7 +3,12 @@
 import pytest
 from click.testing import CliRunner
 
+from sluice_accel.nominal import NOMINAL_MODELS
+from sluice_accel.profiles import PROFILES
 from sluice_worker.main import main
+from sluice_worker.pacing import EmulatedDevice
+
+from .checkpoints import write_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -28,3 +33,26 @@ def test_an_option_that_cannot_be_is_named(tmp_path, option):
     ended = CliRunner().invoke(main, [*least, option])
     assert ended.exit_code == 2
     assert option.partition("=")[0] in ended.stderr.splitlines()[-1]
+
+
+def test_a_nominal_model_that_the_devices_could_not_hold_is_refused(tmp_path):
+    ended = CliRunner().invoke(
+        main,
+        [
+            f"--model-path={write_checkpoint(tmp_path, max_position_embeddings=512)}",
+            "--served-model-name=m",
+            "--emulate-profile=h100",
+            "--emulate-model=llama-3.3-70b",
+            "--token-scale=96",
+            "--host=a..b",  # so that it ends in any case
+        ],
+    )
+    assert ended.exit_code == 2
+    assert "8 sequences of 512 tokens, 96 nominal ones each, need 135 GB" in ended.stderr
+    assert "the memory of 1 h100 is 80 GB" in ended.stderr
+
+
+@pytest.mark.parametrize(("profile", "devices"), [("maia-200", 1), ("h100", 2)])
+def test_what_the_samples_ask_for_fits(profile, devices):
+    device = EmulatedDevice(PROFILES[profile], NOMINAL_MODELS["llama-3.3-70b"], devices, 96)
+    device.check_memory(sequences=8, context=512)
