@@ -91,12 +91,12 @@ class TextStream:
         """Take a token and return the text that is now final, "" if none is."""
         self._tokens.append(token)
         text = self._vocabulary.decode(self._tokens)
-        if text.endswith("\ufffd"):
-            return ""  # in the middle of a character
-        ends = [place for one in self._stop if (place := text.find(one, 0)) >= 0]
+        ends = [place for one in self._stop if (place := text.find(one)) >= 0]
         if ends:
             self.stopped = True
             return self._take(text[: min(ends)], len(text))
+        if text.endswith("\ufffd"):
+            return ""  # in the middle of a character
         held = max((_overlap(text, one) for one in self._stop), default=0)
         return self._take(text, len(text) - held)
 
