@@ -128,6 +128,12 @@ def read_config(path: Path) -> ModelConfig:
         name: _read_number(raw, name, path) for name in ModelConfig.__annotations__
     }
     config = ModelConfig(**numbers)
+    _check_shape(config, path)
+    return config
+
+
+def _check_shape(config: ModelConfig, path: Path) -> None:
+    """Refuse numbers that do not go together."""
     for name in ("bos_token_id", "eos_token_id"):
         if getattr(config, name) >= config.vocab_size:
             raise CheckpointError(
@@ -141,7 +147,6 @@ def read_config(path: Path) -> ModelConfig:
             f"{path}: num_attention_heads is {config.num_attention_heads}; it must be a multiple of"
             f" num_key_value_heads, {config.num_key_value_heads}"
         )
-    return config
 
 
 def _read_number(raw: dict[str, Any], name: str, path: Path) -> float:
