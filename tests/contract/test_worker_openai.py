@@ -54,6 +54,13 @@ def connect(worker):
     return openai.OpenAI(base_url=f"{worker.url}/v1", api_key="unused", max_retries=0)
 
 
+def until_metric(worker, name, value):
+    """Wait until a metric has a value."""
+    deadline = time.monotonic() + DEADLINE
+    while worker.metric(name) != value:
+        assert time.monotonic() < deadline
+
+
 @pytest.fixture
 def client(shared):
     with connect(shared) as client:
@@ -192,6 +199,23 @@ def test_a_client_that_leaves_frees_its_slot(start):
     assert worker.metric('vllm:request_success_total{finished_reason="abort"') == 1
 
 
+def test_a_client_that_leaves_the_queue_is_not_served(start):
+    worker = start(*EMULATED, "--max-num-seqs=1")
+    with connect(worker) as client, ThreadPoolExecutor(1) as pool:
+        held = pool.submit(client.completions.create, **ASKED, max_tokens=110)
+        until_metric(worker, "vllm:num_requests_running", 1)
+        body = json.dumps({"model": "compact", "prompt": "a", "max_tokens": 120})
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", worker.port)) as waiting:
+            waiting.sendall((head + body).encode())
+            until_metric(worker, "vllm:num_requests_waiting", 1)
+        until_metric(worker, "vllm:num_requests_waiting", 0)
+        assert not held.done()
+        held.result(DEADLINE)
+    assert worker.metric('vllm:request_success_total{finished_reason="abort"') == 1
+    assert worker.metric("vllm:generation_tokens_total") == 110
+
+
 def test_a_client_that_does_not_read_holds_nobody_up(shared, client):
     with socket.create_connection(("127.0.0.1", shared.port)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
@@ -208,9 +232,7 @@ def test_a_full_queue_says_when_to_come_back(start):
         held = []
         for gauge in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
             held.append(pool.submit(client.completions.create, **ASKED, max_tokens=60))
-            deadline = time.monotonic() + DEADLINE
-            while worker.metric(gauge) != 1:
-                assert time.monotonic() < deadline
+            until_metric(worker, gauge, 1)
         with pytest.raises(openai.RateLimitError) as refused:
             client.completions.create(**ASKED)
         assert refused.value.response.headers["Retry-After"] == "1"
