@@ -176,7 +176,10 @@ def _assemble(config: ModelConfig, tensors: dict[str, Any], path: Path) -> Check
             raise CheckpointError(f"{name} has the shape {tensor.shape}; config.json says {shape}")
         if str(tensor.dtype) not in DTYPES:
             raise CheckpointError(f"{name} is {tensor.dtype}; supported are {', '.join(DTYPES)}")
-        return np.asarray(tensor, dtype=np.float32)
+        weights = np.asarray(tensor, dtype=np.float32)
+        if not np.isfinite(weights).all():
+            raise CheckpointError(f"{name} has values that are not finite: the file is damaged")
+        return weights
 
     def take_matrix(name: str, outputs: int, inputs: int) -> Array:
         return np.ascontiguousarray(take(name, outputs, inputs).T)

@@ -85,6 +85,10 @@ def change_weights(path, change):
         ),
         (lambda w: w.update({"model.norm.weight": np.ones(32, np.int64)}), "is int64"),
         (
+            lambda w: w.update({"model.norm.weight": np.full(32, np.nan, np.float32)}),
+            r"model\.norm\.weight has values that are not finite",
+        ),
+        (
             lambda w: w.update({"model.norm.weight": np.ones(32, float8_e4m3fn)}),
             "not supported",
         ),
