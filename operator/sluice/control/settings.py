@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from sluice.api.quantities import Duration
+from sluice.api.quantities import Duration, PositiveDuration
 
 
 class SettingsError(Exception):
@@ -30,6 +30,18 @@ class LeaseSettings(_Section):
     )
     retry: Duration = Field(default=2.0, description="Time between two attempts.")
 
+    @model_validator(mode="after")
+    def _check(self) -> "LeaseSettings":
+        # A write may take up to the renew deadline; the rest of the duration is for clocks.
+        if not 0 < self.retry < self.renew_deadline < self.duration or self.duration < 1:
+            raise ValueError(
+                "retry must be above 0s, renewDeadline longer than retry, and duration longer than"
+                f" renewDeadline and at least 1s, or two replicas could write at once (found retry"
+                f" {self.retry:g}s, renewDeadline {self.renew_deadline:g}s, duration"
+                f" {self.duration:g}s)"
+            )
+        return self
+
 
 class GatewaySettings(_Section):
     """Where users reach the gateway."""
@@ -46,13 +58,17 @@ class Settings(_Section):
     worker_image: str = Field(
         default="sluice-worker:0.1.0", description="Image of workers; a pool's template may differ."
     )
-    fast_tick: Duration = Field(
+    fast_tick: PositiveDuration = Field(
         default=2.0, description="Time between two passes while nothing calls for one."
     )
-    least_gap: Duration = Field(default=0.2, description="Least time between two passes.")
-    relist: Duration = Field(default=30.0, description="Time between two authoritative lists.")
-    leases: Duration = Field(default=5.0, description="Time between two looks at node Leases.")
-    signal_window: Duration = Field(
+    least_gap: PositiveDuration = Field(default=0.2, description="Least time between two passes.")
+    relist: PositiveDuration = Field(
+        default=30.0, description="Time between two authoritative lists."
+    )
+    leases: PositiveDuration = Field(
+        default=5.0, description="Time between two looks at node Leases."
+    )
+    signal_window: PositiveDuration = Field(
         default=30.0, description="Window over which the gateways are asked for signals."
     )
     lease: LeaseSettings = Field(
@@ -88,6 +104,8 @@ def load_settings(path: Path | None) -> Settings:
         if first["type"] == "extra_forbidden":
             known = ", ".join(to_camel(name) for name in Settings.model_fields)
             text = f"{where} is no setting; known ones are {known}"
+        elif first["type"] == "value_error":
+            text = f"{where}: {first['ctx']['error']}"
         else:
             text = f"{where}: {first['msg']} (found {first.get('input')!r})"
         raise SettingsError(f"settings file {path}: {text}") from error

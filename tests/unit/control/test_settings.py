@@ -23,6 +23,10 @@ def test_durations_are_texts(tmp_path):
         ("fastTick: soon", "'soon' must be a duration"),
         ("lease: {duration: [1]}", "lease.duration"),
         ("{", "not YAML"),
+        ("relist: 0s", "relist"),
+        ("lease: {duration: 5s}", "lease: .*duration longer than renewDeadline"),
+        ("lease: {renewDeadline: 1s}", "renewDeadline longer than retry"),
+        ("lease: {retry: 0s}", "retry must be above 0s"),
     ],
 )
 def test_refuses_with_a_sentence(tmp_path, text, said):
