@@ -105,36 +105,43 @@ class Leadership:
         lease = await self._read()
         within = self._settings.retry * 2
         if lease is None:
-            await self._client.create(LEASES, self._describe({}, 0), within=within)
+            await self._client.create(LEASES, self._describe({}, {}), within=within)
             return True
         spec = lease["spec"]
         holder = spec.get("holderIdentity") or ""
         if holder and holder != self._identity and not self._has_expired(lease):
             return False
-        transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
-        await self._client.replace(
-            LEASES, self._describe(lease["metadata"], transitions), within=within
-        )
+        await self._client.replace(LEASES, self._describe(lease["metadata"], spec), within=within)
         return True
 
     async def _read(self) -> Json | None:
         try:
-            return await self._client.get(LEASES, self._namespace, OPERATOR)
+            # One lost connection must not cost the leadership: there is time for another try.
+            return await self._client.get(
+                LEASES, self._namespace, OPERATOR, within=self._settings.retry * 2
+            )
         except NotFoundError:
             return None
 
     def _has_expired(self, lease: Json) -> bool:
-        """Tell whether the Lease has stood unchanged, before our eyes, for its duration."""
+        """Tell whether the Lease has stood unchanged, before our eyes, for its duration.
+
+        The holder's duration counts where it is longer than ours: its settings may be others.
+        """
         spec = lease["spec"]
         seen = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         now = self._monotonic()
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
             return False
-        return now - self._seen_at >= self._settings.duration
+        duration = max(self._settings.duration, float(spec.get("leaseDurationSeconds") or 0))
+        return now - self._seen_at >= duration
 
-    def _describe(self, metadata: Json, transitions: int) -> Json:
+    def _describe(self, metadata: Json, before: Json) -> Json:
+        """Return the Lease as ours; `before` is its spec as read, empty for a new one."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        ours = before.get("holderIdentity") == self._identity
+        transitions = int(before.get("leaseTransitions") or 0)
         kept = {key: metadata[key] for key in ("uid", "resourceVersion") if key in metadata}
         return {
             "apiVersion": LEASES.api_version,
@@ -143,8 +150,8 @@ class Leadership:
             "spec": {
                 "holderIdentity": self._identity,
                 "leaseDurationSeconds": int(self._settings.duration),
-                "leaseTransitions": transitions,
-                "acquireTime": stamp if not transitions else None,
+                "leaseTransitions": transitions + (bool(before) and not ours),
+                "acquireTime": (before.get("acquireTime") if ours else None) or stamp,
                 "renewTime": stamp,
             },
         }

@@ -107,9 +107,11 @@ class KubeClient:
             raise KubeError(response.status, "NoObject", f"{method} {path}: no object: {said!r}")
         return answer
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
+    async def get(
+        self, resource: Resource, namespace: str, name: str, within: float | None = None
+    ) -> Json:
         """Read one object, consistently."""
-        return await self.request("GET", resource.path(namespace, name))
+        return await self.request("GET", resource.path(namespace, name), within=within)
 
     async def list_pages(
         self, resource: Resource, namespace: str = "", selector: str = ""

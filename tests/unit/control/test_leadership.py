@@ -19,7 +19,8 @@ class FakeApi:
         if self.away:
             raise UnreachableError(0, "Unreachable", "nobody answers")
 
-    async def get(self, resource, namespace, name):
+    async def get(self, resource, namespace, name, within=None):
+        self.patience = within
         self._check()
         if self.lease is None:
             raise NotFoundError(404, "NotFound", name)
@@ -97,6 +98,38 @@ async def test_without_the_api_server_nobody_leads_for_long():
     race.api.away = False
     await race.go(30, race.a, race.b)
     assert race.a.is_leading() != race.b.is_leading()
+
+
+async def test_the_lease_says_since_when_and_how_often_it_changed_hands():
+    race = Race()
+    await race.go(10, race.a)
+    since = race.api.lease["spec"]["acquireTime"]
+    assert since
+    await race.a.release()
+    await race.go(4, race.b)
+    spec = race.api.lease["spec"]
+    assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("b", 1)
+    since = spec["acquireTime"]
+    await race.go(10, race.b)
+    spec = race.api.lease["spec"]
+    assert (spec["acquireTime"], spec["leaseTransitions"]) == (since, 1)
+    assert spec["renewTime"] > since
+
+
+async def test_a_holder_with_a_longer_duration_is_waited_for():
+    race = Race()
+    await race.go(10, race.a, race.b)
+    race.api.lease["spec"]["leaseDurationSeconds"] = 60
+    await race.go(50, race.b)
+    assert not race.b.is_leading()
+    await race.go(20, race.b)
+    assert race.b.is_leading()
+
+
+async def test_a_silent_connection_leaves_time_for_another_try():
+    race = Race()
+    await race.go(2, race.a)
+    assert race.api.patience < LeaseSettings().renew_deadline / 2
 
 
 class Gate:
