@@ -65,8 +65,7 @@ class Operator:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; gives the Lease up at the end."""
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        _handle_signals(stop)
         await self._client.connection()
         runner = web.AppRunner(self._app, access_log=None)
         await runner.setup()
@@ -76,7 +75,7 @@ class Operator:
             asyncio.create_task(self.sensors.run(), name="sensors"),
             asyncio.create_task(self.leadership.run(), name="leadership"),
             asyncio.create_task(self.loop.run(), name="planner"),
-            asyncio.create_task(self._watch(), name="events"),
+            asyncio.create_task(self._watch(stop), name="events"),
         ]
         work.append(asyncio.create_task(_wait(stop), name="stop"))
         done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -91,7 +90,7 @@ class Operator:
                 log.error("a part ended by itself", part=task.get_name())
                 task.result()
 
-    async def _watch(self) -> None:
+    async def _watch(self, stop: asyncio.Event) -> None:
         """Let kopf watch; it writes nothing."""
         registry = kopf.OperatorRegistry()
         settings = kopf.OperatorSettings()
@@ -102,7 +101,14 @@ class Operator:
             return await self._log_in()
 
         kopf.on.login(registry=registry)(log_in)
-        await kopf.operator(registry=registry, settings=settings, clusterwide=True, standalone=True)
+        others = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=registry, settings=settings, clusterwide=True, standalone=True
+        )
+        # kopf has taken the signals to itself, and would wait 5 s for our tasks to end before it
+        # let go: the Lease would be held, and written under, all that time.
+        _handle_signals(stop)
+        await kopf.run_tasks(tasks, ignored=others)
 
     async def _log_in(self) -> kopf.ConnectionInfo:
         found = await self._client.connection()
@@ -116,6 +122,11 @@ class Operator:
             private_key_path=found.key_file,
             expiration=dt.datetime.now(dt.UTC) + TOKEN_LIFE,
         )
+
+
+def _handle_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _wait(event: asyncio.Event) -> None:
