@@ -52,6 +52,7 @@ class PlannerLoop:
         self._queue = KeyedQueue()
         self._woken = asyncio.Event()
         self._memory = Memory()
+        self._led_since: float | None = None
         self._unreadable: dict[str, str] = {}
         self.passed: float | None = None
         self.history: deque[Plan] = deque(maxlen=200)
@@ -84,6 +85,8 @@ class PlannerLoop:
         if not leading:
             self._stand_by(snapshot.at)
             return
+        if not self._has_fresh_sight():
+            return
         planned, self._memory = plan(snapshot, self._memory)
         took = time.perf_counter() - began
         self._telemetry.passes.observe(took)
@@ -92,9 +95,24 @@ class PlannerLoop:
         await self._tell_unreadable(unreadable)
         self._submit(snapshot, planned)
 
+    def _has_fresh_sight(self) -> bool:
+        """Tell whether everything was listed since we lead; asks for it.
+
+        What another leader wrote last, a mark on a node or the memory of a pool, may not have come
+        by our watches, and what is not seen would be undone or done again. A list that fails for
+        long must not stop all failover, though: then what is known has to do.
+        """
+        now = self._clock()
+        if self._led_since is None:
+            self._led_since = now
+            self._sensors.refresh()
+        fresh = self._sensors.store.is_complete(self._led_since)
+        return fresh or now - self._led_since > self._settings.relist
+
     def _stand_by(self, at: float) -> None:
         """Forget what another leader may change meanwhile, and show no pool: its metrics do."""
         self._memory = Memory()
+        self._led_since = None
         self._queue.clear()
         self._applier.forget({})
         self._telemetry.show_plan(Plan(at))

@@ -50,7 +50,7 @@ class Sensors:
         self._wake = wake
         self._namespace = namespace
         self.store = Store(lambda _: wake())
-        self.beats: dict[str, float] = {}
+        self._refresh = asyncio.Event()
         self._leases = LeaseBook(clock)
         self._signals: tuple[float, Signals] = (0.0, NOTHING)
         self._session: aiohttp.ClientSession | None = None
@@ -66,8 +66,12 @@ class Sensors:
             self.prober = Prober(session, self._clock, self._wake)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(repeat("relist", settings.relist, self._relist, self._beat))
-                    group.create_task(repeat("leases", settings.leases, self._lease, self._beat))
+                    group.create_task(
+                        repeat("relist", settings.relist, self._relist, self._refresh)
+                    )
+                    group.create_task(
+                        repeat("leases", settings.leases, self._lease, asyncio.Event())
+                    )
                     group.create_task(self._follow_signals())
             finally:
                 self.prober.stop()
@@ -95,6 +99,10 @@ class Sensors:
         )
         self._aim(snapshot)
         return snapshot, unreadable
+
+    def refresh(self) -> None:
+        """Ask for a re-list now."""
+        self._refresh.set()
 
     def _aim(self, snapshot: Snapshot) -> None:
         """Probe every worker that its kubelet calls ready, and ourselves."""
@@ -142,12 +150,10 @@ class Sensors:
 
     async def _relist(self) -> None:
         await relist(self._client, self.store, self._clock)
+        self._wake()
 
     async def _lease(self) -> None:
         await read_leases(self._client, self._leases)
-
-    def _beat(self, name: str) -> None:
-        self.beats[name] = self._clock()
 
 
 def find_url(pod: Object, port: str) -> str:

@@ -1,7 +1,8 @@
 """The authoritative re-list: what it returns is so, whatever the watches have missed."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -15,6 +16,9 @@ from sluice.observe.store import Store
 
 log = structlog.get_logger()
 
+RETRY = 2.0
+"""Seconds until a list that failed is asked for again; who just began, or leads, waits for it."""
+
 LEASE_NAMESPACE = "kube-node-lease"
 
 
@@ -26,10 +30,11 @@ async def relist(client: KubeClient, store: Store, clock: Clock) -> None:
     """
     for kind, resource, labels in WATCHED:
         store.begin_list(kind)
+        asked = clock()
         items = [
             item async for item in client.list_pages(resource, selector=format_selector(labels))
         ]
-        store.replace(kind, items, clock())
+        store.replace(kind, items, asked)
 
 
 async def read_leases(client: KubeClient, book: LeaseBook) -> None:
@@ -43,13 +48,16 @@ async def read_leases(client: KubeClient, book: LeaseBook) -> None:
 
 
 async def repeat(
-    name: str, every: float, work: Callable[[], object], beat: Callable[[str], None]
+    name: str, every: float, work: Callable[[], Awaitable[None]], sooner: asyncio.Event
 ) -> None:
-    """Run coroutine function `work` every so many seconds; failures are told and tried again."""
+    """Run `work` every so many seconds, or sooner; failures are told and tried again."""
     while True:
+        sooner.clear()
+        pause = every
         try:
-            await work()  # type: ignore[misc]
-            beat(name)
+            await work()
         except KubeError as error:
             log.warning("cannot read from the API server", what=name, error=error.message)
-        await asyncio.sleep(every)
+            pause = min(every, RETRY)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sooner.wait(), pause)

@@ -5,6 +5,7 @@ deleted while nobody watched. What really changed wakes the planner; heartbeats 
 writes do not.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -74,7 +75,7 @@ class Store:
         self._moved[kind].clear()
 
     def replace(self, kind: Kind, items: Iterable[Object], at: float) -> None:
-        """Take in a complete list read at `at`; what is not in it is gone.
+        """Take in a complete list, asked for at `at`; what is not in it is gone.
 
         Except for what events told since `begin_list`: the list may be older, and would remove an
         object just made, or bring one back that was just deleted. The next list settles it.
@@ -89,9 +90,9 @@ class Store:
                 self._take(kind, item)
         self.listed[kind] = at
 
-    def is_complete(self) -> bool:
-        """Tell whether every kind has been listed once."""
-        return all(kind in self.listed for kind in Kind)
+    def is_complete(self, since: float = -math.inf) -> bool:
+        """Tell whether every kind has been listed once, by a list asked for at `since` or later."""
+        return all(kind in self.listed and self.listed[kind] >= since for kind in Kind)
 
 
 def find_key(item: Object) -> tuple[str, str]:

@@ -21,8 +21,17 @@ class FakeSensors:
 
     def __init__(self, world):
         self.store, self.prober, self._world = Store(lambda _: None), None, world
+        self.asked, self.answers = 0, True
+        self.refresh()
+
+    def refresh(self):
+        self.asked += 1
+        if self.answers:
+            self.list()
+
+    def list(self):
         for kind in Kind:
-            self.store.replace(kind, [], at=0.0)
+            self.store.replace(kind, [], at=self._world.now)
 
     def take_snapshot(self):
         self._world.now += self._world.tick
@@ -43,7 +52,7 @@ class Setting:
         self.world = World()
         self.world.run(20)
         self.writer, self.leadership, self.telemetry = FakeWriter(), FakeLeadership(), Telemetry()
-        sensors = FakeSensors(self.world)
+        self.sensors = sensors = FakeSensors(self.world)
         applier = Applier(
             self.writer, sensors.store, lambda: self.world.now, worker_image="w:1", instance="me"
         )
@@ -88,3 +97,21 @@ async def test_a_standby_shows_no_pool_in_its_metrics(setting):
     setting.leadership.leading = False
     await setting.look()
     assert registry.get_sample_value("sluice_pool_workers_wanted", names) is None
+
+
+async def test_a_new_leader_looks_again_before_it_acts(setting):
+    setting.sensors.asked, setting.sensors.answers = 0, False
+    await setting.look()
+    await setting.look()
+    assert setting.writer.requests == []
+    assert setting.sensors.asked == 1
+    setting.sensors.list()
+    await setting.look()
+    assert setting.writer.requests
+
+
+async def test_lists_that_fail_for_long_do_not_stop_a_leader(setting):
+    setting.sensors.answers = False
+    for _ in range(20):
+        await setting.look()
+    assert setting.writer.requests
