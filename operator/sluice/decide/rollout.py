@@ -37,6 +37,14 @@ def is_rolling(deployment: Deployment | None, template: str) -> bool:
     return deployment.updated < deployment.total
 
 
+def _has_begun(deployment: Deployment | None, template: str) -> bool:
+    """Tell whether we have let the roll to this template go.
+
+    Its status cannot tell: until the template is applied, all pods count as updated.
+    """
+    return deployment is not None and deployment.template_hash == template and not deployment.paused
+
+
 def choose_rolls(
     fleet: Fleet, pool: Pool, views: Sequence[VariantView]
 ) -> tuple[dict[str, Roll], tuple[Problem, ...]]:
@@ -44,7 +52,7 @@ def choose_rolls(
     rolls: dict[str, Roll] = {}
     problems: list[Problem] = []
     stale = [v for v in views if is_rolling(v.deployment, pool.templates.get(v.name, ""))]
-    begun = [v for v in stale if v.deployment is not None and v.deployment.updated > 0]
+    begun = [v for v in stale if _has_begun(v.deployment, pool.templates.get(v.name, ""))]
     turn = next(iter(begun or stale), None)
     serving = sum(v.serving for v in views)
     for view in views:

@@ -84,6 +84,7 @@ class World:
     observer_ok: bool = True
     deaf: bool = False
     vanished: str = ""
+    devices: dict[str, int] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
     classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
@@ -237,7 +238,7 @@ class World:
             cordoned=False,
             lease_age=self.now - self.leases[name],
             lease_renewed=self.leases[name],
-            allocatable={resource: 0 if self.vanished == "devices" else 2},
+            allocatable={resource: 0 if self.vanished == "devices" else self.devices.get(kind, 2)},
             tainted=name in self.marks,
             mark=self.marks.get(name),
         )
