@@ -137,7 +137,9 @@ def recall_nodes(snapshot: Snapshot) -> dict[str, NodeHealth]:
     recalled = {}
     for node in snapshot.nodes:
         if node.mark is not None and node.mark.state == NodeState.FAILED:
-            recalled[node.name] = NodeHealth(NodeState.FAILED, node.mark.since, node.mark.reason)
+            # A time to come, from another clock or a hand, would keep the node out until then.
+            since = min(node.mark.since, snapshot.at)
+            recalled[node.name] = NodeHealth(NodeState.FAILED, since, node.mark.reason)
         elif node.tainted:
             why = node.mark_error or "our taint was found without its annotation"
             recalled[node.name] = NodeHealth(NodeState.FAILED, snapshot.at, why)

@@ -28,7 +28,8 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     nodes, actions = judge_nodes(snapshot, known, workers)
     fleet = Fleet(snapshot, workers, nodes)
     remembered = {
-        pool.key: memory.pools.get(pool.key) or recall_pool(pool) for pool in snapshot.pools
+        pool.key: memory.pools.get(pool.key) or recall_pool(pool, snapshot.at)
+        for pool in snapshot.pools
     }
     owners = claim_models(snapshot.pools)
     serving = [pool for pool in snapshot.pools if owners[pool.spec.model.name] == pool.key]

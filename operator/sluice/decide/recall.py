@@ -47,8 +47,8 @@ def record_memory(memory: PoolMemory) -> dict[str, Any]:
     return {"variants": variants}
 
 
-def recall_pool(pool: Pool) -> PoolMemory:
-    """Return the memory found in a pool's status; empty where there is none."""
+def recall_pool(pool: Pool, at: float) -> PoolMemory:
+    """Return the memory found in a pool's status at a time (seconds); empty where there is none."""
     recorded = _mapping(_mapping(pool.status.get("memory")).get("variants"))
     variants: dict[str, VariantMemory] = {}
     lost: dict[str, float] = {}
@@ -57,27 +57,36 @@ def recall_pool(pool: Pool) -> PoolMemory:
         wanted = entry.get("wanted")
         if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
             wanted = None
-        variants[name] = VariantMemory(wanted=wanted, step=_recall_step(entry.get("lastStep")))
-        since = parse_time(entry.get("lostSince"))
+        variants[name] = VariantMemory(wanted=wanted, step=_recall_step(entry.get("lastStep"), at))
+        since = _recall_time(entry.get("lostSince"), at)
         if since is not None:
             lost[name] = since
-    return PoolMemory(variants=variants, lost=lost, decisions=_recall_decisions(pool.status))
+    return PoolMemory(variants=variants, lost=lost, decisions=_recall_decisions(pool.status, at))
 
 
-def _recall_step(raw: object) -> Step | None:
+def _recall_time(text: object, now: float) -> float | None:
+    """Read a time that has been: one to come, from another clock or a hand, counts as now.
+
+    A hold-down that ends in ten years would be none that anybody wanted.
+    """
+    at = parse_time(text)
+    return min(at, now) if at is not None and at >= 0 else None
+
+
+def _recall_step(raw: object, now: float) -> Step | None:
     entry = _mapping(raw)
-    at = parse_time(entry.get("time"))
+    at = _recall_time(entry.get("time"), now)
     if at is None or entry.get("direction") not in set(Direction):
         return None
     return Step(Direction(entry["direction"]), at)
 
 
-def _recall_decisions(status: Mapping[str, Any]) -> tuple[Decision, ...]:
+def _recall_decisions(status: Mapping[str, Any], now: float) -> tuple[Decision, ...]:
     found = []
     raw = status.get("decisions")
     for item in raw if isinstance(raw, list) else []:
         entry = _mapping(item)
-        at = parse_time(entry.get("time"))
+        at = _recall_time(entry.get("time"), now)
         if at is not None:
             found.append(Decision(at, str(entry.get("action", "")), str(entry.get("reason", ""))))
     return tuple(found[-DECISIONS_KEPT:])

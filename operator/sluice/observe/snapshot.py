@@ -1,6 +1,7 @@
 """From the store's objects to the frozen snapshot that decisions read; pure."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +257,10 @@ def read_mark(text: object) -> tuple[NodeMark | None, str]:
         return None, ""
     try:
         raw = json.loads(text)
-        return NodeMark(str(raw["state"]), float(raw["since"]), str(raw["reason"])), ""
-    except (ValueError, KeyError, TypeError):
-        return None, f"the annotation {ANNOTATION_HEALTH} cannot be read: {text[:80]!r}"
+        mark = NodeMark(str(raw["state"]), float(raw["since"]), str(raw["reason"]))
+        readable = math.isfinite(mark.since)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        readable = False
+    if readable:
+        return mark, ""
+    return None, f"the annotation {ANNOTATION_HEALTH} cannot be read: {text[:80]!r}"

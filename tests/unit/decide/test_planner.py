@@ -10,7 +10,7 @@ from sluice.model.memory import WorkerHealth, WorkerState
 from sluice.model.plan import Finding
 from sluice.model.snapshot import NodeMark, Probe
 
-from .world import CLASSES, World, pool_spec
+from .world import CLASSES, World, pool_spec, record
 
 
 @pytest.fixture
@@ -322,6 +322,23 @@ def test_a_hand_edited_memory_is_forgotten_not_fatal(world):
     }
     world.run(20)
     assert world.wanted() == {"maia": 1, "gpu": 0}
+
+
+def test_times_to_come_hold_nothing_for_ever(world):
+    world.rate["chat"] = 4.0
+    world.run(80)
+    world.restart_operator()
+    later = "9999-12-31T23:59:59-23:59"
+    remembered = world.status["chat"]["memory"]["variants"]
+    assert remembered["maia"]["wanted"] > 1
+    remembered["maia"]["lastStep"] = {"direction": "Up", "time": later}
+    world.status["chat"]["decisions"] = [{"time": later, "action": "ScaleUp", "reason": "r"}]
+    world.marks["gpu-1"] = NodeMark("Failed", 1e12, "a clock that ran ahead")
+    world.rate["chat"] = 0.0
+    world.run(400)
+    assert world.wanted() == {"maia": 1, "gpu": 0}
+    assert world.marks == {}
+    record(world.memory.pools[world.chat().key])
 
 
 def list_steps(world):

@@ -24,7 +24,9 @@ def choose(world, forced="", **deployments):
     fleet = Fleet(snapshot, workers, {})
     pool = replace(snapshot.pools[0], deployments=deployments, force_roll=forced)
     views = [
-        view_variant(fleet, pool, spec, world.classes[spec.accelerator_class], recall_pool(pool))
+        view_variant(
+            fleet, pool, spec, world.classes[spec.accelerator_class], recall_pool(pool, 0.0)
+        )
         for spec in pool.spec.variants
         if spec.accelerator_class in deployments
     ]

@@ -1,5 +1,7 @@
 """Objects as the API server has them become what decisions read."""
 
+import pytest
+
 from sluice.model.keys import PoolKey
 from sluice.model.snapshot import NodeReady, Probe
 from sluice.observe.leases import LeaseBook
@@ -130,3 +132,10 @@ def test_a_mark_edited_into_nonsense_is_a_sentence():
     assert mark is None
     assert "cannot be read" in said
     assert read_mark(None) == (None, "")
+
+
+@pytest.mark.parametrize("since", ["NaN", "Infinity", '"soon"', "1" + "0" * 400])
+def test_a_mark_without_a_real_time_is_none(since):
+    mark, said = read_mark(f'{{"state": "Failed", "since": {since}, "reason": "r"}}')
+    assert mark is None
+    assert "cannot be read" in said
