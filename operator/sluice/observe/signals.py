@@ -6,10 +6,11 @@ A signal is complete only if every Ready gateway answered; else it is missing, n
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import aiohttp
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from sluice.model.clock import Clock
@@ -23,37 +24,41 @@ PATIENCE = 1.0
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True, allow_inf_nan=False)
+
+
+Number = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class _Bounds(_Wire):
-    ttft: tuple[float, ...]
-    tpot: tuple[float, ...]
+    ttft: tuple[Seconds, ...] = Field(min_length=1)
+    tpot: tuple[Seconds, ...] = Field(min_length=1)
 
 
 class _Variant(_Wire):
-    sent: int
-    finished: int
-    met: int
-    inflight: int
-    oldest_pending_seconds: float
-    ttft: tuple[int, ...]
-    tpot: tuple[int, ...]
+    sent: Number
+    finished: Number
+    met: Number
+    inflight: Number
+    oldest_pending_seconds: Seconds
+    ttft: tuple[Number, ...]
+    tpot: tuple[Number, ...]
 
 
 class _Worker(_Wire):
-    consecutive_failures: int
+    consecutive_failures: Number
 
 
 class _Pool(_Wire):
-    arrived: int
-    finished: int
-    met: int
-    failed: int
-    rejected: int
-    waiting: int
-    prompt_tokens: int
-    output_tokens: int
+    arrived: Number
+    finished: Number
+    met: Number
+    failed: Number
+    rejected: Number
+    waiting: Number
+    prompt_tokens: Number
+    output_tokens: Number
     variants: Mapping[str, _Variant]
     workers: Mapping[str, _Worker]
 
@@ -62,9 +67,21 @@ class GatewayReport(_Wire):
     """What one gateway answers (`/signals`, version 1)."""
 
     version: int
-    observed_seconds: float
+    observed_seconds: Seconds
     bounds: _Bounds
     pools: Mapping[str, _Pool]
+
+    @model_validator(mode="after")
+    def _check(self) -> "GatewayReport":
+        ttft, tpot = len(self.bounds.ttft) + 1, len(self.bounds.tpot) + 1
+        for pool in self.pools.values():
+            for name, variant in pool.variants.items():
+                if (len(variant.ttft), len(variant.tpot)) != (ttft, tpot):
+                    raise ValueError(
+                        f"variant {name} has {len(variant.ttft)} counts of TTFT and"
+                        f" {len(variant.tpot)} of TPOT; their bounds need {ttft} and {tpot}"
+                    )
+        return self
 
 
 @dataclass(frozen=True, slots=True)

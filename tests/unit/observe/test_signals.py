@@ -1,5 +1,8 @@
 """Signals of several gateways add up; an answer that is missing makes all of them missing."""
 
+import pytest
+from pydantic import ValidationError
+
 from sluice.model.keys import PoolKey
 from sluice.observe.signals import GatewayReport, merge_reports
 
@@ -37,6 +40,23 @@ def report(*, arrived=10, failures=0, seconds=30.0, bounds=(1.0, 2.0), version=1
             "pools": {"default/chat": pool, "nonsense": pool},
         }
     )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seconds": float("nan")},
+        {"seconds": float("inf")},
+        {"seconds": -1.0},
+        {"arrived": -5},
+        {"bounds": ()},
+        {"bounds": (1.0, 2.0, 3.0)},
+    ],
+    ids=["not a number", "endless", "backwards", "fewer than none", "no bounds", "other bounds"],
+)
+def test_a_report_that_does_not_add_up_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        report(**wrong)
 
 
 def test_counts_of_two_gateways_add_up():
