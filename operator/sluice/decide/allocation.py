@@ -60,8 +60,10 @@ def allocate_workers(required: float, offers: Sequence[Offer]) -> dict[str, Fill
     """
     fills: dict[str, Fill] = {}
     left = required
-    for offer in offers:
-        fill = _fill(offer, min(left, offer.max_share * required))
+    for place, offer in enumerate(offers):
+        # The minima of the variants to come run anyway: what they carry needs nobody else.
+        rest = max(0.0, left - sum(map(_carry_minimum, offers[place + 1 :])))
+        fill = _fill(offer, min(rest, offer.max_share * required))
         fills[offer.accelerator_class] = fill
         left -= fill.covered
     if left <= _EPSILON or not any(offer.impaired for offer in offers):
@@ -79,6 +81,14 @@ def allocate_workers(required: float, offers: Sequence[Offer]) -> dict[str, Fill
 
 
 _EPSILON = 1e-9
+
+
+def _carry_minimum(offer: Offer) -> float:
+    """Return the requests/s that the minimum of a variant carries, as far as it counts now."""
+    workers = min(offer.minimum, offer.maximum)
+    if offer.impaired:
+        workers = min(workers, offer.serving)
+    return workers * (offer.capacity or 0.0)
 
 
 def _fill(offer: Offer, need: float) -> Fill:

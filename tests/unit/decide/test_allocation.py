@@ -35,6 +35,17 @@ def test_keeps_the_minimum_without_any_demand():
     assert (fills["maia"].workers, fills["gpu"].workers) == (1, 0)
 
 
+@pytest.mark.parametrize(("required", "maia"), [(2.0, 1), (3.0, 2), (0.5, 0)])
+def test_what_a_later_minimum_carries_anyway_needs_no_earlier_worker(required, maia):
+    fills = allocate_workers(required, [offer("maia"), offer("gpu", minimum=1)])
+    assert (fills["maia"].workers, fills["gpu"].workers) == (maia, 1)
+
+
+def test_a_later_minimum_that_is_lost_carries_nothing():
+    lost = offer("gpu", minimum=1, allocated=1, impaired="node lost")
+    assert allocate_workers(2.0, [offer("maia"), lost])["maia"].workers == 2
+
+
 def test_a_largest_share_bounds_the_preferred_variant():
     fills = allocate_workers(4.0, [offer("maia", max_share=0.5), offer("gpu")])
     assert (fills["maia"].workers, fills["gpu"].workers) == (2, 2)

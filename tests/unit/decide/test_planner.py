@@ -24,6 +24,19 @@ def test_starts_with_the_minimum(world):
     assert world.shares() == {"maia": 100, "gpu": 0}
 
 
+def test_minima_on_two_classes_need_no_more_than_themselves():
+    variants = [
+        {"acceleratorClass": "maia", "min": 1, "max": 4},
+        {"acceleratorClass": "gpu", "min": 1, "max": 4},
+    ]
+    world = World(specs={"chat": pool_spec(variants=variants)})
+    world.run(60)
+    assert world.wanted() == {"maia": 1, "gpu": 1}
+    world.dead = {"gpu-0"}
+    world.run(20)
+    assert world.wanted()["maia"] == 2
+
+
 def test_more_load_scales_the_preferred_variant_then_spills(world):
     world.run(20)
     world.rate["chat"] = 3.0
