@@ -37,6 +37,10 @@ class StatusWriter:
         self._clock = clock
         self._last: dict[str, tuple[float, Json]] = {}
 
+    def recall(self, uid: str, observed: Json) -> Json:
+        """Return what we last wrote, which a watch may not have shown yet; else what it showed."""
+        return self._last.get(uid, (0.0, observed))[1]
+
     def is_due(self, uid: str, status: Json, observed: Json) -> bool:
         """Tell whether a status has to be written now.
 

@@ -68,6 +68,7 @@ class Applier:
             KubeError: something that is worth another try.
             NotLeaderError: this process must not write.
         """
+        pool = replace(pool, status=self._status.recall(pool.uid, dict(pool.status)))
         before = self._results.get(pool.key, Results())
         document = pool_status(pool, plan, memory, before, snapshot.endpoint, snapshot.at)
         await self._write_status(pool, document)

@@ -96,3 +96,14 @@ async def test_a_decision_is_told_also_when_a_newer_job_replaced_the_one_it_came
     await applier.apply_pool(*newer)
     await applier.apply_pool(*newer)
     assert writer.events == told
+
+
+async def test_a_watch_that_says_nothing_causes_no_second_write(applier, writer, world):
+    world.run(20)
+    await applier.apply_pool(*decide(world))
+    before = len(writer.statuses)
+    for uid in list(world.workers):
+        del world.workers[uid]
+    for _ in range(5):
+        await applier.apply_pool(*decide(world))
+    assert len(writer.statuses) == before + 1
