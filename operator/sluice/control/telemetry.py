@@ -94,10 +94,8 @@ class Telemetry:
 
     def _show_pool(self, planned: PoolPlan) -> set[tuple[str, str, str]]:
         pool = (planned.key.namespace, planned.key.name)
-        if planned.demand is not None:
-            self.demand.labels(*pool).set(planned.demand)
-        if planned.attainment is not None:
-            self.attainment.labels(*pool).set(planned.attainment)
+        self._set(self.demand, pool, planned.demand)
+        self._set(self.attainment, pool, planned.attainment)
         self.fallback.labels(*pool).set(bool(planned.fallback))
         shown = set()
         for variant in planned.variants:
@@ -108,9 +106,15 @@ class Telemetry:
             self.serving.labels(*labels).set(variant.serving)
             self.share.labels(*labels).set(variant.share / 100)
             self.cost.labels(*labels).set(variant.cost_per_hour)
-            if variant.capacity is not None:
-                self.capacity.labels(*labels).set(variant.capacity)
+            self._set(self.capacity, labels, variant.capacity)
         return shown
+
+    def _set(self, gauge: Gauge, labels: tuple[str, ...], value: float | None) -> None:
+        """Set a gauge; what is not known has no series, for the last value would pass for now's."""
+        if value is None:
+            self._drop(gauge, labels)
+        else:
+            gauge.labels(*labels).set(value)
 
     @staticmethod
     def _drop(gauge: Gauge, labels: tuple[str, ...]) -> None:

@@ -99,6 +99,16 @@ async def test_a_standby_shows_no_pool_in_its_metrics(setting):
     assert registry.get_sample_value("sluice_pool_workers_wanted", names) is None
 
 
+async def test_what_is_not_measured_now_has_no_value(setting):
+    names = {"namespace": "default", "pool": "chat"}
+    registry = setting.telemetry.registry
+    await setting.look()
+    assert registry.get_sample_value("sluice_pool_demand", names) == 0
+    setting.world.gateway = False
+    await setting.look()
+    assert registry.get_sample_value("sluice_pool_demand", names) is None
+
+
 async def test_a_new_leader_looks_again_before_it_acts(setting):
     setting.sensors.asked, setting.sensors.answers = 0, False
     await setting.look()
