@@ -59,7 +59,8 @@ class Prober:
             self._results.pop(uid, None)
         for uid, target in wanted.items():
             running = self._tasks.get(uid)
-            if running is not None and running[0] == target:
+            # A probe that ended by a mistake of ours must not leave its last word standing.
+            if running is not None and running[0] == target and not running[1].done():
                 continue
             if running is not None:
                 running[1].cancel()
