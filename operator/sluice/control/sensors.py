@@ -108,7 +108,8 @@ class Sensors:
         """Probe every worker that its kubelet calls ready, and ourselves."""
         if self.prober is None:
             return
-        own = f"http://{os.environ.get('POD_IP', '127.0.0.1')}:{self._settings.admin_port}/healthz"
+        host = _bracket(os.environ.get("POD_IP", "127.0.0.1"))
+        own = f"http://{host}:{self._settings.admin_port}/healthz"
         targets = [Target(SELF, own, 1.0, 0.5)]
         for item in self.store.list(Kind.WORKERS):
             name = item["metadata"].get("labels", {}).get(LABEL_CLASS, "")
@@ -162,5 +163,10 @@ def find_url(pod: Object, port: str) -> str:
     for container in pod.get("spec", {}).get("containers", ()):
         for entry in container.get("ports", ()):
             if address and entry.get("name") == port:
-                return f"http://{address}:{entry['containerPort']}"
+                return f"http://{_bracket(address)}:{entry['containerPort']}"
     return ""
+
+
+def _bracket(address: str) -> str:
+    """Return an address as it stands in a URL: IPv6 needs brackets."""
+    return f"[{address}]" if ":" in address else address

@@ -1,6 +1,8 @@
 """What the operator believes of the pods it finds."""
 
-from sluice.control.sensors import Sensors
+import pytest
+
+from sluice.control.sensors import Sensors, find_url
 from sluice.control.settings import Settings
 from sluice.observe.store import Kind
 
@@ -14,6 +16,14 @@ def gateway(namespace, address):
             "conditions": [{"type": "ContainersReady", "status": "True"}],
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [("10.0.0.1", "http://10.0.0.1:8000"), ("fd00::1", "http://[fd00::1]:8000"), ("", "")],
+)
+def test_a_pod_is_reached_at_its_address_of_either_family(address, url):
+    assert find_url(gateway("sluice-system", address), "http") == url
 
 
 def make_sensors():
