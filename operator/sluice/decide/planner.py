@@ -27,10 +27,7 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     workers = judge_workers(snapshot, memory.workers, known)
     nodes, actions = judge_nodes(snapshot, known, workers)
     fleet = Fleet(snapshot, workers, nodes)
-    remembered = {
-        pool.key: memory.pools.get(pool.key) or recall_pool(pool, snapshot.at)
-        for pool in snapshot.pools
-    }
+    remembered = {pool.key: _remember(pool, memory, snapshot.at) for pool in snapshot.pools}
     owners = claim_models(snapshot.pools)
     serving = [pool for pool in snapshot.pools if owners[pool.spec.model.name] == pool.key]
     inventory = Inventory(fleet, serving, remembered)
@@ -43,10 +40,16 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         if pool.key not in plans:
             owner = owners[pool.spec.model.name]
             plans[pool.key] = refuse_model(pool, owner)
-            memories[pool.key] = PoolMemory(decisions=remembered[pool.key].decisions)
+            decisions = remembered[pool.key].decisions
+            memories[pool.key] = PoolMemory(uid=pool.uid, decisions=decisions)
     started = memory.started if memory.started is not None else snapshot.at
     after_all = Memory(pools=memories, nodes=nodes, workers=workers, started=started)
     return Plan(snapshot.at, plans, actions), after_all
+
+
+def _remember(pool: Pool, memory: Memory, at: float) -> PoolMemory:
+    known = memory.pools.get(pool.key)
+    return known if known is not None and known.uid == pool.uid else recall_pool(pool, at)
 
 
 def claim_models(pools: Sequence[Pool]) -> dict[str, PoolKey]:

@@ -61,7 +61,8 @@ def recall_pool(pool: Pool, at: float) -> PoolMemory:
         since = _recall_time(entry.get("lostSince"), at)
         if since is not None:
             lost[name] = since
-    return PoolMemory(variants=variants, lost=lost, decisions=_recall_decisions(pool.status, at))
+    decisions = _recall_decisions(pool.status, at)
+    return PoolMemory(uid=pool.uid, variants=variants, lost=lost, decisions=decisions)
 
 
 def _recall_time(text: object, now: float) -> float | None:

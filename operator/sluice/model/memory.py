@@ -94,6 +94,7 @@ class PoolMemory:
     """What is remembered of one pool.
 
     Attributes:
+        uid: the pool's; a namesake made anew begins with nothing.
         since: start of the unbroken observation of this pool; a restart or a gap in the signals
             starts it anew.
         rate, prompt_tokens, output_tokens: last known demand (requests/s) and mean lengths.
@@ -103,6 +104,7 @@ class PoolMemory:
         passed: time of the last pass over this pool.
     """
 
+    uid: str = ""
     since: float | None = None
     rate: float | None = None
     prompt_tokens: float | None = None

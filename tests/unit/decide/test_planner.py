@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from sluice.decide.planner import plan
 from sluice.model.keys import PoolKey
 from sluice.model.memory import WorkerHealth, WorkerState
 from sluice.model.plan import Finding
@@ -337,6 +338,20 @@ def test_a_hand_edited_memory_is_forgotten_not_fatal(world):
     assert world.wanted() == {"maia": 1, "gpu": 0}
 
 
+def test_a_pool_made_anew_under_the_same_name_begins_with_nothing(world):
+    world.rate["chat"] = 7.0
+    world.run(60)
+    assert world.wanted()["maia"] > 1
+    snapshot = world.snapshot()
+    namesake = replace(
+        snapshot.pools[0], uid="another", deployments={}, workers=(), signals=None, status={}
+    )
+    planned, _ = plan(replace(snapshot, pools=(namesake,)), world.memory)
+    chat = planned.pools[namesake.key]
+    assert [variant.wanted for variant in chat.variants] == [1, 0]
+    assert chat.decisions == ()
+
+
 def test_times_to_come_hold_nothing_for_ever(world):
     world.rate["chat"] = 4.0
     world.run(80)
@@ -357,8 +372,8 @@ def test_times_to_come_hold_nothing_for_ever(world):
 def list_steps(world):
     """Return (time, class, change) of every change of a wanted count."""
     steps, before = [], {}
-    for at, plan in world.history:
-        for variant in plan.pools[world.chat().key].variants:
+    for at, planned in world.history:
+        for variant in planned.pools[world.chat().key].variants:
             name, wanted = variant.accelerator_class, variant.wanted
             if wanted != before.get(name, wanted):
                 steps.append((at, name, wanted - before[name]))
