@@ -10,7 +10,9 @@ from sluice.model.memory import PoolMemory
 from sluice.model.plan import Finding, PoolPlan, Problem, Results, VariantPlan
 from sluice.model.snapshot import Pool
 
-_BLOCKING = frozenset({Finding.MODEL_NAME_TAKEN, Finding.CLASS_MISSING, Finding.NO_NODES})
+_BLOCKING = frozenset(
+    {Finding.MODEL_NAME_TAKEN, Finding.CLASS_MISSING, Finding.NO_NODES, Finding.NO_DEVICES}
+)
 """Findings that are a sharper reason for not being Ready than "nothing serves"."""
 
 _HARMLESS = frozenset({Finding.SIGNALS_MISSING})

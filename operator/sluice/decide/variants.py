@@ -236,6 +236,7 @@ def _find_problems(
                 f"no node of class {name} (nodeSelector {selector}): add one, or correct the class",
             )
         )
+    problems += _find_lack_of_devices(fleet, spec, accelerator)
     problems += [
         Problem(Finding.WORKER_CRASHES, f"worker {w.name} does not start: {w.waiting}")
         for w in live
@@ -253,3 +254,22 @@ def _find_problems(
     if deployment is not None and deployment.message:
         problems.append(Problem(Finding.PODS_REFUSED, f"variant {name}: {deployment.message}"))
     return tuple(problems)
+
+
+def _find_lack_of_devices(
+    fleet: Fleet, spec: VariantSpec, accelerator: AcceleratorClassSpec
+) -> list[Problem]:
+    """Say so when the class has nodes, but none that could ever hold a worker."""
+    devices = devices_per_worker(spec, accelerator)
+    offered = [fleet.count_devices(accelerator, node) for node in fleet.list_nodes(accelerator)]
+    if spec.max == 0 or not offered or max(offered) >= devices:
+        return []
+    return [
+        Problem(
+            Finding.NO_DEVICES,
+            f"no node of class {spec.accelerator_class} offers the {devices}"
+            f" {accelerator.resource_name} of one worker; the most is {max(offered)} of"
+            f" {len(offered)} nodes: correct the class's resourceName or the devices per worker, or"
+            " see to the device plugin",
+        )
+    ]

@@ -317,6 +317,25 @@ def test_devices_that_vanish_under_running_workers_remove_none(world, gone):
     assert world.wanted() == before
 
 
+@pytest.mark.parametrize(
+    ("variant", "vanished", "said"),
+    [
+        ({"devices": 3}, "", "the 3 sluice.dev/maia of one worker; the most is 2 of 2 nodes"),
+        ({}, "devices", "the 1 sluice.dev/maia of one worker; the most is 0 of 2 nodes"),
+    ],
+    ids=["more than a node has", "nobody offers the resource"],
+)
+def test_nodes_that_could_never_hold_a_worker_are_told_of(variant, vanished, said):
+    variants = [{"acceleratorClass": "maia", "max": 4} | variant]
+    world = World(specs={"chat": pool_spec(variants=variants)}, vanished=vanished)
+    world.rate["chat"] = 2.0
+    world.run(20)
+    assert world.wanted() == {"maia": 0}
+    (problem,) = world.chat().problems
+    assert problem.finding is Finding.NO_DEVICES
+    assert said in problem.message
+
+
 def test_a_class_deleted_while_in_use_freezes_its_variant(world):
     world.rate["chat"] = 2.0
     world.run(60)
