@@ -1,4 +1,4 @@
-"""The admin port: /healthz, /readyz, /metrics, and /explain for `sluice explain`."""
+"""The admin port: /healthz, /readyz and /metrics."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,6 @@ from sluice.control.passes import PlannerLoop
 from sluice.control.sensors import Sensors
 from sluice.control.settings import Settings
 from sluice.control.telemetry import Telemetry
-from sluice.decide.recall import format_time
 
 
 def find_stuck(passed: float | None, started: float, settings: Settings, now: float) -> str:
@@ -47,28 +46,12 @@ def make_app(
         body = generate_latest(telemetry.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def explain(_: web.Request) -> web.Response:
-        return web.json_response(
-            [
-                {
-                    "time": format_time(decision.at),
-                    "pool": str(planned.key),
-                    "action": decision.action,
-                    "reason": decision.reason,
-                }
-                for plan in loop.history
-                for planned in plan.pools.values()
-                for decision in planned.decisions
-            ]
-        )
-
     app = web.Application()
     app.add_routes(
         [
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),
-            web.get("/explain", explain),
         ]
     )
     return app

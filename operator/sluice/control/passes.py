@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections import deque
 from functools import partial
 
 import structlog
@@ -55,7 +54,6 @@ class PlannerLoop:
         self._led_since: float | None = None
         self._unreadable: dict[str, str] = {}
         self.passed: float | None = None
-        self.history: deque[Plan] = deque(maxlen=200)
 
     def wake(self) -> None:
         """Ask for a pass soon."""
@@ -90,7 +88,6 @@ class PlannerLoop:
         planned, self._memory = plan(snapshot, self._memory)
         took = time.perf_counter() - began
         self._telemetry.passes.observe(took)
-        self.history.append(planned)
         self._show(planned, took)
         await self._tell_unreadable(unreadable)
         self._submit(snapshot, planned)

@@ -78,7 +78,7 @@ class Settings(_Section):
         default_factory=GatewaySettings, description="Where users reach the gateway."
     )
     admin_port: int = Field(
-        default=8081, ge=1, le=65535, description="Port of /healthz, /readyz, /metrics, /explain."
+        default=8081, ge=1, le=65535, description="Port of /healthz, /readyz, /metrics."
     )
 
 

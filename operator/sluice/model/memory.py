@@ -24,9 +24,8 @@ class WorkerState(StrEnum):
 
 
 class NodeState(StrEnum):
-    """Our own word on a node."""
+    """Our own word on a node; one that is healthy has none."""
 
-    HEALTHY = "Healthy"
     FAILED = "Failed"
 
 

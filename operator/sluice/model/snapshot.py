@@ -48,7 +48,6 @@ class Worker:
         waiting: reason and message of a container that cannot start ("CrashLoopBackOff: …"), or "".
         unschedulable: the scheduler's message while the pod has no node, or "".
         gateway_failures: consecutive failures that the gateways saw on it, the largest of theirs.
-        current: the pod was made from the template that its Deployment has now.
     """
 
     uid: str
@@ -62,7 +61,6 @@ class Worker:
     restarts: int = 0
     waiting: str = ""
     unschedulable: str = ""
-    current: bool = True
     probe: Probe | None = None
     gateway_failures: int = 0
 
