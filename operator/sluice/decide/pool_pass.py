@@ -8,15 +8,14 @@ from sluice.decide.allocation import Fill, Offer, allocate_workers
 from sluice.decide.capacity import correct_capacity, describe_breach, reckon_capacity
 from sluice.decide.demand import Demand, measure_attainment, observe_demand
 from sluice.decide.guards import Wish, guard_count, remember_recommendation
-from sluice.decide.health import open_breaker, suspect_observer
 from sluice.decide.inventory import Inventory
+from sluice.decide.removal import choose_deletes
 from sluice.decide.rollout import Roll, choose_rolls
 from sluice.decide.shares import hold_shares, share_traffic
 from sluice.decide.variants import Fleet, VariantView, view_variant
 from sluice.model.memory import Direction, PoolMemory, Step, VariantMemory
 from sluice.model.plan import (
     Decision,
-    DeleteWorker,
     Finding,
     PoolPlan,
     Problem,
@@ -51,7 +50,7 @@ def plan_pool(
     for name, wanted in counts.wanted.items():
         inventory.take(pool, name, wanted)
     shares = _choose_shares(memory, offers, required, rolls)
-    deletes, breaker = _choose_deletes(fleet, pool, views)
+    deletes, breaker = choose_deletes(fleet, pool, views)
     decisions = (*learnt, *_tell_losses(views, memory, lost, required, at), *counts.decisions)
     after = replace(
         memory,
@@ -292,33 +291,6 @@ def _choose_shares(
     wanted = share_traffic(required, serving)
     counts = {offer.accelerator_class: offer.serving for offer in offers}
     return hold_shares(wanted, memory.shares, counts, memory.shares_for)
-
-
-def _choose_deletes(
-    fleet: Fleet, pool: Pool, views: Sequence[VariantView]
-) -> tuple[tuple[DeleteWorker, ...], tuple[Problem, ...]]:
-    """Choose the Failed workers to delete; breaker and doubt stop only this, never traffic."""
-    deletes, problems = [], []
-    doubt = suspect_observer(fleet.snapshot)
-    for view in views:
-        if not view.failed:
-            continue
-        if doubt:
-            names = ", ".join(worker.name for worker in view.failed)
-            text = f"{names}: bypassed but not deleted while {doubt}"
-            problems.append(Problem(Finding.BREAKER_OPEN, text))
-            continue
-        allowed, held = open_breaker(fleet.snapshot, fleet.nodes, view.name)
-        if held:
-            problems.append(Problem(Finding.BREAKER_OPEN, held))
-        # Its replacement must not land there, nor a restart forget why: the mark is seen first.
-        marked = {node.name for node in fleet.snapshot.nodes if node.tainted and node.mark}
-        deletes += [
-            DeleteWorker(pool.key, w.name, w.uid, fleet.workers[w.uid].reason)
-            for w in view.failed
-            if w.node in allowed and w.node in marked
-        ]
-    return tuple(deletes), tuple(problems)
 
 
 def _tell_losses(
