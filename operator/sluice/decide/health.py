@@ -158,6 +158,11 @@ def judge_nodes(
     for node in snapshot.nodes:
         accelerator = find_class(node, snapshot.classes)
         before = known.get(node.name)
+        if accelerator is None and snapshot.unreadable:
+            # The class that we cannot read may be the one that the mark is for.
+            if before is not None:
+                judged[node.name] = before
+            continue
         if accelerator is None:
             after, why = None, "no accelerator class selects it any more"
         else:

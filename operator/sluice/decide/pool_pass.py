@@ -325,11 +325,7 @@ def _list_problems(
 ) -> list[Problem]:
     problems = [problem for view in views for problem in view.problems]
     problems += [
-        Problem(
-            Finding.CLASS_MISSING,
-            f"AcceleratorClass {name} does not exist: its workers stay as they are and do not"
-            " scale; create the class, or remove the variant",
-        )
+        Problem(Finding.CLASS_MISSING, _describe_missing(name, fleet.snapshot.unreadable))
         for name in missing
     ]
     if pool.signals is None and fleet.snapshot.gateways == 0:
@@ -339,6 +335,15 @@ def _list_problems(
         text = f"not all of {fleet.snapshot.gateways} Ready gateways answer: signals are missing"
         problems.append(Problem(Finding.SIGNALS_MISSING, text))
     return problems
+
+
+def _describe_missing(name: str, unreadable: Mapping[str, str]) -> str:
+    stays = "its workers stay as they are and do not scale"
+    if name in unreadable:
+        return f"AcceleratorClass {name} cannot be read ({unreadable[name]}): {stays}; correct it"
+    return (
+        f"AcceleratorClass {name} does not exist: {stays}; create the class, or remove the variant"
+    )
 
 
 def _plan_variant(

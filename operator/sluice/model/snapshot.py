@@ -198,6 +198,7 @@ class Snapshot:
     """The whole fleet at the moment `at`.
 
     Attributes:
+        unreadable: why a class that exists cannot be read, by its name.
         observer_ok: our own control target answered; False makes every miss doubtful.
         gateways: how many gateways are Ready.
         endpoint: the address that users send requests to; "" while there is none.
@@ -207,6 +208,7 @@ class Snapshot:
     pools: tuple[Pool, ...]
     classes: Mapping[str, AcceleratorClassSpec]
     nodes: tuple[Node, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     observer_ok: bool = True
     gateways: int = 0
     endpoint: str = ""

@@ -54,13 +54,14 @@ class Sight:
 def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, str]]:
     """Return the snapshot, and a sentence for each object that cannot be read, by its name."""
     unreadable: dict[str, str] = {}
+    bad_classes: dict[str, str] = {}
     classes: dict[str, AcceleratorClassSpec] = {}
     for item in store.list(Kind.CLASSES):
         name = item["metadata"]["name"]
         try:
             classes[name] = AcceleratorClassSpec.model_validate(item.get("spec"))
         except ValidationError as error:
-            unreadable[f"AcceleratorClass {name}"] = word_error(error)
+            bad_classes[name] = unreadable[f"AcceleratorClass {name}"] = word_error(error)
     pools = []
     for item in store.list(Kind.POOLS):
         try:
@@ -74,6 +75,7 @@ def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, str]
         pools=tuple(pool for pool in pools if not pool.terminating),
         classes=classes,
         nodes=tuple(_list_nodes(store, sight, classes)),
+        unreadable=bad_classes,
         observer_ok=sight.observer_ok,
         gateways=sight.gateways,
         endpoint=sight.endpoint,

@@ -348,6 +348,22 @@ def test_a_class_deleted_while_in_use_freezes_its_variant(world):
     assert Finding.CLASS_MISSING in {p.finding for p in world.chat().problems}
 
 
+def test_a_class_that_cannot_be_read_releases_no_node(world):
+    world.rate["chat"] = 2.0
+    world.run(60)
+    world.dead = {"maia-0"}
+    world.run(10)
+    assert "maia-0" in world.marks
+    world.classes, world.unreadable = {"gpu": CLASSES["gpu"]}, {"maia": "spec.price: found 'dear'"}
+    world.run(10)
+    assert "maia-0" in world.marks
+    (said,) = (p.message for p in world.chat().problems if p.finding is Finding.CLASS_MISSING)
+    assert "cannot be read (spec.price: found 'dear')" in said
+    world.classes, world.unreadable = dict(CLASSES), {}
+    world.run(4)
+    assert "maia-0" in world.marks
+
+
 def test_a_hand_edited_memory_is_forgotten_not_fatal(world):
     world.status["chat"] = {
         "memory": {"variants": {"maia": {"wanted": "lots", "lastStep": 7}, "gpu": []}},

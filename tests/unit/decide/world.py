@@ -84,6 +84,7 @@ class World:
     observer_ok: bool = True
     deaf: bool = False
     vanished: str = ""
+    unreadable: dict[str, str] = field(default_factory=dict)
     devices: dict[str, int] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
@@ -129,6 +130,7 @@ class World:
             pools=tuple(self._pool(name) for name in self.specs),
             classes=self.classes,
             nodes=tuple(self._node(name) for name in self.nodes if self.vanished != "labels"),
+            unreadable=self.unreadable,
             observer_ok=self.observer_ok,
             gateways=int(self.gateway),
         )

@@ -103,6 +103,14 @@ def test_what_cannot_be_read_is_named_and_left_out():
     assert "'soon'" in unreadable["InferencePool default/chat"]
 
 
+def test_a_class_that_cannot_be_read_is_not_taken_for_one_that_is_gone():
+    odd = {**CLASS, "spec": {**CLASS["spec"], "price": {"onDemand": "dear"}}}
+    snapshot, unreadable = take(pools=[POOL], classes=[odd])
+    assert snapshot.classes == {}
+    assert "'dear'" in snapshot.unreadable["maia-200"]
+    assert unreadable["AcceleratorClass maia-200"] == snapshot.unreadable["maia-200"]
+
+
 def test_nodes_of_a_class_and_nodes_with_our_mark_are_seen():
     def node(name, labels, **spec):
         return {
