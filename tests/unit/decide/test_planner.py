@@ -5,13 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from sluice.decide.planner import plan
 from sluice.model.keys import PoolKey
 from sluice.model.memory import WorkerHealth, WorkerState
 from sluice.model.plan import Finding
-from sluice.model.snapshot import NodeMark, Probe
 
-from .world import CLASSES, World, pool_spec, record
+from .world import CLASSES, World, pool_spec
 
 
 @pytest.fixture
@@ -184,20 +182,6 @@ def test_what_failed_before_is_not_deleted_once_the_observer_is_in_doubt(world, 
     assert world.chat().deletes
 
 
-def test_a_restart_of_the_operator_releases_and_repeats_nothing(world):
-    world.rate["chat"] = 4.0
-    world.run(80)
-    world.dead = {"maia-0"}
-    world.run(20)
-    before, told = world.wanted(), len(world.told("FallBack"))
-    world.restart_operator()
-    world.run(10)
-    assert world.wanted() == before
-    assert "maia-0" in world.marks
-    assert len(world.told("FallBack")) == told
-    assert len(world.told("CapacityLost")) == 1
-
-
 def test_a_paused_fallback_counts_lost_capacity_as_if_it_were_there():
     world = World(specs={"chat": pool_spec(fallback={"mode": "Paused"})})
     world.rate["chat"] = 4.0
@@ -260,49 +244,6 @@ def test_pools_of_one_priority_leave_each_other_what_they_hold():
     assert world.wanted("a")["maia"] + held == 4
 
 
-def test_a_new_operator_waits_for_its_first_probes_before_it_calls_workers_lost(world):
-    world.rate["chat"] = 2.0
-    world.run(120)
-    before = world.wanted(), world.shares()
-    world.restart_operator()
-    world.deaf = True
-    world.step()
-    assert (world.wanted(), world.shares()) == before
-    assert world.chat().decisions == ()
-    world.deaf = False
-    world.run(20)
-    assert (world.wanted(), world.shares()) == before
-
-
-def test_what_does_not_answer_a_new_operator_is_lost_but_not_deleted(world):
-    world.rate["chat"] = 2.0
-    world.run(120)
-    world.restart_operator()
-    for uid, worker in world.workers.items():
-        world.workers[uid] = replace(worker, probe=Probe(0, 0, None))
-    world.dead = {"maia-0", "maia-1"}
-    world.run(8)
-    assert world.wanted()["gpu"] > 0
-    assert world.chat().fallback
-    assert world.marks == {}
-    assert not any(p.pools[world.chat().key].deletes for _, p in world.history)
-
-
-def test_a_new_operator_deletes_what_failed_on_a_node_that_is_already_out(world):
-    world.rate["chat"] = 2.0
-    world.run(120)
-    there = [worker for worker in world.workers.values() if worker.node == "maia-0"]
-    world.restart_operator()
-    for worker in there:
-        world.workers[worker.uid] = replace(worker, probe=Probe(0, 0, None))
-    world.marks["maia-0"] = NodeMark("Failed", world.now, "three probes missed")
-    world.dead = {"maia-0"}
-    world.step()
-    assert world.chat().deletes == ()
-    world.step()
-    assert {delete.name for delete in world.chat().deletes} == {worker.name for worker in there}
-
-
 @pytest.mark.parametrize("gone", ["devices", "labels"])
 def test_devices_that_vanish_under_running_workers_remove_none(world, gone):
     world.rate["chat"] = 3.0
@@ -362,46 +303,6 @@ def test_a_class_that_cannot_be_read_releases_no_node(world):
     world.classes, world.unreadable = dict(CLASSES), {}
     world.run(4)
     assert "maia-0" in world.marks
-
-
-def test_a_hand_edited_memory_is_forgotten_not_fatal(world):
-    world.status["chat"] = {
-        "memory": {"variants": {"maia": {"wanted": "lots", "lastStep": 7}, "gpu": []}},
-        "decisions": [{"time": "yesterday"}, 5],
-    }
-    world.run(20)
-    assert world.wanted() == {"maia": 1, "gpu": 0}
-
-
-def test_a_pool_made_anew_under_the_same_name_begins_with_nothing(world):
-    world.rate["chat"] = 7.0
-    world.run(60)
-    assert world.wanted()["maia"] > 1
-    snapshot = world.snapshot()
-    namesake = replace(
-        snapshot.pools[0], uid="another", deployments={}, workers=(), signals=None, status={}
-    )
-    planned, _ = plan(replace(snapshot, pools=(namesake,)), world.memory)
-    chat = planned.pools[namesake.key]
-    assert [variant.wanted for variant in chat.variants] == [1, 0]
-    assert chat.decisions == ()
-
-
-def test_times_to_come_hold_nothing_for_ever(world):
-    world.rate["chat"] = 4.0
-    world.run(80)
-    world.restart_operator()
-    later = "9999-12-31T23:59:59-23:59"
-    remembered = world.status["chat"]["memory"]["variants"]
-    assert remembered["maia"]["wanted"] > 1
-    remembered["maia"]["lastStep"] = {"direction": "Up", "time": later}
-    world.status["chat"]["decisions"] = [{"time": later, "action": "ScaleUp", "reason": "r"}]
-    world.marks["gpu-1"] = NodeMark("Failed", 1e12, "a clock that ran ahead")
-    world.rate["chat"] = 0.0
-    world.run(400)
-    assert world.wanted() == {"maia": 1, "gpu": 0}
-    assert world.marks == {}
-    record(world.memory.pools[world.chat().key])
 
 
 def list_steps(world):
