@@ -70,7 +70,7 @@ class PlannerLoop:
                 self.passed = self._clock()
                 await asyncio.sleep(self._settings.least_gap)
         finally:
-            self._queue.stop()
+            await self._queue.stop()
 
     async def look(self) -> None:
         """Make one pass."""

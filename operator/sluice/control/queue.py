@@ -34,11 +34,12 @@ class KeyedQueue:
         """Drop what waits, also for another try; what runs goes on."""
         self._next.clear()
 
-    def stop(self) -> None:
-        """Drop what waits and cancel what runs."""
+    async def stop(self) -> None:
+        """Drop what waits, cancel what runs, and wait for its end."""
         self._next.clear()
         for task in self._tasks.values():
             task.cancel()
+        await self.drain()
 
     async def drain(self) -> None:
         """Wait until nothing runs or waits any more."""

@@ -76,6 +76,22 @@ async def test_a_mistake_in_a_job_is_told_and_backs_off_and_others_run(monkeypat
     assert "no capacity" in capsys.readouterr().out
 
 
+async def test_nothing_runs_any_more_once_it_has_stopped():
+    queue, ended = KeyedQueue(), []
+
+    async def job():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(1)
+
+    queue.submit("a", job)
+    await asyncio.sleep(0)
+    await queue.stop()
+    assert ended == [1]
+
+
 async def test_what_waits_for_another_try_is_dropped_when_leadership_is_lost(monkeypatch):
     monkeypatch.setattr(module, "FIRST_DELAY", 0.05)
     queue, tries = KeyedQueue(), []
