@@ -54,8 +54,8 @@ class StatusWriter:
             return True
         return status != last and self._clock() - at >= MEASURED_EVERY
 
-    async def write(self, key: PoolKey, uid: str, status: Json) -> None:
-        """Apply the status of a pool; one that was deleted meanwhile is no error.
+    async def write(self, key: PoolKey, uid: str, status: Json) -> bool:
+        """Apply the status of a pool; False when it was deleted meanwhile.
 
         Raises:
             KubeError: the API server refused it.
@@ -70,8 +70,9 @@ class StatusWriter:
             await self._writer.apply(POOLS, manifest, "status")
         except NotFoundError:
             self._last.pop(uid, None)
-            return
+            return False
         self._last[uid] = (self._clock(), status)
+        return True
 
     def forget(self, live: set[str]) -> None:
         """Forget pools that are gone."""

@@ -71,7 +71,9 @@ class Applier:
         pool = replace(pool, status=self._status.recall(pool.uid, dict(pool.status)))
         before = self._results.get(pool.key, Results())
         document = pool_status(pool, plan, memory, before, snapshot.endpoint, snapshot.at)
-        await self._write_status(pool, document)
+        if not await self._write_status(pool, document):
+            log.info("the pool is gone; nothing is made for it", pool=str(pool.key))
+            return
         results = await self._children.apply(
             render_pool(plan, pool.spec, snapshot.classes, self._image),
             self._list_live(pool),
@@ -113,9 +115,10 @@ class Applier:
             for key in set(kept) - set(live):
                 del kept[key]
 
-    async def _write_status(self, pool: Pool, document: dict[str, Any]) -> None:
-        if self._status.is_due(pool.uid, document, dict(pool.status)):
-            await self._status.write(pool.key, pool.uid, document)
+    async def _write_status(self, pool: Pool, document: dict[str, Any]) -> bool:
+        """Write a pool's status if it is due; False when the pool turns out to be gone."""
+        due = self._status.is_due(pool.uid, document, dict(pool.status))
+        return not due or await self._status.write(pool.key, pool.uid, document)
 
     def _list_live(self, pool: Pool) -> list[dict[str, Any]]:
         """Return the children that the store knows, as objects with a kind."""

@@ -19,9 +19,11 @@ class FakeWriter:
 
     def __init__(self):
         self.requests, self.broken, self.statuses, self.events = [], set(), [], []
-        self.written = Counter()
+        self.gone, self.written = set(), Counter()
 
     async def apply(self, resource, manifest, subresource=""):
+        if resource.kind in self.gone:
+            raise NotFoundError(404, "NotFound", "no such pool")
         if resource.kind in self.broken:
             raise KubeError(503, "ServiceUnavailable", "try later")
         self.requests.append(("apply", resource.kind))
@@ -107,3 +109,9 @@ async def test_a_watch_that_says_nothing_causes_no_second_write(applier, writer,
     for _ in range(5):
         await applier.apply_pool(*decide(world))
     assert len(writer.statuses) == before + 1
+
+
+async def test_nothing_is_made_for_a_pool_that_is_gone(applier, writer, world):
+    writer.gone = {"InferencePool"}
+    await applier.apply_pool(*decide(world))
+    assert writer.requests == []
