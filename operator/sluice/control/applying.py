@@ -103,9 +103,15 @@ class Applier:
         if await mark_node(self._writer, action):
             log.info("node marked", action=type(action).__name__, node=action.node)
 
-    async def tell_unreadable(self, name: str, why: str) -> None:
-        """Log an object that cannot be read; its children stay as they are."""
-        log.warning("cannot be read; left as it is", object=name, why=why)
+    async def tell_unreadable(self, at: float, key: PoolKey, uid: str, why: str) -> None:
+        """Make an Event on a pool that cannot be read; its children stay as they are.
+
+        Raises:
+            NotLeaderError: this process must not write.
+        """
+        text = f"this version of Sluice cannot read it: {why}; its workers stay as they are"
+        decision = Decision(at, "Unreadable", text, warning=True)
+        await self._emit(key, uid, decision)
 
     def forget(self, live: dict[PoolKey, str]) -> None:
         """Forget pools that are gone, given uids by key of those that are not."""
@@ -142,10 +148,13 @@ class Applier:
         while untold:
             decision = untold.popleft()
             log.info("decided", pool=str(pool.key), action=decision.action, reason=decision.reason)
-            try:
-                await emit_event(self._writer, pool.key, pool.uid, decision, self._instance)
-            except KubeError as error:
-                log.warning("no Event was made", action=decision.action, error=error.message)
+            await self._emit(pool.key, pool.uid, decision)
+
+    async def _emit(self, key: PoolKey, uid: str, decision: Decision) -> None:
+        try:
+            await emit_event(self._writer, key, uid, decision, self._instance)
+        except KubeError as error:
+            log.warning("no Event was made", action=decision.action, error=error.message)
 
 
 def _word_put_back(results: Results, at: float) -> list[Decision]:

@@ -19,6 +19,7 @@ from sluice.model.clock import Clock
 from sluice.model.memory import Memory
 from sluice.model.plan import Plan, VariantPlan
 from sluice.model.snapshot import Snapshot
+from sluice.observe.snapshot import Unreadable
 
 log = structlog.get_logger()
 
@@ -52,7 +53,7 @@ class PlannerLoop:
         self._woken = asyncio.Event()
         self._memory = Memory()
         self._led_since: float | None = None
-        self._unreadable: dict[str, str] = {}
+        self._unreadable: dict[str, Unreadable] = {}
         self.passed: float | None = None
 
     def wake(self) -> None:
@@ -89,7 +90,7 @@ class PlannerLoop:
         took = time.perf_counter() - began
         self._telemetry.passes.observe(took)
         self._show(planned, took)
-        await self._tell_unreadable(unreadable)
+        self._tell_unreadable(snapshot.at, unreadable)
         self._submit(snapshot, planned)
 
     def _has_fresh_sight(self) -> bool:
@@ -154,10 +155,14 @@ class PlannerLoop:
                 quarantined=sorted(self._memory.nodes),
             )
 
-    async def _tell_unreadable(self, unreadable: dict[str, str]) -> None:
-        for name, why in unreadable.items():
-            if self._unreadable.get(name) != why:
-                await self._applier.tell_unreadable(name, why)
+    def _tell_unreadable(self, at: float, unreadable: dict[str, Unreadable]) -> None:
+        for name, found in unreadable.items():
+            if self._unreadable.get(name) == found:
+                continue
+            log.warning("cannot be read; left as it is", object=name, why=found.why)
+            if found.key is not None:
+                tell = partial(self._applier.tell_unreadable, at, found.key, found.uid, found.why)
+                self._queue.submit(found.key, tell)
         self._unreadable = unreadable
 
 

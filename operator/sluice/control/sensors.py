@@ -15,7 +15,7 @@ from sluice.observe.leases import LeaseBook
 from sluice.observe.probes import Prober, Target
 from sluice.observe.resync import read_leases, relist, repeat
 from sluice.observe.signals import NOTHING, Signals, read_signals
-from sluice.observe.snapshot import Sight, build_snapshot, is_ready
+from sluice.observe.snapshot import Sight, Unreadable, build_snapshot, is_ready
 from sluice.observe.store import Kind, Object, Store
 
 SELF = "self"
@@ -76,7 +76,7 @@ class Sensors:
             finally:
                 self.prober.stop()
 
-    def take_snapshot(self) -> tuple[Snapshot, dict[str, str]]:
+    def take_snapshot(self) -> tuple[Snapshot, dict[str, Unreadable]]:
         """Return the fleet as it stands now, and what in it cannot be read; aims the probes."""
         now = self._clock()
         read_at, signals = self._signals

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -51,9 +51,17 @@ class Sight:
     worker_image: str
 
 
-def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, str]]:
-    """Return the snapshot, and a sentence for each object that cannot be read, by its name."""
-    unreadable: dict[str, str] = {}
+class Unreadable(NamedTuple):
+    """Why an object cannot be read; key and uid where it is a pool, which Events can be made on."""
+
+    why: str
+    key: PoolKey | None = None
+    uid: str = ""
+
+
+def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, Unreadable]]:
+    """Return the snapshot, and what cannot be read, by kind and name."""
+    unreadable: dict[str, Unreadable] = {}
     bad_classes: dict[str, str] = {}
     classes: dict[str, AcceleratorClassSpec] = {}
     for item in store.list(Kind.CLASSES):
@@ -61,15 +69,16 @@ def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, str]
         try:
             classes[name] = AcceleratorClassSpec.model_validate(item.get("spec"))
         except ValidationError as error:
-            bad_classes[name] = unreadable[f"AcceleratorClass {name}"] = word_error(error)
+            bad_classes[name] = word_error(error)
+            unreadable[f"AcceleratorClass {name}"] = Unreadable(bad_classes[name])
     pools = []
     for item in store.list(Kind.POOLS):
         try:
             pools.append(_read_pool(store, sight, item, classes))
         except ValidationError as error:
             meta = item["metadata"]
-            name = f"InferencePool {meta['namespace']}/{meta['name']}"
-            unreadable[name] = word_error(error)
+            key = PoolKey(meta["namespace"], meta["name"])
+            unreadable[f"InferencePool {key}"] = Unreadable(word_error(error), key, meta["uid"])
     snapshot = Snapshot(
         at=sight.at,
         pools=tuple(pool for pool in pools if not pool.terminating),

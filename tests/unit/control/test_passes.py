@@ -10,6 +10,8 @@ from sluice.control.applying import Applier
 from sluice.control.passes import PlannerLoop
 from sluice.control.settings import Settings
 from sluice.control.telemetry import Telemetry
+from sluice.model.keys import PoolKey
+from sluice.observe.snapshot import Unreadable
 from sluice.observe.store import Kind, Store
 
 from ..decide.world import World
@@ -21,7 +23,7 @@ class FakeSensors:
 
     def __init__(self, world):
         self.store, self.prober, self._world = Store(lambda _: None), None, world
-        self.asked, self.answers = 0, True
+        self.asked, self.answers, self.unreadable = 0, True, {}
         self.refresh()
 
     def refresh(self):
@@ -35,7 +37,7 @@ class FakeSensors:
 
     def take_snapshot(self):
         self._world.now += self._world.tick
-        return self._world.snapshot(), {}
+        return self._world.snapshot(), self.unreadable
 
 
 class FakeLeadership:
@@ -118,6 +120,14 @@ async def test_a_new_leader_looks_again_before_it_acts(setting):
     setting.sensors.list()
     await setting.look()
     assert setting.writer.requests
+
+
+async def test_a_pool_that_cannot_be_read_is_told_of_once(setting):
+    odd = Unreadable("spec.slo.ttft: found 'soon'", PoolKey("default", "odd"), "u")
+    setting.sensors.unreadable = {"InferencePool default/odd": odd}
+    await setting.look()
+    await setting.look()
+    assert setting.writer.events.count("Unreadable") == 1
 
 
 async def test_lists_that_fail_for_long_do_not_stop_a_leader(setting):

@@ -100,7 +100,9 @@ def test_what_cannot_be_read_is_named_and_left_out():
     odd = {**POOL, "spec": {**POOL["spec"], "slo": {"ttft": "soon", "tpot": "1s"}}}
     snapshot, unreadable = take(pools=[odd], classes=[CLASS])
     assert snapshot.pools == ()
-    assert "'soon'" in unreadable["InferencePool default/chat"]
+    found = unreadable["InferencePool default/chat"]
+    assert "'soon'" in found.why
+    assert (found.key, found.uid) == (KEY, "p")
 
 
 def test_a_class_that_cannot_be_read_is_not_taken_for_one_that_is_gone():
@@ -108,7 +110,7 @@ def test_a_class_that_cannot_be_read_is_not_taken_for_one_that_is_gone():
     snapshot, unreadable = take(pools=[POOL], classes=[odd])
     assert snapshot.classes == {}
     assert "'dear'" in snapshot.unreadable["maia-200"]
-    assert unreadable["AcceleratorClass maia-200"] == snapshot.unreadable["maia-200"]
+    assert unreadable["AcceleratorClass maia-200"].why == snapshot.unreadable["maia-200"]
 
 
 def test_nodes_of_a_class_and_nodes_with_our_mark_are_seen():
