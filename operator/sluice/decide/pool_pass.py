@@ -368,7 +368,12 @@ def _plan_variant(
 
 
 def _freeze_variant(pool: Pool, name: str) -> VariantPlan:
-    """Leave a variant whose class is gone as it was last rendered."""
+    """Leave a variant whose class is gone as it was last rendered.
+
+    Nothing probes its workers any more, so their kubelets' word counts. The gateway sends to them
+    what no other variant can take; the planner moves the demand away, for without a class it knows
+    neither what they carry nor what they cost.
+    """
     workers = [w for w in pool.workers if w.accelerator_class == name and not w.terminating]
     ready = sum(w.ready for w in workers)
     live = pool.deployments.get(name)
@@ -376,7 +381,7 @@ def _freeze_variant(pool: Pool, name: str) -> VariantPlan:
         accelerator_class=name,
         wanted=live.replicas if live else 0,
         share=0,
-        serving=0,
+        serving=ready,
         ready=ready,
         capacity=None,
         frozen=True,

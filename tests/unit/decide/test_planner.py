@@ -285,7 +285,7 @@ def test_a_class_deleted_while_in_use_freezes_its_variant(world):
     world.run(20)
     frozen = next(v for v in world.chat().variants if v.accelerator_class == "maia")
     assert frozen.frozen
-    assert frozen.wanted == before
+    assert frozen.wanted == frozen.serving == before
     assert Finding.CLASS_MISSING in {p.finding for p in world.chat().problems}
 
 
