@@ -1,8 +1,9 @@
 """What is wrong becomes a clear sentence in the pool's status, and the rest keeps working."""
 
 import pytest
+import yaml
 
-from .story import make_pool, wait_until
+from .story import ROOT, ask, make_pool, wait_until
 
 
 @pytest.fixture
@@ -69,3 +70,35 @@ def test_a_quota_that_refuses_pods_is_shown(pool, sluice):
     finally:
         sluice.run("delete", "resourcequota", "none")
     wait_until(lambda: sluice.serving("odd", "maia-200") >= 1, "it recovers by itself")
+
+
+@pytest.mark.full
+def test_a_class_deleted_while_in_use_is_named_and_its_workers_serve_on(pool, sluice):
+    pool(lambda _: None)
+    wait_until(lambda: sluice.serving("odd", "maia-200") >= 1, "a worker serves")
+    wait_until(lambda: ask(sluice.gateway(), "odd")[0] == 200, "the gateway serves it")
+    sluice.run("delete", "accel", "maia-200")
+    try:
+        wait_until(lambda: degraded(sluice, "maia-200", "does not exist"), "the class is named")
+        assert ask(sluice.gateway(), "odd")[0] == 200
+        assert sluice.serving("odd", "maia-200") >= 1
+    finally:
+        sluice.apply("manifests/samples/classes.yaml")
+    wait_until(lambda: sluice.condition("odd", "Degraded") == "False", "all is well again")
+
+
+@pytest.mark.full
+def test_a_class_without_a_node_is_named(pool, sluice):
+    classes = (ROOT / "manifests/samples/classes.yaml").read_text()
+    document = next(yaml.safe_load_all(classes))
+    document["metadata"]["name"] = "maia-none"
+    document["spec"]["nodeSelector"] = {"sluice.dev/accelerator": "nowhere"}
+    sluice.create(document)
+    try:
+        pool(lambda spec: spec.update(variants=[{"acceleratorClass": "maia-none", "max": 1}]))
+        wait_until(
+            lambda: degraded(sluice, "no node of class maia-none", "nowhere"), "it says what to add"
+        )
+    finally:
+        sluice.delete_pool("odd")
+        sluice.run("delete", "accel", "maia-none")
