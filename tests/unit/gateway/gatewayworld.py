@@ -13,7 +13,7 @@ from sluice_gateway.settings import Limits, Probing, Relaying, Settings, Watchin
 
 from . import objects
 from .fakekube import PODS, POOLS, FakeKube
-from .fakeworker import FakeWorker
+from .fakeworker import FakeWorker, make_words
 from .polling import until
 
 SETTINGS = Settings(
@@ -141,3 +141,18 @@ def parse_events(raw):
 
 def join_text(events):
     return "".join(event["choices"][0]["text"] for event in events if event != "[DONE]")
+
+
+async def usable(world, *workers):
+    """Add workers, given as `name` or `name=variant`, and wait until they serve."""
+    names = []
+    for worker in workers:
+        name, _, variant = worker.partition("=")
+        await world.add_worker(name, variant=variant or "maia")
+        names.append(name)
+    await world.until_usable(*names)
+    return [world.workers[name] for name in names]
+
+
+def expected_text(*, prompt="hello", seed=1, tokens=5):
+    return "".join(make_words({"prompt": prompt, "seed": seed, "max_tokens": tokens}))

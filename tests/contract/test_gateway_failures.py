@@ -1,0 +1,154 @@
+"""What a user notices of failing workers, through a real gateway: as little as can be."""
+
+# ruff: noqa: TID252 - the fakes live with the unit tests; tests are no installed package
+
+import asyncio
+
+import openai
+import pytest
+
+from ..unit.gateway.gatewayworld import expected_text, join_text, usable
+from ..unit.gateway.polling import until
+
+
+@pytest.mark.parametrize("act", ["503", "429", "500", "502", "404", "421", "reset", "html"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_failed_attempt_is_made_up_for_elsewhere(world, act, stream):
+    one, two = await usable(world, "w1", "w2")
+    script = one.script = two.script = [act]
+    if stream:
+        assert join_text(await world.stream()) == expected_text()
+    else:
+        status, headers, body = await world.ask()
+        assert (status, body["choices"][0]["text"]) == (200, expected_text())
+        assert headers["x-sluice-attempts"] == "2"
+    assert script == []
+    assert (len(one.got), len(two.got)) == (1, 1)
+
+
+@pytest.mark.parametrize("act", ["truncate", "error", "impostor", "error200"])
+async def test_nonsense_before_the_first_token_is_made_up_for_elsewhere(world, act):
+    one, two = await usable(world, "w1", "w2")
+    one.script = two.script = [act]
+    events = await world.stream(path="/v1/chat/completions", messages=[{"content": "x"}])
+    assert events[-1] == "[DONE]"
+    assert len(world.request_lines()[-1]["attempts"]) == 2
+
+
+async def test_every_attempt_has_the_same_seed(world):
+    one, two = await usable(world, "w1", "w2")
+    one.script = two.script = ["503"]
+    await world.ask(seed=None)
+    seeds = [body["seed"] for worker in (one, two) for body in worker.got]
+    assert len(seeds) == 2
+    assert seeds[0] == seeds[1]
+    assert isinstance(seeds[0], int)
+
+
+async def test_a_lone_worker_that_refuses_is_asked_again(world):
+    (worker,) = await usable(world, "w1")
+    worker.script = ["503", "reset"]
+    status, headers, _ = await world.ask()
+    assert (status, headers["x-sluice-attempts"]) == (200, "3")
+
+
+async def test_a_lone_worker_s_error_is_passed_on(world):
+    (worker,) = await usable(world, "w1")
+    worker.script = ["500"]
+    status, _, body = await world.ask()
+    assert (status, body["error"]["message"]) == (500, "fake 500")
+    assert (await world.signals())["pools"]["default/chat"]["failed"] == 1
+
+
+async def test_error_answers_are_retried_a_bounded_number_of_times(world):
+    workers = await usable(world, "w1", "w2", "w3", "w4", "w5")
+    for worker in workers:
+        worker.script = ["500"] * 9
+    status, headers, _ = await world.ask()
+    assert (status, headers["x-sluice-attempts"]) == (500, "3")
+
+
+async def test_there_is_no_retry_storm(world):
+    workers = await usable(world, "w1", "w2", "w3", "w4")
+    for worker in workers:
+        worker.script = ["500"] * 1000
+    answers = await asyncio.gather(*(world.ask() for _ in range(100)))
+    assert {status for status, _, _ in answers} == {500}
+    attempts = sum(len(worker.got) for worker in workers)
+    assert 100 < attempts <= 100 + 0.2 * 100 + 6
+    async with world.http.get(f"{world.admin}/metrics") as response:
+        assert "sluice_gateway_retries_denied_total" in await response.text()
+
+
+async def test_a_killed_worker_costs_nothing_that_had_not_begun(world):
+    workers = await usable(world, "w1", "w2=gpu")
+    for worker in workers:
+        worker.step = 0.05
+    asked = [asyncio.create_task(world.ask()) for _ in range(20)]
+    await until(lambda: sum(len(worker.got) for worker in workers) == 20)
+    await workers[0].kill()
+    answers = await asyncio.gather(*asked)
+    assert {status for status, _, _ in answers} == {200}
+    assert {body["choices"][0]["text"] for _, _, body in answers} == {expected_text()}
+
+
+async def test_a_begun_stream_of_a_killed_worker_ends_with_an_error_event(world, client):
+    (worker,) = await usable(world, "w1")
+    worker.script = ["reset:2"]
+    worker.step = 0.02
+    stream = await client.completions.create(model="compact", prompt="x", stream=True, seed=1)
+    await anext(stream)
+    await anext(stream)
+    with pytest.raises(openai.APIError, match="the worker was lost"):
+        await anext(stream)
+    line = world.request_lines()[-1]
+    assert (line["outcome"], line["attempts"][0]["outcome"]) == ("broken", "reset")
+    assert (await world.signals())["pools"]["default/chat"]["failed"] == 1
+
+
+async def test_an_error_in_a_begun_stream_reaches_the_client_once(world):
+    (worker,) = await usable(world, "w1")
+    worker.script = ["error:1"]
+    worker.step = 0.02
+    events = await world.stream()
+    assert [event.get("error", {}).get("message") for event in events] == [None, "out of memory"]
+
+
+async def test_a_frozen_worker_gets_no_new_requests_and_loses_its_running_ones(world):
+    frozen, other = await usable(world, "w1", "w2")
+    frozen.script = ["stall"]
+    other.script = ["stall"]
+    asked = asyncio.create_task(world.ask())
+    await until(lambda: frozen.got or other.got)
+    if other.got:
+        frozen, other = other, frozen
+    other.script = []
+    frozen.frozen = True
+    await until(lambda: any(line.get("after") == "suspect" for line in world.lines))
+    told = (await world.signals())["pools"]["default/chat"]["workers"]
+    assert told[frozen.uid]["suspect"]
+    assert (await world.ask())[1]["x-sluice-worker"] == other.name
+    status, headers, _ = await asked  # moved when three probes were missed
+    assert (status, headers["x-sluice-worker"]) == (200, other.name)
+    assert [a["outcome"] for a in world.request_lines()[-1]["attempts"]] == ["probes_failed", "ok"]
+    frozen.frozen = False
+    await world.until_usable("w1", "w2")
+
+
+async def test_a_frozen_worker_s_begun_stream_is_cut(world):
+    worker, _ = await usable(world, "w1", "w2")
+    worker.script = ["hang:2"]
+    world.workers["w2"].script = ["hang:2"]
+    asked = asyncio.create_task(world.stream())
+    await until(lambda: worker.got or world.workers["w2"].got)
+    (worker if worker.got else world.workers["w2"]).frozen = True
+    events = await asked
+    assert "missed 3 probes" in events[-1]["error"]["message"]
+
+
+async def test_a_worker_whose_probe_finds_another_pod_is_not_used(world):
+    one, _two = await usable(world, "w1", "w2")
+    one.uid = "uid-somebody-else"
+    await world.until_usable("w2")
+    one.uid = "uid-w1"
+    await world.until_usable("w1", "w2")
