@@ -49,11 +49,7 @@ async def harm_again_and_again(running: Running, harms: list[str], times: int) -
 def describe(running: Running, kill: Kill, harm: str) -> dict[str, Any]:
     """Return the row of one harm; seconds since it, None for what was not seen."""
     log = running.kubectl("-n", "sluice-system", "logs", "deploy/sluice-gateway", "--since=300s")
-    lost = [
-        one
-        for one in running.load.outcomes
-        if one.error and not one.text and one.sent > kill.at - 5
-    ]
+    failed = [one for one in running.load.outcomes if one.error and (one.ended or 0) >= kill.at]
     return {
         "harm": harm,
         "workers": len(kill.workers),
@@ -63,7 +59,8 @@ def describe(running: Running, kill: Kill, harm: str) -> dict[str, Any]:
         "replacement_bound_s": kill.replacement_bound_s,
         "replacement_ready_s": kill.replacement_ready_s,
         "returned_s": kill.returned_s,
-        "lost_before_first_token": len(lost),
+        "lost_before_first_token": sum(not one.text for one in failed),
+        "streams_cut": sum(bool(one.text) for one in failed),
     }
 
 
