@@ -83,5 +83,6 @@ async def send_load(cluster: Cluster, programs: Binaries) -> AsyncIterator[Runni
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
                 await load.client.close()
+                await fleet.close()
     finally:
         await client.close()

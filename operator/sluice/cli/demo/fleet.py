@@ -1,5 +1,6 @@
 """What the demo sees of the cluster: the pool's status, its workers, and their steps."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,7 @@ class Fleet:
     workers: dict[str, list[str]] = field(default_factory=dict)
     tainted: set[str] = field(default_factory=set)
     steps: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _counting: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def look(self) -> View:
         """Read status, workers and nodes; return the view."""
@@ -78,6 +80,12 @@ class Fleet:
             return self.view
         return self.view
 
+    async def close(self) -> None:
+        """End what still counts."""
+        for counting in self._counting:
+            counting.cancel()
+        await asyncio.gather(*self._counting, return_exceptions=True)
+
     async def _look_at_workers(self) -> None:
         selector = f"{LABEL_NAME}={WORKER},{LABEL_POOL}={self.pool}"
         workers: dict[str, list[str]] = {}
@@ -85,7 +93,10 @@ class Fleet:
             node = pod["spec"].get("nodeName", "")
             if node and "deletionTimestamp" not in pod["metadata"]:
                 workers.setdefault(node, []).append(pod["metadata"]["name"])
-                await self._count_steps(pod)
+                # Apart from the look, for a worker that hangs would hold it up.
+                counting = asyncio.create_task(self._count_steps(pod))
+                self._counting.add(counting)
+                counting.add_done_callback(self._counting.discard)
         self.workers = workers
 
     async def _count_steps(self, pod: dict[str, Any]) -> None:

@@ -89,8 +89,11 @@ async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, 
             fleet = Fleet(client, session, "default", "chat")
             load = _prepare_load(cluster, programs, models)
             story = Story(fleet, load, cluster.act_on_node, _say)
-            calibration = await _calibrate(story, cluster, programs)
-            await _play_under_load(story)
+            try:
+                calibration = await _calibrate(story, cluster, programs)
+                await _play_under_load(story)
+            finally:
+                await fleet.close()
     finally:
         await client.close()
     log = kubectl(
