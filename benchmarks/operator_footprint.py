@@ -25,6 +25,8 @@ from sluice.devcluster.cluster import Cluster
 
 RATE = 2.0
 SETTLE_SECONDS = 120.0
+CALM_SECONDS = 90.0
+"""Longer than the windows of signals and of scaling down, so that what came before is over."""
 START_SECONDS = 60.0
 OPERATOR = "system:serviceaccount:sluice-system:sluice-operator"
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
@@ -68,7 +70,7 @@ def read_rss(pid: int) -> float:
 async def count_writes(running: Running, minutes: float) -> dict[str, Any]:
     """Let some minutes pass and return what was written in them, by target."""
     await running.story.until(lambda v: v.conditions.get("Progressing") == "False", SETTLE_SECONDS)
-    await asyncio.sleep(30)
+    await asyncio.sleep(CALM_SECONDS)
     since = time.time()
     await asyncio.sleep(60 * minutes)
     wrote = Counter(what for at, what in read_writes(running.cluster) if at >= since)

@@ -3,8 +3,11 @@
 Pure: the plan, the results of applying it and the previous document go in, a new one comes out.
 """
 
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
+from sluice.decide import limits
 from sluice.decide.recall import format_time, record_memory
 from sluice.model.memory import PoolMemory
 from sluice.model.plan import Finding, PoolPlan, Problem, Results, VariantPlan
@@ -35,13 +38,14 @@ def pool_status(
     problems = [*plan.problems, *_list_refusals(results)]
     reason, message = _summarise(plan, memory, problems)
     cost = sum(variant.cost_per_hour for variant in plan.variants)
+    shown = {v.get("acceleratorClass"): v for v in pool.status.get("variants", ())}
     status: dict[str, Any] = {
         "observedGeneration": plan.generation,
         "costPerHour": _round_money(cost),
         "reason": reason,
         "message": message,
         "placement": _describe_placement(plan.variants),
-        "variants": [_describe_variant(variant) for variant in plan.variants],
+        "variants": [_describe_variant(variant, shown) for variant in plan.variants],
         "conditions": _list_conditions(pool, plan, problems, at),
         "decisions": [
             {"time": format_time(d.at), "action": d.action, "reason": d.reason}
@@ -68,7 +72,9 @@ def _summarise(plan: PoolPlan, memory: PoolMemory, problems: list[Problem]) -> t
     return "Settled", plan.progress or "as wanted since the start"
 
 
-def _describe_variant(variant: VariantPlan) -> dict[str, Any]:
+def _describe_variant(
+    variant: VariantPlan, shown: Mapping[Any, Mapping[str, Any]]
+) -> dict[str, Any]:
     described: dict[str, Any] = {
         "acceleratorClass": variant.accelerator_class,
         "wanted": variant.wanted,
@@ -79,8 +85,21 @@ def _describe_variant(variant: VariantPlan) -> dict[str, Any]:
         "quarantined": list(variant.quarantined),
     }
     if variant.capacity is not None:
-        described["capacity"] = f"{variant.capacity:.2g}"
+        before = shown.get(variant.accelerator_class, {}).get("capacity")
+        described["capacity"] = _show_capacity(variant.capacity, before)
     return described
+
+
+def _show_capacity(capacity: float, before: object) -> str:
+    """Return requests/s; what stands already stays while it is right within the dead band.
+
+    A correction drifts back for minutes after the last request: an idle pool must not be written.
+    """
+    if isinstance(before, str):
+        with contextlib.suppress(ValueError):
+            if abs(capacity - float(before)) <= limits.DEAD_BAND * capacity:
+                return before
+    return f"{capacity:.2g}"
 
 
 def _describe_placement(variants: tuple[VariantPlan, ...]) -> str:
