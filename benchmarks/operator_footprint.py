@@ -9,6 +9,7 @@ for a pool that was applied while no operator ran.
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import time
@@ -20,10 +21,13 @@ from typing import Any
 
 from running import Running, send_load, start_sluice
 
+from sluice.cli.demo.load import Load
+from sluice.cli.demo.prompts import Request
 from sluice.devcluster.binaries.programs import Binaries
 from sluice.devcluster.cluster import Cluster
 
 RATE = 2.0
+OUTPUT_TOKENS = 32
 SETTLE_SECONDS = 120.0
 CALM_SECONDS = 90.0
 """Longer than the windows of signals and of scaling down, so that what came before is over."""
@@ -83,6 +87,14 @@ async def count_writes(running: Running, minutes: float) -> dict[str, Any]:
     }
 
 
+def steady(load: Load) -> None:
+    """Make the load constant: one request like the other, at equal distances."""
+    question = load.questions[len(load.questions) // 2]
+    load.requests = itertools.repeat(Request(question, OUTPUT_TOKENS))
+    load.gaps = [1.0]
+    load.rate = RATE
+
+
 def time_start(running: Running, strangers: set[int]) -> float | None:
     """Apply a pool while no operator runs, start one, return seconds to the first thing made."""
     scale = ("-n", "sluice-system", "scale", "deploy/sluice-operator")
@@ -116,7 +128,7 @@ async def measure(
     """Return all numbers."""
     async with send_load(cluster, programs) as running:
         idle = await count_writes(running, minutes)
-        running.load.rate = RATE
+        steady(running.load)
         loaded = await count_writes(running, minutes)
         memory = [read_rss(pid) for pid in list_processes() if pid not in strangers]
         running.load.rate = 0
