@@ -35,6 +35,15 @@ async def connected(world, **more):
         writer.close()
 
 
+async def connect_slowly(world, *, buffer=4096):
+    """Return a socket that buffers little."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.settimeout(0)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", world.gateway.port))
+    return connection
+
+
 async def read_all(reader):
     async with asyncio.timeout(10):
         return await reader.read()
@@ -159,11 +168,8 @@ async def test_slow_readers_hold_up_nobody_and_are_dropped():
         worker.script = ["flood"] * 5
         slow = []
         for _ in range(5):
-            connection = socket.socket()
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(0)
+            connection = await connect_slowly(world)
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(connection, ("127.0.0.1", world.gateway.port))
             await loop.sock_sendall(connection, HEAD % len(REQUEST) + b"\r\n" + REQUEST)
             slow.append(connection)
         await until(lambda: len(worker.got) == 5)
@@ -175,6 +181,34 @@ async def test_slow_readers_hold_up_nobody_and_are_dropped():
         await until(lambda: worker.ended == 5)
         for connection in slow:
             connection.close()
+
+
+async def test_a_slow_reader_hides_no_frozen_worker():
+    loop = asyncio.get_running_loop()
+    patient = {"slow_reader_seconds": 30.0}
+    async with serving(limits=patient) as world:
+        worker = world.workers["w1"]
+        worker.script = ["flood"]
+        client = await connect_slowly(world, buffer=65536)
+        await loop.sock_sendall(client, HEAD % len(REQUEST) + b"\r\n" + REQUEST)
+        seen = -1
+        while seen != worker.flooded:  # until all buffers are full
+            seen = worker.flooded
+            await asyncio.sleep(0.1)
+        worker.frozen = True
+        taken = 0
+
+        async def read_slowly():
+            nonlocal taken
+            while data := await loop.sock_recv(client, 10_000):
+                taken += len(data)
+                await asyncio.sleep(0.001)
+
+        reading = asyncio.create_task(read_slowly())
+        await until(lambda: any(line.get("after") == "suspect" for line in world.lines))
+        assert 0 < taken < worker.flooded / 2  # it was not the end of the buffered tokens that told
+        reading.cancel()
+        client.close()
 
 
 async def test_a_drain_finishes_what_runs():

@@ -136,9 +136,10 @@ class Relay:
             key = exchange.pool.spec.key if exchange.pool else ""
             self._metrics.attempts.labels(key, worker.variant, attempt.outcome).inc()
 
-    def _note_progress(self, exchange: Exchange, attempt: Attempt) -> None:
-        """A worker answered or sent tokens: it lives, and the first of them is timed."""
-        self._fleet.note_success(attempt.worker)
+    def _note_progress(self, exchange: Exchange, attempt: Attempt, fresh: bool) -> None:  # noqa: FBT001 - a callback's argument
+        """A worker answered, or tokens came: if it sent them now, it lives; the first is timed."""
+        if fresh:
+            self._fleet.note_success(attempt.worker)
         progress = attempt.progress
         if attempt.pending_since is None or progress is None or progress.first_at is None:
             return

@@ -23,6 +23,9 @@ from sluice_gateway.settings import Relaying
 
 _EVENT_STREAM: Final = "text/event-stream"
 _TAIL_SECONDS: Final = 0.5
+_BUFFERED_SECONDS: Final = 0.005
+"""Data that came sooner than this had been lying in a buffer, and says nothing of the worker now;
+tokens come further apart."""
 _ERROR_BYTES: Final = 64 << 10
 _OURS: Final = frozenset({401, 403, 404, 405, 408})
 """Statuses that speak of how the gateway asked, or of the wrong server; never of the request."""
@@ -78,7 +81,7 @@ class Upstream:
         call: Call,
         request_id: str,
         client: ClientStream,
-        on_progress: Callable[[], None],
+        on_progress: Callable[[bool], None],
     ) -> Answer | None:
         """Run an attempt to its end.
 
@@ -87,7 +90,9 @@ class Upstream:
             call: What to send.
             request_id: Goes to the worker, too.
             client: Gets the stream, if it is one.
-            on_progress: Called when the worker answered, and whenever it sent tokens.
+            on_progress: Called when the worker answered, and whenever tokens of it came; with
+                whether it has sent them only now. What a slow client left lying in the buffers
+                goes on coming for a while from a worker that is dead.
 
         Returns:
             The whole answer, still to be sent; or None if it was streamed to the client.
@@ -103,7 +108,7 @@ class Upstream:
                     response = await self._open(attempt, call, request_id)
                     if response.status != 200 or not call.streaming:  # noqa: PLR2004
                         answer = await self._fetch_whole(attempt, call, response)
-                        on_progress()
+                        on_progress(True)  # noqa: FBT003 - a callback's argument
                         return answer
                     await self._follow(attempt, call, response, client, on_progress)
             await _read_tail(response)
@@ -166,7 +171,7 @@ class Upstream:
         call: Call,
         response: aiohttp.ClientResponse,
         client: ClientStream,
-        on_progress: Callable[[], None],
+        on_progress: Callable[[bool], None],
     ) -> None:
         """Relay a stream until the worker ends it."""
         if response.content_type != _EVENT_STREAM:
@@ -175,13 +180,14 @@ class Upstream:
         splitter = EventSplitter(most_bytes=self._relaying.event_bytes)
         try:
             while not progress.done:
+                asked = self._clock()
                 data = await response.content.readany()
                 if not data:
                     raise _lost("truncated", "the stream ended without [DONE]")
                 now = self._clock()
                 out = progress.take(splitter.feed(data), now)
                 if progress.begun:
-                    on_progress()
+                    on_progress(now - asked >= _BUFFERED_SECONDS)
                     await self._send(attempt, client, out)
                     attempt.phase = Phase.NEXT
                     attempt.deadline = now + self._relaying.idle_stream_seconds

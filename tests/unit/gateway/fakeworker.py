@@ -31,6 +31,7 @@ class FakeWorker:
         frozen: Nothing moves while set.
         got: Bodies of the requests that arrived.
         ended: Requests whose handlers were cancelled: their client went away.
+        flooded: Bytes of tokens that a `flood` has sent.
     """
 
     def __init__(self, name, *, variant="maia", pool="chat"):
@@ -45,6 +46,7 @@ class FakeWorker:
         self.got = []
         self.headers = []
         self.ended = 0
+        self.flooded = 0
         self._held = hold_port("127.0.0.1")
         self.host, self.port = self._held.getsockname()
         self._runner = None
@@ -150,7 +152,9 @@ class FakeWorker:
         """Send megabytes of tokens as fast as the reader takes them."""
         response = await self._begin(request)
         for _ in range(2000):
+            await self._thaw()
             await self._send(response, {"choices": [{"index": 0, "text": "x" * 20_000}]})
+            self.flooded += 20_000
         return response
 
     async def _begin_after(self, request, document, count):
