@@ -193,15 +193,20 @@ class Upstream:
                     attempt.deadline = now + self._relaying.idle_stream_seconds
         except StreamError as error:
             raise _nonsense(str(error), body=error.body) from error
+        self._await_client(attempt)
         await client.end()
 
     async def _send(self, attempt: Attempt, client: ClientStream, data: bytes) -> None:
         if not data:
             return
         attempt.begun = True
+        self._await_client(attempt)
+        await client.send(data)
+
+    def _await_client(self, attempt: Attempt) -> None:
+        """Note that from now on the client is waited for, not the worker."""
         attempt.phase = Phase.CLIENT
         attempt.deadline = self._clock() + self._slow_reader_seconds
-        await client.send(data)
 
     def _explain_lateness(self, attempt: Attempt) -> Fault | ClientLostError:
         """Say why an attempt was ended from outside."""
