@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from ..unit.gateway.fakeworker import HUGE
 from ..unit.gateway.gatewayworld import GatewayWorld, settings
 from ..unit.gateway.polling import until
 
@@ -181,6 +182,36 @@ async def test_slow_readers_hold_up_nobody_and_are_dropped():
         await until(lambda: worker.ended == 5)
         for connection in slow:
             connection.close()
+
+
+async def test_who_reads_no_whole_answer_gives_the_place_back():
+    loop = asyncio.get_running_loop()
+    whole = json.dumps({"model": "compact", "prompt": "x"}).encode()
+    async with serving(limits={"connections": 1}) as world:
+        world.workers["w1"].script = ["huge"]
+        client = await connect_slowly(world)
+        await loop.sock_sendall(client, HEAD % len(whole) + b"\r\n" + whole)
+        await until(world.request_lines)
+        assert (await world.ask())[0] == 503
+        async with asyncio.timeout(10):
+            while (await world.ask())[0] != 200:
+                pass
+        client.close()
+
+
+async def test_a_slow_but_steady_reader_gets_a_whole_answer():
+    loop = asyncio.get_running_loop()
+    whole = json.dumps({"model": "compact", "prompt": "x"}).encode()
+    async with serving(limits={"slow_reader_seconds": 0.1}) as world:
+        world.workers["w1"].script = ["huge"]
+        client = await connect_slowly(world, buffer=65536)
+        await loop.sock_sendall(client, HEAD % len(whole) + b"Connection: close\r\n\r\n" + whole)
+        taken = 0
+        while data := await loop.sock_recv(client, 100_000):
+            taken += len(data)
+            await asyncio.sleep(0.002)
+        assert taken > HUGE
+        client.close()
 
 
 async def test_a_slow_reader_hides_no_frozen_worker():

@@ -1,7 +1,8 @@
 """The listening side's limits: how many connections, and how long each may take to ask.
 
 aiohttp bounds header lines and counts, and idle connections; what it lacks stands here: a time for
-the headers, a number of connections, and errors in OpenAI's form.
+the headers, a number of connections, an end for clients that take nothing of an answer, and errors
+in OpenAI's form.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ class LimitedServer(web.Server):
 class LimitedConnection(web.RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_header_timer", "_server")
+    __slots__ = ("_header_timer", "_reader_timer", "_server")
 
     def __init__(self, server: LimitedServer) -> None:
         super().__init__(
@@ -49,6 +50,7 @@ class LimitedConnection(web.RequestHandler):
         )
         self._server = server
         self._header_timer: asyncio.TimerHandle | None = None
+        self._reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it when there are too many."""
@@ -65,6 +67,26 @@ class LimitedConnection(web.RequestHandler):
         self._server.open_connections -= 1
         self._stop_timer()
         super().connection_lost(exc)
+        self._stop_watching_reader()
+
+    def pause_writing(self) -> None:
+        """Watch a client that does not keep up with its answer."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._watch_reader(self.transport, 0)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._stop_watching_reader()
+        super().resume_writing()
+
+    def force_close(self) -> None:
+        """Close the connection; what is still to be written must go out in a while."""
+        transport = self.transport
+        super().force_close()
+        if transport is not None and transport.get_write_buffer_size() > 0:
+            self._stop_watching_reader()
+            self._watch_reader(transport, 0)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; time the headers from their first byte."""
@@ -106,6 +128,27 @@ class LimitedConnection(web.RequestHandler):
                 % (len(body), body)
             )
         self.force_close()
+
+    def _watch_reader(self, transport: asyncio.WriteTransport, unread: int) -> None:
+        """Look in a while whether any of so many unread bytes was taken; 0 if they are not known.
+
+        Streams have a limit of their own, which comes first and says in the log why they ended.
+        """
+        limit = self._server.limits.slow_reader_seconds
+        loop = asyncio.get_running_loop()
+        self._reader_timer = loop.call_later(limit, self._look_at_reader, transport, unread)
+
+    def _look_at_reader(self, transport: asyncio.WriteTransport, unread: int) -> None:
+        left = transport.get_write_buffer_size()
+        if unread and left >= unread:
+            transport.abort()
+        elif left:
+            self._watch_reader(transport, left)
+
+    def _stop_watching_reader(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _give_up(self) -> None:
         self._header_timer = None

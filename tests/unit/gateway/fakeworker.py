@@ -8,6 +8,7 @@ from aiohttp import web
 
 from .ports import hold_port
 
+HUGE = 12_000_000
 UID_HEADER = "X-Sluice-Worker-Uid"
 
 
@@ -147,6 +148,11 @@ class FakeWorker:
 
     async def _do_impostor(self, request, document, _count):
         return web.json_response({"choices": []}, headers={UID_HEADER: "somebody-else"})
+
+    async def _do_huge(self, request, document, _count):
+        """Answer with more than sockets buffer."""
+        choice = {"index": 0, "finish_reason": "length", "text": "x" * HUGE}
+        return web.json_response({"choices": [choice]}, headers={UID_HEADER: self.uid})
 
     async def _do_flood(self, request, document, _count):
         """Send megabytes of tokens as fast as the reader takes them."""
