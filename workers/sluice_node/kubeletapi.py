@@ -103,7 +103,13 @@ class KubeletServer:
         application.router.add_get(
             "/containerLogs/{namespace}/{pod}/{container}", self._answer_logs
         )
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            # Whoever leaves `kubectl logs -f` would else be followed until the container ends.
+            handler_cancellation=True,
+            shutdown_timeout=_CLOSE_SECONDS,
+        )
         await runner.setup()
         try:
             await web.TCPSite(
