@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sluice.cli.errors import CommandError, ExitCode
+from sluice.cli.errors import CommandError, ExitCode, find_exit_code
 from sluice.cli.output import StepDisplay, name_option, output_option, print_result
 
 if TYPE_CHECKING:
@@ -175,11 +175,22 @@ def kubectl(*, name: str, arguments: tuple[str, ...]) -> None:
 def down(*, name: str, every: bool) -> None:
     """Stop a cluster and remove what it kept; fine if there is none."""
     from sluice.devcluster.cluster import list_clusters, stop_cluster  # noqa: PLC0415
+    from sluice.devcluster.errors import ClusterError  # noqa: PLC0415
 
     names = [entry["name"] for entry in list_clusters()] if every else [name]
-    stopped = [each for each in names if stop_cluster(each)]
-    for gone in stopped:
-        click.echo(f"Cluster '{gone}' is stopped and removed.")
+    stopped = 0
+    faults: list[ClusterError] = []
+    for each in names:
+        try:
+            if stop_cluster(each):
+                stopped += 1
+                click.echo(f"Cluster '{each}' is stopped and removed.")
+        except ClusterError as error:
+            faults.append(error)  # the others are to be stopped all the same
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise CommandError("\n".join(str(fault) for fault in faults), find_exit_code(faults[0]))
     if not stopped:
         click.echo("No cluster is there." if every else f"No cluster '{name}' is there.")
 

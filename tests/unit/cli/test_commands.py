@@ -87,6 +87,20 @@ def test_down_is_fine_without_a_cluster(capsys: pytest.CaptureFixture[str], home
     assert not home.exists()
 
 
+def test_one_cluster_that_cannot_be_stopped_keeps_no_other_running(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    for name, version in (("a", "7"), ("b", "1"), ("c", "8")):
+        (home / name).mkdir(parents=True)
+        (home / name / "format").write_text(f"{version}\n")
+    assert run_command(sluice, ["cluster", "down", "--all"]) == ExitCode.CONFLICT
+    out, err = capsys.readouterr()
+    assert out == "Cluster 'b' is stopped and removed.\n"
+    assert "(format 7," in err
+    assert "(format 8," in err
+    assert sorted(path.name for path in home.iterdir()) == ["a", "c"]
+
+
 def test_lists_are_for_people_and_for_programs(
     capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
