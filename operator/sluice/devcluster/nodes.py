@@ -23,7 +23,13 @@ from sluice.devcluster.errors import ClusterStartError, NodeError
 from sluice.devcluster.images import render_images
 from sluice.devcluster.kubeconfig import render_kubeconfig
 from sluice.devcluster.networks import Network, choose_port
-from sluice.devcluster.processes import catches_signal, freeze_tree, thaw_tree
+from sluice.devcluster.processes import (
+    catches_signal,
+    freeze_tree,
+    identify_process,
+    kill_processes,
+    thaw_tree,
+)
 from sluice.devcluster.shape import NodePlan
 
 _KUBELET_PORT = 10250
@@ -110,9 +116,14 @@ class NodeAgent:
         return self.child
 
     def kill(self) -> None:
-        """End the agent as a power cut would; its pods die with it."""
-        child = self._require_alive("kill")
-        child.signal(signal.SIGKILL)
+        """End the agent and all below it, as a power cut would.
+
+        By itself the agent's death ends the first process of a container only, not what that has
+        started.
+        """
+        agent = identify_process(self._require_alive("kill").pid)
+        if agent is not None:
+            kill_processes([agent], wait_seconds=0.0)  # the caller waits, without blocking
 
     def freeze(self) -> None:
         """Stop agent and pods where they are: connections hang, nothing answers."""

@@ -171,6 +171,13 @@ async def test_what_was_stopped_and_then_frozen_comes_back_whole(
     assert agent.state == "running"
 
 
+async def test_a_killed_node_takes_all_its_processes_along(agent: NodeAgent, program: Path) -> None:
+    assert agent.child is not None
+    (below,) = list_children(agent.child.pid)
+    apply_action(agent, "kill", program)
+    await wait_for(lambda: identify_process(below) is None)
+
+
 async def test_a_killed_node_gets_a_new_agent_only_on_start(
     agent: NodeAgent, program: Path
 ) -> None:
