@@ -224,7 +224,7 @@ class PodRunner:
             await asyncio.sleep(_REFRESH_SECONDS)
             try:
                 await self._context.volumes.prepare()
-            except VolumeError as error:
+            except (VolumeError, OSError) as error:  # a full disk may become free again
                 self._emit("FailedMount", f"Volumes cannot be refreshed: {error}")
             except ApiError as error:
                 _LOG.debug("volumes of %s stay as they are: %s", self.key, error)

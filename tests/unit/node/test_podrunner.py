@@ -1,10 +1,14 @@
 """Pods from their binding to their end, as real processes."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sluice_node import podrunner
+from sluice_node.volumes import PodVolumes
 
 from .nodeworld import PYTHON, World, delete, make_pod, open_world, until
 
@@ -54,6 +58,23 @@ async def test_a_pod_runs_and_is_ended_and_deleted(world: World):
     assert final["phase"] == "Failed"
     assert final["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 143
     assert not (world.context.pods / "uid-1").exists()
+
+
+async def test_a_disk_that_was_full_ends_no_refreshing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    asked = 0
+
+    async def prepare(_: PodVolumes) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the first time is before the start
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(podrunner, "_REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(PodVolumes, "prepare", prepare)
+    world.run_pod(make_pod("sleep", "1000"))
+    await until(lambda: asked > 3)
 
 
 async def test_nothing_is_written_when_nothing_changes(world: World):
