@@ -27,6 +27,7 @@ class StatusWriter:
         self._version = 0
         self._sent: dict[str, Any] | None = None
         self._silent = False
+        self._refusal = ""
         self._changed = asyncio.Event()
         self.known: Mapping[str, Any] = pod.get("status") or {}
 
@@ -60,9 +61,16 @@ class StatusWriter:
             except ApiError as error:
                 if error.status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                     continue  # the pod is gone, and the watch will say so
-                _LOG.debug("status of %s later: %s", self._path, error)
+                self._complain(error)
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._changed.set()
+
+    def _complain(self, error: ApiError) -> None:
+        """Log what the API server refuses, once; its absence is told elsewhere, for all pods."""
+        refused = 0 < error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        if refused and self._refusal != str(error):
+            self._refusal = str(error)
+            _LOG.warning("the status of %s is refused, and tried again: %s", self._path, error)
 
     async def write(self) -> None:
         """Write the status if it changed since it was written last.

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sluice_node import podrunner
+from sluice_node import podrunner, statuswriter
+from sluice_node.kubeapi import ApiError
 from sluice_node.volumes import PodVolumes
 
 from .nodeworld import PYTHON, World, delete, make_pod, open_world, until
@@ -75,6 +76,23 @@ async def test_a_disk_that_was_full_ends_no_refreshing(
     monkeypatch.setattr(PodVolumes, "prepare", prepare)
     world.run_pod(make_pod("sleep", "1000"))
     await until(lambda: asked > 3)
+
+
+async def test_a_status_that_is_refused_is_logged_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    tries = 0
+
+    async def refuse(*_: Any) -> None:
+        nonlocal tries
+        tries += 1
+        raise ApiError("phase is no phase", 422)
+
+    monkeypatch.setattr(statuswriter, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(world.api, "patch", refuse)
+    world.run_pod(make_pod("sleep", "1000"))
+    await until(lambda: tries > 2)
+    assert caplog.text.count("phase is no phase") == 1
 
 
 async def test_nothing_is_written_when_nothing_changes(world: World):
