@@ -14,6 +14,8 @@ import aiohttp
 import pytest
 import yaml
 
+from sluice_gateway.main import parse_arguments
+
 from ..unit.gateway.gatewayworld import GatewayWorld
 from ..unit.gateway.polling import until
 
@@ -124,6 +126,23 @@ async def test_an_occupied_port_gets_a_sentence(tmp_path):
     reason = program.find("cannot start")["reason"]
     assert f"cannot listen on 127.0.0.1:{port}" in reason
     assert "--port" in reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--port", "99999"], "argument --port: '99999' is not a port: use 1 to 65535"),
+        (["--admin-port", "-1"], "'-1' is not a port"),
+        (["--drain-delay", "nan"], "'nan' is not a number of seconds from 0 on"),
+        (["--wait-for-worker", "soon"], "'soon' is not a number of seconds from 0 on"),
+        (["--wait-for-worker=-1"], "'-1' is not a number of seconds from 0 on"),
+    ],
+)
+def test_a_wrong_argument_is_named(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(["--host", "127.0.0.1", *arguments])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 async def test_without_a_cluster_it_says_what_to_do():

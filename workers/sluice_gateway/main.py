@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from sluice_gateway.gateway import Gateway, ListenError, PartFailedError
 from sluice_gateway.kubeaccess import AccessError, KubeAccess, find_access
 from sluice_gateway.settings import Settings
 
+_PORT_MAX = 65535
 _DEFAULTS = Settings(host="", port=8080, admin_port=8081, uid="")
 
 
@@ -50,25 +52,25 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         epilog="Finds the Kubernetes API by KUBECONFIG or by the pod's service account.",
     )
     parser.add_argument("--host", required=True, help="address to listen on")
-    parser.add_argument("--port", type=int, default=_DEFAULTS.port, help="%(default)s")
-    parser.add_argument("--admin-port", type=int, default=_DEFAULTS.admin_port, help="%(default)s")
+    parser.add_argument("--port", type=_read_port, default=_DEFAULTS.port, help="%(default)s")
+    parser.add_argument(
+        "--admin-port", type=_read_port, default=_DEFAULTS.admin_port, help="%(default)s"
+    )
     parser.add_argument(
         "--wait-for-worker",
-        type=float,
+        type=_read_seconds,
         default=_DEFAULTS.relaying.wait_for_worker,
         metavar="SECONDS",
         help="how long a request waits for a usable worker (%(default)s)",
     )
     parser.add_argument(
         "--drain-delay",
-        type=float,
+        type=_read_seconds,
         default=_DEFAULTS.drain_delay,
         metavar="SECONDS",
         help="how long new requests are still taken after SIGTERM (%(default)s)",
     )
     arguments = parser.parse_args(argv)
-    if arguments.wait_for_worker < 0 or arguments.drain_delay < 0:
-        parser.error("times cannot be negative")
     return replace(
         _DEFAULTS,
         host=arguments.host,
@@ -78,6 +80,24 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         drain_delay=arguments.drain_delay,
         relaying=replace(_DEFAULTS.relaying, wait_for_worker=arguments.wait_for_worker),
     )
+
+
+def _read_port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _PORT_MAX):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a port: use 1 to {_PORT_MAX}, or 0 for a free one"
+        )
+    return int(text)
+
+
+def _read_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 on")
+    return seconds
 
 
 def configure_logging() -> structlog.stdlib.BoundLogger:
