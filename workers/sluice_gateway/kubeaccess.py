@@ -90,8 +90,10 @@ def load_kubeconfig(path: Path) -> KubeAccess:
         config = yaml.safe_load(path.read_text())
     except OSError as error:
         raise AccessError(f"cannot read the kubeconfig {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AccessError(f"the kubeconfig {path} is not YAML") from error
+    if not isinstance(config, dict):
+        raise AccessError(f"the kubeconfig {path} is empty, or not a mapping of fields")
     try:
         context = _find_named(config, "contexts", config["current-context"])["context"]
         cluster = _find_named(config, "clusters", context["cluster"])["cluster"]

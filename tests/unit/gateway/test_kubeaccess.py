@@ -71,9 +71,13 @@ def test_files_that_are_not_there_or_not_yaml(tmp_path):
     (tmp_path / "odd").write_text("a: [")
     with pytest.raises(AccessError, match="not YAML"):
         find_access({"KUBECONFIG": str(tmp_path / "odd")})
-    (tmp_path / "list").write_text("[]")
-    with pytest.raises(AccessError, match="lacks"):
-        find_access({"KUBECONFIG": str(tmp_path / "list")})
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AccessError, match="not YAML"):
+        find_access({"KUBECONFIG": str(tmp_path / "binary")})
+    for text in ("[]", ""):
+        (tmp_path / "other").write_text(text)
+        with pytest.raises(AccessError, match="is empty, or not a mapping of fields"):
+            find_access({"KUBECONFIG": str(tmp_path / "other")})
 
 
 def test_nothing_at_all_says_what_to_do():
