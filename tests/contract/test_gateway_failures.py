@@ -7,6 +7,8 @@ import asyncio
 import openai
 import pytest
 
+from sluice_gateway.prober import Prober
+
 from ..unit.gateway.gatewayworld import expected_text, join_text, usable
 from ..unit.gateway.polling import until
 
@@ -144,6 +146,18 @@ async def test_a_frozen_worker_s_begun_stream_is_cut(world):
     (worker if worker.got else world.workers["w2"]).frozen = True
     events = await asked
     assert "missed 3 probes" in events[-1]["error"]["message"]
+
+
+async def test_probes_go_on_after_a_mistake_of_ours(world, monkeypatch):
+    await usable(world, "w1", "w2")
+    asked = []
+    monkeypatch.setattr(Prober, "_ask", lambda _self, worker: asked.append(worker) or {}["bug"])
+    await until(lambda: len({worker.uid for worker in asked}) == 2)
+    monkeypatch.undo()
+    assert any(line["event"] == "probe failed" for line in world.lines)
+    assert (await world.ask())[0] == 200
+    world.workers["w1"].frozen = True
+    await world.until_usable("w2")
 
 
 async def test_a_worker_whose_probe_finds_another_pod_is_not_used(world):

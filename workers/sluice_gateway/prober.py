@@ -70,8 +70,12 @@ class Prober:
             while self._fleet.needs_probes(worker):
                 started = self._clock()
                 before = worker.health.verdict
-                why = await self._probe_once(worker)
-                self._judge(worker, why, started=started, before=before)
+                try:
+                    why = await self._probe_once(worker)
+                except Exception as error:  # noqa: BLE001 - our mistake, which says nothing of it
+                    self._log.error("probe failed", pod=worker.pod.name, exc_info=error)
+                else:
+                    self._judge(worker, why, started=started, before=before)
                 await self._rest(worker, started)
         finally:
             del self._tasks[worker], self._nudges[worker]
