@@ -60,7 +60,7 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
     return Call(
         path=path,
         model=model,
-        body=json.dumps(document, separators=(",", ":")).encode(),
+        body=_render(document),
         streaming=bool(streaming),
         wants_usage=wants_usage,
         choices=choices if isinstance(choices, int) and choices > 0 else 1,
@@ -75,6 +75,13 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         _refuse(f"the body should be a JSON object, not {type(document).__name__}")
     return document
+
+
+def _render(document: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError:  # 1e999 was read as infinity, which has no form in JSON
+        _refuse("a number in the body is too large")
 
 
 def _ask_for_usage(document: dict[str, Any]) -> bool:

@@ -60,6 +60,7 @@ def test_any_text_survives():
         (b"\xff", "not valid JSON: it is not UTF-8"),
         (b"[" * 100_000, "not valid JSON: it is nested too deeply"),
         (b"1" * 5000, "not valid JSON: a number is too long"),
+        (b'{"model": "m", "temperature": 1e999}', "a number in the body is too large"),
         (b"[]", "should be a JSON object, not list"),
         ({}, "`model` is missing"),
         ({"model": ""}, "`model` is missing"),
