@@ -91,6 +91,21 @@ def _list_parents() -> list[tuple[int, int]]:
     return [(pid, int(stat[_STAT_PARENT])) for pid, stat in stats if stat is not None]
 
 
+def find_at_home(directory: Path) -> list[ProcessIdentity]:
+    """Return the processes of this user whose HOME is inside a directory."""
+    marker = b"HOME=" + os.fsencode(directory) + b"/"
+    found = []
+    for pid, _ in _list_parents():
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # ended meanwhile, or somebody else's
+        if any(variable.startswith(marker) for variable in variables):
+            identity = identify_process(pid)
+            found += [identity] if identity is not None else []
+    return found
+
+
 def send_signal(pid: int, number: int) -> bool:
     """Send a signal; False if the process is gone already."""
     try:
