@@ -168,6 +168,35 @@ def test_an_archive_without_a_published_checksum_is_not_downloaded(
         download_etcd(publisher.servers, target, SilentProgress())
 
 
+def test_a_network_that_asks_for_a_login_first_is_a_sentence(
+    publisher: Publisher, target: Path
+) -> None:
+    page = b"<html>\n <body>\n  Please log in.\n"
+    publisher.files = dict.fromkeys(publisher.files, page)
+    with pytest.raises(BinariesError, match="holds something else than a checksum"):
+        download_kubernetes(publisher.servers, target, SilentProgress())
+    with pytest.raises(BinariesError, match="does not name"):
+        download_etcd(publisher.servers, target, SilentProgress())
+
+
+def test_a_server_that_does_not_speak_http_is_a_sentence(target: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        servers = Servers(kubernetes=url, etcd=url, route_seconds=5.0)
+        with pytest.raises(BinariesError, match=r"cannot be had .*SSH-2.0"):
+            download_kubernetes(servers, target, SilentProgress())
+        thread.join()
+
+
 def test_a_silent_server_is_given_up_quickly(target: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

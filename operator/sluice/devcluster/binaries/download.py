@@ -4,7 +4,9 @@ A source of `resolution`. Where there is no route to the servers this gives up w
 """
 
 import hashlib
+import http.client
 import os
+import re
 import tarfile
 import threading
 import urllib.error
@@ -24,6 +26,9 @@ from sluice.devcluster.errors import BinariesError
 _CHUNK = 1 << 20
 _READ_SECONDS = 30.0
 _CHECKSUM_LIMIT = 1 << 16
+_CHECKSUM = re.compile(r"[0-9a-fA-F]{64}")
+_FAILURES = (OSError, ValueError, http.client.HTTPException)
+"""URLError is an OSError; an answer that is not HTTP is neither that nor a ValueError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,9 @@ def download_kubernetes(servers: Servers, target: Path, progress: Progress) -> N
     for name in KUBERNETES_PROGRAMS:
         url = f"{base}/{name}"
         checksum = _fetch_checksums(f"{url}.sha256", servers.route_seconds).split()[0]
+        if not _CHECKSUM.fullmatch(checksum):
+            # What a network that asks for a login answers to everything.
+            raise BinariesError(f"Download: {url}.sha256 holds something else than a checksum.")
         progress.begin(f"downloading {name} {KUBERNETES_VERSION}")
         _download(url, target / name, checksum, progress)
         (target / name).chmod(0o755)
@@ -65,7 +73,8 @@ def download_etcd(servers: Servers, target: Path, progress: Progress) -> None:
     archive_name = f"etcd-{ETCD_DOWNLOAD_VERSION}-linux-{find_architecture()}.tar.gz"
     base = f"{servers.etcd}/{ETCD_DOWNLOAD_VERSION}"
     sums = _fetch_checksums(f"{base}/SHA256SUMS", servers.route_seconds)
-    by_name = {line.split()[1]: line.split()[0] for line in sums.splitlines() if " " in line}
+    lines = [line.split() for line in sums.splitlines()]
+    by_name = {line[1]: line[0] for line in lines if len(line) == 2}  # noqa: PLR2004
     if archive_name not in by_name:
         raise BinariesError(f"Download: {base}/SHA256SUMS does not name {archive_name}.")
     progress.begin(f"downloading etcd {ETCD_DOWNLOAD_VERSION}")
@@ -99,7 +108,7 @@ def _fetch_checksums(url: str, seconds: float) -> str:
         try:
             with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310
                 outcome.append(response.read(_CHECKSUM_LIMIT).decode())
-        except (OSError, ValueError) as error:  # URLError is an OSError
+        except _FAILURES as error:
             outcome.append(error)
 
     thread = threading.Thread(target=fetch, daemon=True)
@@ -140,7 +149,7 @@ def _download(url: str, target: Path, checksum: str, progress: Progress) -> None
                 digest.update(chunk)
                 done += len(chunk)
                 progress.advance(done, total)
-    except (OSError, ValueError) as error:
+    except _FAILURES as error:
         raise BinariesError(f"Download: {url} broke off ({_explain(error)}).") from error
     if digest.hexdigest() != checksum.lower():
         target.unlink()
