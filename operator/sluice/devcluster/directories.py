@@ -132,7 +132,12 @@ class StateDirectory:
             StateFormatError: another version wrote it, or it is not a cluster's at all.
         """
         try:
-            found = self.format.read_text().strip()
+            found = self.format.read_text(errors="replace").strip()[:20]
+        except (NotADirectoryError, IsADirectoryError) as error:
+            raise StateFormatError(
+                f"{self.root} is not the state of a cluster. Move it away, or choose another "
+                "--name."
+            ) from error
         except FileNotFoundError:
             if not self.root.exists() or not any(p.name != "lock" for p in self.root.iterdir()):
                 return

@@ -51,6 +51,19 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
         state.check_format()
 
 
+def test_what_is_no_directory_or_has_no_readable_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder" / "format").mkdir(parents=True)
+    for name in ("file", "folder"):
+        with pytest.raises(StateFormatError, match="is not the state of a cluster"):
+            StateDirectory.of(name, tmp_path).check_format()
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / "format").write_bytes(b"\xff\xfe" * 1000)
+    with pytest.raises(StateFormatError, match="another version of Sluice") as caught:
+        StateDirectory.of("bytes", tmp_path).check_format()
+    assert len(str(caught.value)) < 500
+
+
 def test_remove_takes_everything_and_clear_can_keep_the_logs(tmp_path: Path) -> None:
     state = StateDirectory.of("one", tmp_path)
     state.prepare()
