@@ -108,12 +108,13 @@ async def test_a_begun_stream_of_a_killed_worker_ends_with_an_error_event(world,
     assert (await world.signals())["pools"]["default/chat"]["failed"] == 1
 
 
-async def test_an_error_in_a_begun_stream_reaches_the_client_once(world):
+async def test_an_error_in_a_begun_stream_reaches_the_client_once_and_after_its_tokens(world):
     (worker,) = await usable(world, "w1")
-    worker.script = ["error:1"]
+    worker.script = ["burst_error:1"]
     worker.step = 0.02
     events = await world.stream()
-    assert [event.get("error", {}).get("message") for event in events] == [None, "out of memory"]
+    messages = [event.get("error", {}).get("message") for event in events]
+    assert messages == [None, None, None, "out of memory"]
 
 
 async def test_a_frozen_worker_gets_no_new_requests_and_loses_its_running_ones(world):

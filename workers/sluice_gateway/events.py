@@ -64,6 +64,7 @@ class StreamProgress:
         last_at: When the last token came.
         done: The worker ended the stream properly.
         usage: The worker's own count of tokens, once it gave one.
+        failure: What the worker did wrong after the stream had begun, if anything.
     """
 
     def __init__(self, *, wants_usage: bool) -> None:
@@ -74,16 +75,27 @@ class StreamProgress:
         self.last_at: float | None = None
         self.done = False
         self.usage: dict[str, Any] | None = None
+        self.failure: StreamError | None = None
 
     def take(self, events: list[bytes], now: float) -> bytes:
         """Digest events; return what the client gets of them now.
 
+        In a stream that the client has seen a part of, tokens before an error are not lost: they
+        are returned, and `failure` is set.
+
         Raises:
-            StreamError: If an event is an error or, before the first token, not JSON.
+            StreamError: If an event is an error or not JSON, and the client has seen nothing yet.
         """
+        begun = self.begun
         out: list[bytes] = []
         for event in events:
-            kept = self._take_event(event, now)
+            try:
+                kept = self._take_event(event, now)
+            except StreamError as error:
+                if not begun:
+                    raise
+                self.failure = error
+                break
             if kept is None:
                 continue
             if self.first_at is None and not self.done:

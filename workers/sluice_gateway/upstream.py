@@ -191,6 +191,8 @@ class Upstream:
                     await self._send(attempt, client, out)
                     attempt.phase = Phase.NEXT
                     attempt.deadline = now + self._relaying.idle_stream_seconds
+                if progress.failure is not None:
+                    raise progress.failure
         except StreamError as error:
             raise _nonsense(str(error), body=error.body) from error
         self._await_client(attempt)

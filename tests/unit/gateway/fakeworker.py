@@ -131,6 +131,16 @@ class FakeWorker:
         await self._send(response, {"error": {"message": "out of memory", "type": "t"}})
         return response
 
+    async def _do_burst_error(self, request, document, count):
+        """Send two tokens and an error in one piece."""
+        response = await self._begin_after(request, document, count)
+        await asyncio.sleep(self.step)
+        events = [{"choices": [{"index": 0, "text": "x"}]}] * 2 + [
+            {"error": {"message": "out of memory", "type": "t"}}
+        ]
+        await response.write(b"".join(b"data: %s\n\n" % json.dumps(e).encode() for e in events))
+        return response
+
     async def _do_hang(self, request, document, count):
         response = await self._begin_after(request, document, count)
         await asyncio.sleep(3600)

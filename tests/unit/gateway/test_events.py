@@ -105,12 +105,19 @@ def test_last_token_times_the_end():
 
 
 @pytest.mark.parametrize("before", [[], [token("a")]])
-def test_an_error_event_is_an_error_whenever_it_comes(before):
+def test_an_error_event_while_nothing_was_sent_is_an_error(before):
     progress = StreamProgress(wants_usage=False)
-    progress.take(before, 1.0)
     with pytest.raises(StreamError, match="error instead of a token") as caught:
-        progress.take([event(error={"message": "out of memory"})], 2.0)
+        progress.take([*before, event(error={"message": "out of memory"})], 2.0)
     assert json.loads(caught.value.body)["error"]["message"] == "out of memory"
+
+
+def test_tokens_before_an_error_in_a_begun_stream_are_not_lost():
+    progress = StreamProgress(wants_usage=False)
+    progress.take([token("a")], 1.0)
+    out = progress.take([token("b"), event(error={"message": "out of memory"}), token("c")], 2.0)
+    assert out == token("b") + b"\n\n"
+    assert json.loads(progress.failure.body)["error"]["message"] == "out of memory"
 
 
 @pytest.mark.parametrize("payload", [b"data: {not json", b"data: 42"])
