@@ -210,6 +210,8 @@ class Container:
 
     async def end(self, grace: float) -> None:
         """Ask the process to end, and make it after so many seconds."""
+        if not self.running:
+            return  # perhaps it never did, and there is nothing to wait for
         self.terminate()
         try:
             await asyncio.wait_for(self._ended.wait(), grace)

@@ -1,5 +1,6 @@
 """Pods from their binding to their end, as real processes."""
 
+import asyncio
 import errno
 import os
 from pathlib import Path
@@ -244,6 +245,15 @@ async def test_an_api_server_that_was_away_is_caught_up_with(world: World):
     assert world.container["restartCount"] == 0
     world.api.away = False
     await until(lambda: world.container["restartCount"] == 1)
+
+
+async def test_ending_waits_for_no_container_that_never_started(world: World):
+    pod = make_pod("sleep", "1000")
+    pod["spec"]["containers"][0]["image"] = "unknown:1"
+    runner, _ = world.run_pod(pod)
+    await until(lambda: world.state.get("waiting", {}).get("reason") == "ErrImagePull")
+    async with asyncio.timeout(10):
+        await runner.end_now(3600.0)
 
 
 async def test_a_silent_agent_restarts_nothing(world: World):
