@@ -169,6 +169,8 @@ def _wait_until_ready(
     with contextlib.suppress(BrokenPipeError):  # it died at once: said below
         stdin.write(specification.encode())
     for line in iter(stdout.readline, b""):
+        if not line.endswith(b"\n"):
+            break  # it died while it wrote this
         kind, text = decode_event(line)
         if kind == READY:
             return
@@ -177,9 +179,11 @@ def _wait_until_ready(
         on_step(text)
     errors.seek(0)
     output = errors.read().decode(errors="replace").strip()
+    # Once it has a state directory, it writes its errors there.
+    log = StateDirectory(specification.root).log_of("supervisor")
     raise ClusterStartError(
         f"The supervisor of the cluster '{specification.root.name}' ended before the cluster was "
-        f"ready{': ' + output if output else ''}."
+        f"ready{': ' + output if output else ''}.{f' Its log: {log}.' if log.exists() else ''}"
     )
 
 
