@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from sluice.cli.demo.prompts import Question, draw_requests, list_gaps, load_que
 from sluice.cli.demo.report import describe_run, find_last_request, format_report
 from sluice.cli.demo.story import Kill, Story
 from sluice.cli.demo.table import show_variants
-from sluice.cli.errors import CommandError, ExitCode
+from sluice.cli.errors import CommandError, ExitCode, run_command
 from sluice.cli.main import sluice
 
 QUESTION = Question("sort", "sort: 2 1", "1 2", 12)
@@ -176,3 +177,20 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_starts() -> None:
     result = CliRunner().invoke(sluice, ["demo", "--json", "/nowhere/numbers.json"])
     assert isinstance(result.exception, CommandError)
     assert "/nowhere" in str(result.exception)
+
+
+def test_installing_ends_at_ctrl_c_and_the_cluster_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = SimpleNamespace(supervisor=None, stopped=0)
+    cluster.stop = lambda: setattr(cluster, "stopped", cluster.stopped + 1)
+
+    def interrupt(*_: Any) -> None:
+        assert threading.current_thread() is threading.main_thread()  # where Ctrl-C is raised
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sluice.devcluster.binaries.resolution.resolve_binaries", lambda *_: None)
+    monkeypatch.setattr("sluice.devcluster.cluster.start_cluster", lambda *_, **__: cluster)
+    monkeypatch.setattr("sluice.cli.demo.play.install", interrupt)
+    assert run_command(sluice, ["demo"]) == ExitCode.INTERRUPTED
+    assert cluster.stopped == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def demo(*, keep: bool, json_file: Path | None, name: str) -> None:
         raise CommandError(
             "The demo speaks through the openai client: pip install openai."
         ) from error
-    from sluice.cli.demo.play import play  # noqa: PLC0415
+    from sluice.cli.demo.play import READY_SECONDS, install, play  # noqa: PLC0415
     from sluice.cli.demo.report import format_report  # noqa: PLC0415
 
     with StepDisplay() as display:
@@ -52,6 +53,7 @@ def demo(*, keep: bool, json_file: Path | None, name: str) -> None:
             on_step=display.begin,
         )
     try:
+        install(cluster, programs, time.monotonic() + READY_SECONDS)
         found = asyncio.run(play(cluster, programs, models))
         click.echo(format_report(found))
         if json_file is not None:

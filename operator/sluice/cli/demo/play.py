@@ -48,7 +48,11 @@ def kubectl(cluster: Cluster, programs: Binaries, *arguments: str) -> str:
 
 
 def install(cluster: Cluster, programs: Binaries, deadline: float) -> None:
-    """Apply Sluice, then the samples; give up at `deadline` (monotonic seconds)."""
+    """Apply Sluice, then the samples; give up at `deadline` (monotonic seconds).
+
+    To be called in the main thread, where Ctrl-C ends it: a thread would be waited for.
+    """
+    _say("installing Sluice from manifests/overlays/embedded, then classes and a pool")
     for path in ("manifests/overlays/embedded", "manifests/samples"):
         _apply(cluster, programs, path, deadline)
 
@@ -76,13 +80,11 @@ def find_gateway(cluster: Cluster, programs: Binaries) -> str:
 
 
 async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, Any]:
-    """Play the whole story and return what was measured.
+    """Play the whole story with what `install` has applied; return what was measured.
 
     Raises:
         CommandError: the story could not begin.
     """
-    _say("installing Sluice from manifests/overlays/embedded, then classes and a pool")
-    await asyncio.to_thread(install, cluster, programs, time.monotonic() + READY_SECONDS)
     client = KubeClient(str(cluster.kubeconfig))
     try:
         async with aiohttp.ClientSession() as session:
