@@ -5,6 +5,7 @@ until it is stopped, or until this process ends, unless `Cluster.detach` was cal
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -272,8 +273,11 @@ def stop_cluster(name: str, *, home: Path | None = None) -> bool:
         raise ClusterError(
             f"The cluster '{name}' cannot be stopped: another process holds {state.lock}."
         )
-    end_leftovers(state)
-    state.remove()
+    try:
+        end_leftovers(state)
+        state.remove()
+    finally:
+        os.close(descriptor)  # or this process could not try again what went wrong
     return True
 
 
