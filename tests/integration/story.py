@@ -178,6 +178,18 @@ class Sluice:
         )
         return f"http://{pods['items'][0]['status']['podIP']}:8080"
 
+    def release(self, node):
+        """Have a node's flaps forgotten, as a person would, and wait until Sluice has done it."""
+        self.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
+        wait_until(
+            lambda: not {"sluice.dev/release", "sluice.dev/health"} & self.annotations(node),
+            f"{node} bears no mark",
+        )
+
+    def annotations(self, node):
+        """Return the names of a node's annotations."""
+        return set(self.get("node", node)["metadata"].get("annotations", {}))
+
     def tainted(self):
         """Return the nodes that carry our taint."""
         return {

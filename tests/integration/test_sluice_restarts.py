@@ -71,6 +71,7 @@ def test_crashes_during_a_failover_change_nothing_in_the_end(sluice, seed):
             sluice.cluster.act_on_node(node, "start")
             time.sleep(KILLS * 3)
         wait_until(lambda: not sluice.tainted(), "the node returns", seconds=180)
+        sluice.release(node)
         wait_until(
             lambda: (sluice.wanted("chat", "maia-200"), sluice.wanted("chat", "h100")) == (1, 0),
             "the pool is small again",

@@ -57,6 +57,8 @@ def test_a_lost_maia_node_ends_in_fallback_and_in_return(chat, harm):
         finally:
             chat.cluster.act_on_node(node, "start")
         wait_until(lambda: not chat.tainted(), "the node returns")
+        assert "sluice.dev/health" in chat.annotations(node)
+        chat.release(node)
         wait_until(lambda: chat.condition("chat", "FallbackActive") == "False", "it is over")
         wait_until(lambda: chat.share("chat", "maia-200") >= 60, "traffic is back on Maia")
     assert load.failures == []

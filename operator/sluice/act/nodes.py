@@ -6,6 +6,7 @@ the caller looks and tries again.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sluice.act.writer import Writer
@@ -13,8 +14,8 @@ from sluice.kube.client import Json
 from sluice.kube.errors import ConflictError, NotFoundError, RejectedError
 from sluice.kube.paths import NODES
 from sluice.model.memory import NodeState
-from sluice.model.names import ANNOTATION_HEALTH, TAINT_QUARANTINE
-from sluice.model.plan import NodeAction, QuarantineNode
+from sluice.model.names import ANNOTATION_HEALTH, ANNOTATION_RELEASE, TAINT_QUARANTINE
+from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
 
 TRIES = 5
 
@@ -51,32 +52,63 @@ def plan_patch(live: Json, action: NodeAction) -> list[Json]:
     annotations: dict[str, str] = dict(meta.get("annotations") or {})
     taints: list[Any] = list(live.get("spec", {}).get("taints") or ())
     others = [taint for taint in taints if taint.get("key") != TAINT_QUARANTINE]
+    wanted = {ANNOTATION_HEALTH: _render_mark(action, annotations.get(ANNOTATION_HEALTH))}
+    wanted_taints = others
     if isinstance(action, QuarantineNode):
-        mark = {"state": NodeState.FAILED, "since": action.since, "reason": action.reason}
-        wanted_annotation = json.dumps(mark)
-        wanted_taints = [
-            *others,
-            {"key": TAINT_QUARANTINE, "value": "failed", "effect": "NoSchedule"},
-        ]
+        taint = {"key": TAINT_QUARANTINE, "value": "failed", "effect": "NoSchedule"}
+        wanted_taints = [*others, taint]
     else:
-        wanted_annotation = None
-        wanted_taints = others
-    operations: list[Json] = []
-    if annotations.get(ANNOTATION_HEALTH) != wanted_annotation:
-        path = "/metadata/annotations"
-        if not annotations:
-            operations.append({"op": "add", "path": path, "value": {}})
-        key = f"{path}/{ANNOTATION_HEALTH.replace('~', '~0').replace('/', '~1')}"
-        if wanted_annotation is None:
-            operations.append({"op": "remove", "path": key})
-        else:
-            operations.append({"op": "add", "path": key, "value": wanted_annotation})
+        wanted[ANNOTATION_RELEASE] = None
+    operations = _patch_annotations(annotations, wanted)
     if [_strip(taint) for taint in taints] != [_strip(taint) for taint in wanted_taints]:
         operations.append({"op": "add", "path": "/spec/taints", "value": wanted_taints})
     if not operations:
         return []
     version = meta["resourceVersion"]
     return [{"op": "test", "path": "/metadata/resourceVersion", "value": version}, *operations]
+
+
+def _render_mark(action: NodeAction, live: str | None) -> str | None:
+    """Return the annotation that an action asks for; one that says the same already stays."""
+    if isinstance(action, QuarantineNode):
+        mark = {"state": action.state, "since": action.since, "reason": action.reason}
+    elif action.outs:
+        mark = {"state": NodeState.HEALTHY, "since": action.at, "reason": action.reason}
+    else:
+        return None
+    if action.outs:
+        mark["outs"] = list(action.outs)
+    if isinstance(action, ReleaseNode) and _is_same_return(live, mark):
+        return live
+    return json.dumps(mark)
+
+
+def _is_same_return(live: str | None, mark: Json) -> bool:
+    """Tell whether a mark says already that the node is back after these outs."""
+    try:
+        said = json.loads(live or "")
+    except ValueError:
+        return False
+    return isinstance(said, dict) and all(said.get(k) == mark[k] for k in ("state", "outs"))
+
+
+def _patch_annotations(
+    annotations: Mapping[str, str], wanted: Mapping[str, str | None]
+) -> list[Json]:
+    """Return the operations that give some annotations their values, None for absent."""
+    path = "/metadata/annotations"
+    operations: list[Json] = []
+    for name, value in wanted.items():
+        key = f"{path}/{name.replace('~', '~0').replace('/', '~1')}"
+        if value == annotations.get(name):
+            continue
+        if value is None:
+            operations.append({"op": "remove", "path": key})
+            continue
+        if not annotations:
+            operations.append({"op": "add", "path": path, "value": {}})
+        operations.append({"op": "add", "path": key, "value": value})
+    return operations
 
 
 def _strip(taint: Json) -> tuple[Any, Any]:

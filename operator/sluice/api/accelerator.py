@@ -127,7 +127,16 @@ class Health(ApiModel):
     return_after: Duration = Field(
         default=60.0,
         description="How long a quarantined node must have looked good before Sluice takes its"
-        " taint away and workers may run there again.",
+        " taint away and workers may run there again; doubled each time it fails again within an"
+        " hour.",
+    )
+    latch_after_flaps: Count = Field(
+        default=3,
+        ge=1,
+        le=10,
+        description="How often within an hour a node may fail again after it came back. Each time"
+        " doubles returnAfter; at this count the node stays out until somebody annotates it with"
+        " sluice.dev/release.",
     )
     max_unhealthy: Percent = Field(
         default=0.5,

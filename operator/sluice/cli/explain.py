@@ -1,26 +1,24 @@
 """`sluice explain POOL`: the last decisions of a pool, with the numbers behind them."""
 
 import asyncio
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
-from sluice.cli.errors import CommandError, ExitCode
+from sluice.cli.kubeapi import call_api, find_kubeconfig, kubeconfig_option
 from sluice.cli.output import name_option, output_option, print_result
 
 
 @click.command()
 @click.argument("pool")
 @click.option("--namespace", "-n", default="default", show_default=True, help="Where the pool is.")
-@click.option("--kubeconfig", help="Any cluster; default: $KUBECONFIG, else the embedded cluster.")
+@kubeconfig_option
 @name_option
 @output_option
 def explain(*, pool: str, namespace: str, kubeconfig: str | None, name: str, output: str) -> None:
     """Tell what a pool decided lately, and why."""
-    found = asyncio.run(_read_pool(_find_kubeconfig(kubeconfig, name), namespace, pool))
+    found = asyncio.run(_read_pool(find_kubeconfig(kubeconfig, name), namespace, pool))
     status = found.get("status", {})
     print_result(
         {"pool": f"{namespace}/{pool}", "status": status},
@@ -29,36 +27,16 @@ def explain(*, pool: str, namespace: str, kubeconfig: str | None, name: str, out
     )
 
 
-def _find_kubeconfig(given: str | None, name: str) -> str:
-    from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
-
-    chosen = given or os.environ.get("KUBECONFIG")
-    if chosen and not any(Path(path).exists() for path in chosen.split(os.pathsep)):
-        source = "--kubeconfig" if given else "KUBECONFIG"
-        raise CommandError(f"{source} names {chosen}, and there is no such file.", ExitCode.USAGE)
-    return chosen or str(find_cluster(name).kubeconfig)
-
-
 async def _read_pool(kubeconfig: str, namespace: str, pool: str) -> dict[str, Any]:
-    from kubernetes.aio.config import ConfigException  # noqa: PLC0415
-
-    from sluice.kube.client import KubeClient  # noqa: PLC0415
-    from sluice.kube.errors import KubeError, NotFoundError  # noqa: PLC0415
     from sluice.kube.paths import POOLS  # noqa: PLC0415
 
-    client = KubeClient(kubeconfig)
-    try:
-        return await client.get(POOLS, namespace, pool)
-    except NotFoundError as error:
-        raise CommandError(
-            f"No InferencePool '{pool}' in namespace '{namespace}': {error.message}. "
-            "'kubectl get ipool -A' lists them.",
-            ExitCode.USAGE,
-        ) from error
-    except (KubeError, ConfigException, OSError) as error:
-        raise CommandError(f"Cannot read the pool with {kubeconfig}: {error}") from error
-    finally:
-        await client.close()
+    return await call_api(
+        kubeconfig,
+        lambda client: client.get(POOLS, namespace, pool),
+        doing="read the pool",
+        missing=f"No InferencePool '{pool}' in namespace '{namespace}'. 'kubectl get ipool -A' "
+        "lists them.",
+    )
 
 
 def describe_pool(key: str, status: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
+from sluice.decide.flaps import Outs, forget_outs, stable_window, take_out
 from sluice.model.memory import NodeHealth, NodeState, WorkerHealth, WorkerState
 from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
 from sluice.model.snapshot import Node, NodeReady, Snapshot, Worker
@@ -136,10 +137,11 @@ def recall_nodes(snapshot: Snapshot) -> dict[str, NodeHealth]:
     """Return what the annotations say; a restart of the operator releases nothing."""
     recalled = {}
     for node in snapshot.nodes:
-        if node.mark is not None and node.mark.state == NodeState.FAILED:
+        if node.mark is not None and node.mark.state in (NodeState.FAILED, NodeState.LATCHED):
             # A time to come, from another clock or a hand, would keep the node out until then.
             since = min(node.mark.since, snapshot.at)
-            recalled[node.name] = NodeHealth(NodeState.FAILED, since, node.mark.reason)
+            state = NodeState(node.mark.state)
+            recalled[node.name] = NodeHealth(state, since, node.mark.reason)
         elif node.tainted:
             why = node.mark_error or "our taint was found without its annotation"
             recalled[node.name] = NodeHealth(NodeState.FAILED, snapshot.at, why)
@@ -150,10 +152,19 @@ def judge_nodes(
     snapshot: Snapshot,
     known: Mapping[str, NodeHealth],
     workers: Mapping[str, WorkerHealth],
-) -> tuple[dict[str, NodeHealth], tuple[NodeAction, ...]]:
-    """Return the nodes that are not healthy, and what is to be done about marks on nodes."""
+    known_outs: Mapping[str, Outs],
+) -> tuple[dict[str, NodeHealth], dict[str, Outs], tuple[NodeAction, ...]]:
+    """Return the nodes that are out, when nodes were taken out, and what to do about marks.
+
+    Args:
+        snapshot: what was observed.
+        known: nodes that were out before this pass.
+        workers: health of the workers, judged in this pass.
+        known_outs: when nodes were taken out, before this pass.
+    """
     judged: dict[str, NodeHealth] = {}
     actions: list[NodeAction] = []
+    outs = dict(known_outs)
     failed = find_failed_workers(snapshot, workers)
     for node in snapshot.nodes:
         accelerator = find_class(node, snapshot.classes)
@@ -165,16 +176,39 @@ def judge_nodes(
             continue
         if accelerator is None:
             after, why = None, "no accelerator class selects it any more"
+            outs[node.name] = ()
         else:
-            after, why = _judge_node(node, accelerator, before, failed.get(node.name, ()), snapshot)
-        if after is None:
-            if node.tainted or node.mark is not None or node.mark_error:
-                actions.append(ReleaseNode(node.name, why or "nothing speaks against it"))
-            continue
-        judged[node.name] = after
-        if not node.tainted or node.mark is None or node.mark.since != after.since:
-            actions.append(QuarantineNode(node.name, after.since, after.reason))
-    return judged, tuple(actions)
+            against = [f"worker {w.name}: {why.reason}" for w, why in failed.get(node.name, ())]
+            if before is None and against:
+                after, outs[node.name] = take_out(
+                    node, accelerator, outs.get(node.name, ()), snapshot.at, against[0]
+                )
+                why = ""
+            else:
+                window = stable_window(accelerator, outs.get(node.name, ()))
+                after, why = _judge_node(node, window, before, snapshot, speaks_for=not against)
+        if node.released and before is not None:
+            after, outs[node.name], why = None, (), "released by hand"
+        if after is not None:
+            judged[node.name] = after
+        outs = forget_outs(outs, judged, snapshot.at)
+        actions += _mark(node, after, outs.get(node.name, ()), why, snapshot.at)
+    return judged, outs, tuple(actions)
+
+
+def _mark(
+    node: Node, after: NodeHealth | None, outs: Outs, why: str, at: float
+) -> tuple[NodeAction, ...]:
+    """Return what makes a node carry the mark that it should: at most one action."""
+    mark = node.mark
+    if after is not None:
+        if node.tainted and mark is not None and mark.since == after.since:
+            return ()
+        return (QuarantineNode(node.name, after.since, after.reason, after.state, outs),)
+    remembers = mark is not None and mark.state == NodeState.HEALTHY and bool(outs)
+    if node.tainted or node.mark_error or node.released or (mark is not None and not remembers):
+        return (ReleaseNode(node.name, why or "nothing speaks against it", at, outs),)
+    return ()
 
 
 def find_class(
@@ -206,18 +240,17 @@ def find_failed_workers(
 
 def _judge_node(
     node: Node,
-    accelerator: AcceleratorClassSpec,
+    window: float,
     before: NodeHealth | None,
-    failed: Iterable[tuple[Worker, WorkerHealth]],
     snapshot: Snapshot,
+    *,
+    speaks_for: bool,
 ) -> tuple[NodeHealth | None, str]:
-    against = [f"worker {worker.name}: {health.reason}" for worker, health in failed]
-    if before is None:
-        if not against:
-            return None, ""
-        return NodeHealth(NodeState.FAILED, snapshot.at, against[0]), ""
+    """Judge a node that is not taken out in this pass: None once it has been good for long."""
+    if before is None or before.state is NodeState.LATCHED:
+        return before, ""
     alive = (
-        not against
+        speaks_for
         and node.ready is NodeReady.TRUE
         and node.lease_age is not None
         and node.lease_age <= limits.LEASE_STALE
@@ -227,10 +260,10 @@ def _judge_node(
     if not alive:
         return NodeHealth(before.state, before.since, before.reason), ""
     since = before.alive_since if before.alive_since is not None else snapshot.at
-    if snapshot.at - since >= accelerator.health.return_after:
+    if snapshot.at - since >= window:
         return None, (
             f"ready, its Lease renewed and no failed worker on it for {snapshot.at - since:.0f} s"
-            f" (returnAfter {accelerator.health.return_after:g} s)"
+            f" (needed: {window:g} s)"
         )
     return NodeHealth(before.state, before.since, before.reason, since), ""
 

@@ -14,6 +14,9 @@ MIN_SAMPLES: Final = 5
 LEASE_STALE: Final = 25.0
 """Node Leases are renewed every 10 s: two renewals and a half missed speak against the node."""
 
+FLAP_WINDOW: Final = 3600.0
+"""A node that fails again within this time after it was last taken out has flapped."""
+
 STARTUP_FACTOR: Final = 1.5
 STARTUP_GRACE: Final = 20.0
 """A start is overdue after factor x expected start-up + grace (scheduling, probes)."""

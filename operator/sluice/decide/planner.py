@@ -6,6 +6,7 @@ left (`inventory`). The simulator, a replay and the unit tests call this same fu
 
 from collections.abc import Sequence
 
+from sluice.decide.flaps import recall_outs
 from sluice.decide.health import judge_nodes, judge_workers, recall_nodes
 from sluice.decide.inventory import Inventory
 from sluice.decide.pool_pass import plan_pool
@@ -25,7 +26,8 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     """
     known = memory.nodes if memory.started is not None else recall_nodes(snapshot)
     workers = judge_workers(snapshot, memory.workers, known)
-    nodes, actions = judge_nodes(snapshot, known, workers)
+    known_outs = memory.outs if memory.started is not None else recall_outs(snapshot)
+    nodes, outs, actions = judge_nodes(snapshot, known, workers, known_outs)
     fleet = Fleet(snapshot, workers, nodes)
     remembered = {pool.key: _remember(pool, memory, snapshot.at) for pool in snapshot.pools}
     owners = claim_models(snapshot.pools)
@@ -43,7 +45,7 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
             decisions = remembered[pool.key].decisions
             memories[pool.key] = PoolMemory(uid=pool.uid, decisions=decisions)
     started = memory.started if memory.started is not None else snapshot.at
-    after_all = Memory(pools=memories, nodes=nodes, workers=workers, started=started)
+    after_all = Memory(pools=memories, nodes=nodes, outs=outs, workers=workers, started=started)
     return Plan(snapshot.at, plans, actions), after_all
 
 

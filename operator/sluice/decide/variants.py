@@ -7,7 +7,14 @@ from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.api.pool import VariantSpec
 from sluice.decide import limits
 from sluice.decide.health import selects
-from sluice.model.memory import NodeHealth, PoolMemory, VariantMemory, WorkerHealth, WorkerState
+from sluice.model.memory import (
+    NodeHealth,
+    NodeState,
+    PoolMemory,
+    VariantMemory,
+    WorkerHealth,
+    WorkerState,
+)
 from sluice.model.plan import Finding, Problem
 from sluice.model.snapshot import Deployment, Node, NodeReady, Pool, Snapshot, Worker
 
@@ -253,6 +260,11 @@ def _find_problems(
         )
     if deployment is not None and deployment.message:
         problems.append(Problem(Finding.PODS_REFUSED, f"variant {name}: {deployment.message}"))
+    problems += [
+        Problem(Finding.NODE_LATCHED, f"node {node.name}: {fleet.nodes[node.name].reason}")
+        for node in fleet.list_nodes(accelerator)
+        if node.name in fleet.nodes and fleet.nodes[node.name].state is NodeState.LATCHED
+    ]
     return tuple(problems)
 
 

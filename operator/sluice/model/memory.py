@@ -24,9 +24,15 @@ class WorkerState(StrEnum):
 
 
 class NodeState(StrEnum):
-    """Our own word on a node; one that is healthy has none."""
+    """Our own word on a node.
 
+    Only nodes that are out are remembered with their state. Healthy stands in the mark of one that
+    came back, for as long as its flaps count.
+    """
+
+    HEALTHY = "Healthy"
     FAILED = "Failed"
+    LATCHED = "Latched"
 
 
 class Direction(StrEnum):
@@ -118,9 +124,16 @@ class PoolMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All that `plan` remembers; empty at start, filled from what is durable in the snapshot."""
+    """All that `plan` remembers; empty at start, filled from what is durable in the snapshot.
+
+    Attributes:
+        nodes: those that are out, by name.
+        outs: when each node was last taken out, oldest first; nodes that flap are let back later
+            and later, and in the end only by hand.
+    """
 
     pools: Mapping[PoolKey, PoolMemory] = field(default_factory=dict)
     nodes: Mapping[str, NodeHealth] = field(default_factory=dict)
+    outs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     workers: Mapping[str, WorkerHealth] = field(default_factory=dict)
     started: float | None = None

@@ -75,6 +75,7 @@ class Finding(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     WORKER_CRASHES = "WorkerCrashes"
     WORKER_FAILED = "WorkerFailed"
+    NODE_LATCHED = "NodeLatched"
     PODS_REFUSED = "PodsRefused"
     BREAKER_OPEN = "BreakerOpen"
     ROLL_WAITS = "RollWaits"
@@ -118,19 +119,33 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineNode:
-    """Taint a node and write its mark; applying it twice changes nothing."""
+    """Taint a node and write its mark; applying it twice changes nothing.
+
+    Attributes:
+        state: Failed or Latched, as it stands in the mark.
+        outs: when the node was taken out lately, this time included.
+    """
 
     node: str
     since: float
     reason: str
+    state: str = "Failed"
+    outs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseNode:
-    """Remove our taint and mark from a node."""
+    """Remove our taint and mark from a node.
+
+    Attributes:
+        at: snapshot time, seconds.
+        outs: when it was taken out lately; the mark stays to remember them, in state Healthy.
+    """
 
     node: str
     reason: str
+    at: float = 0.0
+    outs: tuple[float, ...] = ()
 
 
 NodeAction = QuarantineNode | ReleaseNode

@@ -67,11 +67,16 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class NodeMark:
-    """The durable part of a node's health, as its annotation holds it."""
+    """The durable part of a node's health, as its annotation holds it.
+
+    Attributes:
+        outs: when the node was taken out lately, oldest first.
+    """
 
     state: str
     since: float
     reason: str
+    outs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class Node:
         allocatable: device counts by resource name (only resources that a class names).
         tainted: our quarantine taint is on it.
         mark: our annotation; None when absent or unreadable (then `mark_error` says why).
+        released: somebody asks by annotation to let it back.
     """
 
     name: str
@@ -97,6 +103,7 @@ class Node:
     tainted: bool
     mark: NodeMark | None = None
     mark_error: str = ""
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sluice.model.keys import PoolKey
 from sluice.model.names import (
     ANNOTATION_FORCE_ROLL,
     ANNOTATION_HEALTH,
+    ANNOTATION_RELEASE,
     ANNOTATION_TEMPLATE,
     LABEL_CLASS,
     LABEL_POOL,
@@ -233,7 +234,7 @@ def _list_nodes(
     found = []
     for item in store.list(Kind.NODES):
         node = _read_node(item, sight, resources)
-        marked = node.tainted or node.mark is not None or bool(node.mark_error)
+        marked = node.tainted or node.mark is not None or bool(node.mark_error) or node.released
         if marked or any(selects(accelerator, node) for accelerator in classes.values()):
             found.append(node)
     return found
@@ -242,7 +243,8 @@ def _list_nodes(
 def _read_node(item: Object, sight: Sight, resources: set[str]) -> Node:
     meta, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
     name = meta["name"]
-    mark, mark_error = read_mark(meta.get("annotations", {}).get(ANNOTATION_HEALTH))
+    annotations = meta.get("annotations", {})
+    mark, mark_error = read_mark(annotations.get(ANNOTATION_HEALTH))
     ready = find_condition(item, "Ready")
     return Node(
         name=name,
@@ -259,6 +261,7 @@ def _read_node(item: Object, sight: Sight, resources: set[str]) -> Node:
         tainted=any(taint.get("key") == TAINT_QUARANTINE for taint in spec.get("taints", ())),
         mark=mark,
         mark_error=mark_error,
+        released=ANNOTATION_RELEASE in annotations,
     )
 
 
@@ -268,9 +271,10 @@ def read_mark(text: object) -> tuple[NodeMark | None, str]:
         return None, ""
     try:
         raw = json.loads(text)
-        mark = NodeMark(str(raw["state"]), float(raw["since"]), str(raw["reason"]))
-        readable = math.isfinite(mark.since)
-    except (ValueError, KeyError, TypeError, OverflowError):
+        outs = tuple(float(at) for at in raw.get("outs", ()))
+        mark = NodeMark(str(raw["state"]), float(raw["since"]), str(raw["reason"]), outs)
+        readable = all(math.isfinite(at) for at in (mark.since, *outs))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         readable = False
     if readable:
         return mark, ""

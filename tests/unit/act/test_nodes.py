@@ -58,3 +58,23 @@ def test_release_leaves_the_taints_of_others():
 
 def test_a_clean_node_needs_no_release():
     assert plan_patch(node([OTHER]), ReleaseNode("gpu-0", "good")) == []
+
+
+def test_a_node_that_returns_keeps_the_memory_of_its_flaps():
+    out = QuarantineNode("gpu-0", 12.5, "three misses", "Failed", (3.0, 12.5))
+    live = apply(node([OTHER]), plan_patch(node([OTHER]), out))
+    back = ReleaseNode("gpu-0", "good again", 60.0, (3.0, 12.5))
+    live = apply(live, plan_patch(live, back))
+    assert live["spec"]["taints"] == [OTHER]
+    mark = json.loads(live["metadata"]["annotations"]["sluice.dev/health"])
+    assert mark["state"] == "Healthy"
+    assert mark["outs"] == [3.0, 12.5]
+    assert plan_patch(live, ReleaseNode("gpu-0", "good again", 62.0, (3.0, 12.5))) == []
+
+
+def test_a_release_by_hand_uses_up_its_annotation():
+    live = apply(node(), plan_patch(node(), QuarantineNode("gpu-0", 12.5, "three misses")))
+    live["metadata"]["annotations"]["sluice.dev/release"] = "yes"
+    after = apply(live, plan_patch(live, ReleaseNode("gpu-0", "released by hand")))
+    assert after["metadata"]["annotations"] == {}
+    assert after["spec"]["taints"] == []

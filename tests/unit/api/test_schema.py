@@ -82,6 +82,7 @@ def test_an_object_left_out_gets_the_defaults_inside_it():
         "liveness": {"period": "1s", "timeout": "500ms", "failures": 3},
         "returnAfter": "60s",
         "maxUnhealthy": "50%",
+        "latchAfterFlaps": 3,
     }
 
 

@@ -173,8 +173,11 @@ def test_steps_move_on_a_terminal() -> None:
     assert "linking" in screen.getvalue()
 
 
-def test_a_kubeconfig_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", [["explain", "chat"], ["node", "release", "maia-0"]])
+def test_a_kubeconfig_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
-    result = CliRunner().invoke(sluice, ["explain", "chat"])
+    result = CliRunner().invoke(sluice, arguments)
     assert isinstance(result.exception, CommandError)
     assert str(result.exception) == "KUBECONFIG names /nowhere/config, and there is no such file."

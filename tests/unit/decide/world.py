@@ -96,6 +96,8 @@ class World:
     def __post_init__(self):
         self.nodes = {f"{kind}-{i}": kind for kind in ("maia", "gpu") for i in range(2)}
         self.marks: dict[str, NodeMark] = {}
+        self.returned: dict[str, NodeMark] = {}
+        self.release: set[str] = set()
         self.replicas: dict[tuple[str, str], int] = {}
         self.workers: dict[str, Worker] = {}
         self.misses: dict[str, int] = {}
@@ -242,7 +244,8 @@ class World:
             lease_renewed=self.leases[name],
             allocatable={resource: 0 if self.vanished == "devices" else self.devices.get(kind, 2)},
             tainted=name in self.marks,
-            mark=self.marks.get(name),
+            mark=self.marks.get(name, self.returned.get(name)),
+            released=name in self.release,
         )
 
     def _advance_pods(self):
@@ -278,9 +281,16 @@ class World:
     def _apply(self):
         for action in self.plan.nodes:
             if isinstance(action, QuarantineNode):
-                self.marks[action.node] = NodeMark("Failed", action.since, action.reason)
+                self.marks[action.node] = NodeMark(
+                    action.state, action.since, action.reason, action.outs
+                )
             elif isinstance(action, ReleaseNode):
                 self.marks.pop(action.node, None)
+                self.returned.pop(action.node, None)
+                self.release.discard(action.node)
+                if action.outs:
+                    mark = NodeMark("Healthy", action.at, action.reason, action.outs)
+                    self.returned[action.node] = mark
         for key, planned in self.plan.pools.items():
             for delete in planned.deletes:
                 self.workers[delete.uid] = replace(self.workers[delete.uid], terminating=True)

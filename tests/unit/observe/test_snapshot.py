@@ -144,6 +144,19 @@ def test_a_mark_edited_into_nonsense_is_a_sentence():
     assert read_mark(None) == (None, "")
 
 
+@pytest.mark.parametrize("outs", ["[1, null]", "5", '["soon"]', "[NaN]"])
+def test_flaps_edited_into_nonsense_are_a_sentence(outs):
+    mark, said = read_mark(f'{{"state": "Failed", "since": 1, "reason": "r", "outs": {outs}}}')
+    assert mark is None
+    assert "cannot be read" in said
+
+
+def test_a_mark_remembers_when_the_node_was_taken_out():
+    mark, _ = read_mark('{"state": "Healthy", "since": 9, "reason": "r", "outs": [1, 5.5]}')
+    assert mark.outs == (1.0, 5.5)
+    assert read_mark("[]")[0] is None
+
+
 @pytest.mark.parametrize("since", ["NaN", "Infinity", '"soon"', "1" + "0" * 400])
 def test_a_mark_without_a_real_time_is_none(since):
     mark, said = read_mark(f'{{"state": "Failed", "since": {since}, "reason": "r"}}')

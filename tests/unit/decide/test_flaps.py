@@ -1,0 +1,105 @@
+"""Nodes that fail again after they came back: later and later, then only by hand."""
+
+import pytest
+
+from sluice.model.snapshot import NodeMark
+
+from .world import World
+
+RETURN_AFTER = 20.0
+
+
+@pytest.fixture
+def world():
+    world = World()
+    world.rate["chat"] = 4.0
+    world.run(80)
+    return world
+
+
+def find_return(world, node="maia-0"):
+    """Let a node fail and heal; return the seconds from its healing to its return."""
+    world.dead = {node}
+    world.run(12)
+    assert node in world.marks
+    world.dead = set()
+    healed = world.now
+    for _ in range(400):
+        if node not in world.marks:
+            return world.now - healed
+        world.step()
+    return None
+
+
+def test_each_flap_doubles_the_stable_window_and_the_last_one_latches(world):
+    for doubled in (1, 2, 4):
+        waited = find_return(world)
+        assert RETURN_AFTER * doubled <= waited <= RETURN_AFTER * doubled + 6
+        world.run(60)
+    assert find_return(world) is None
+    assert world.marks["maia-0"].state == "Latched"
+    assert "latched after 3 flaps" in world.marks["maia-0"].reason
+
+
+def test_a_latched_node_is_named_in_the_pool_with_what_to_do(world):
+    world.marks["maia-0"] = NodeMark("Latched", world.now, "latched after 3 flaps", (world.now,))
+    world.restart_operator()
+    world.step()
+    told = [p.message for p in world.chat().problems if p.finding == "NodeLatched"]
+    assert told == ["node maia-0: latched after 3 flaps"]
+
+
+def test_a_hand_releases_a_latched_node_and_its_flaps_are_forgotten(world):
+    outs = tuple(world.now - ago for ago in (30, 20, 10, 0))
+    world.marks["maia-0"] = NodeMark("Latched", world.now, "latched after 3 flaps", outs)
+    world.restart_operator()
+    world.run(400)
+    assert "maia-0" in world.marks
+    world.release = {"maia-0"}
+    world.step()
+    assert not world.marks
+    assert not world.returned
+    assert not world.release
+    assert find_return(world) <= RETURN_AFTER + 6
+
+
+def test_a_restart_of_the_operator_forgets_no_flap(world):
+    find_return(world)
+    world.run(60)
+    assert world.returned["maia-0"].outs
+    world.restart_operator()
+    world.run(60)
+    assert find_return(world) >= 2 * RETURN_AFTER
+
+
+def test_a_node_that_was_good_for_an_hour_begins_anew(world):
+    world.tick = 10.0
+    find_return(world)
+    assert "maia-0" in world.returned
+    world.run(3700)
+    assert not world.returned
+    assert find_return(world) <= RETURN_AFTER + 30
+
+
+def test_a_node_that_registers_anew_keeps_its_flaps(world):
+    find_return(world)
+    kind = world.nodes.pop("maia-0")
+    world.returned.clear()
+    world.run(30)
+    world.nodes = {"maia-0": kind, **world.nodes}
+    world.run(60)
+    assert find_return(world) >= 2 * RETURN_AFTER
+
+
+def test_a_release_that_nothing_needs_is_used_up(world):
+    world.release = {"gpu-1"}
+    world.step()
+    assert not world.release
+    assert not world.marks
+
+
+def test_times_to_come_in_a_mark_are_taken_for_now(world):
+    world.marks["maia-0"] = NodeMark("Failed", world.now, "by a hand", (1e12, 2e12))
+    world.restart_operator()
+    world.run(20 * 2 + 10)
+    assert not world.marks
