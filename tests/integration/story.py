@@ -1,8 +1,10 @@
 """What the integration tests do to Sluice and see of it, in a user's words."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -13,6 +15,7 @@ from typing import NamedTuple
 
 import yaml
 
+SLUICE = Path(sys.executable).parent / "sluice"
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
 HOLD_DOWN = 8.0
@@ -177,6 +180,22 @@ class Sluice:
             "-n", "sluice-system", "pods", "-l", "app.kubernetes.io/name=sluice-gateway"
         )
         return f"http://{pods['items'][0]['status']['podIP']}:8080"
+
+    def replay(self, file, *options):
+        """Save the operators' last passes, go over them in a process of its own; return the JSON."""
+        state = self.cluster.state.root
+        environment = {**os.environ, "XDG_STATE_HOME": str(state.parents[2])}
+        for command in (["recording", file, "--name", state.name], ["replay", file, *options]):
+            done = subprocess.run(
+                [str(SLUICE), *map(str, command), "--output", "json"],
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=False,
+                env=environment,
+            )
+            assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+        return json.loads(done.stdout)
 
     def release(self, node):
         """Have a node's flaps forgotten, as a person would, and wait until Sluice has done it."""

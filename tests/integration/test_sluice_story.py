@@ -42,7 +42,7 @@ def test_more_load_scales_then_spills_and_less_scales_back(chat):
 
 
 @pytest.mark.parametrize("harm", ["kill", pytest.param("freeze", marks=pytest.mark.full)])
-def test_a_lost_maia_node_ends_in_fallback_and_in_return(chat, harm):
+def test_a_lost_maia_node_ends_in_fallback_and_in_return(chat, harm, tmp_path):
     with Load(chat.gateway(), "chat", rate=3.0) as load:
         wait_until(lambda: chat.serving("chat", "maia-200") >= 2, "Maia scales")
         wait_until(lambda: chat.condition("chat", "Progressing") == "False", "it settles")
@@ -59,6 +59,12 @@ def test_a_lost_maia_node_ends_in_fallback_and_in_return(chat, harm):
         wait_until(lambda: not chat.tainted(), "the node returns")
         assert "sluice.dev/health" in chat.annotations(node)
         chat.release(node)
+        replayed = chat.replay(tmp_path / "passes.jsonl")
+        assert replayed["passes"] > 20
+        assert replayed["different"] == []
+        turns = chat.replay(tmp_path / "passes.jsonl", "--without", "liveness")["turns"]
+        told = [one for turn in turns for one in turn["decided"]]
+        assert any(f"node {node} QuarantineNode" in one for one in told)
         wait_until(lambda: chat.condition("chat", "FallbackActive") == "False", "it is over")
         wait_until(lambda: chat.share("chat", "maia-200") >= 60, "traffic is back on Maia")
     assert load.failures == []

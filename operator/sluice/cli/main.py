@@ -33,6 +33,12 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "explain": LazyCommand(
         "sluice.cli.explain", "explain", "Tell what a pool decided lately, and why."
     ),
+    "recording": LazyCommand(
+        "sluice.cli.replay", "recording", "Save the last 200 passes of the operator."
+    ),
+    "replay": LazyCommand(
+        "sluice.cli.replay", "replay", "Plan recorded passes again, and compare bit for bit."
+    ),
 }
 
 

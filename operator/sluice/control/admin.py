@@ -1,11 +1,13 @@
-"""The admin port: /healthz, /readyz and /metrics."""
+"""The admin port: /healthz, /readyz, /metrics and /recording."""
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from sluice.control.passes import PlannerLoop
+from sluice.control.recording import Recorder
 from sluice.control.sensors import Sensors
 from sluice.control.settings import Settings
 from sluice.control.telemetry import Telemetry
@@ -29,6 +31,7 @@ def make_app(
     telemetry: Telemetry,
     settings: Settings,
     clock: Callable[[], float],
+    recorder: Recorder,
 ) -> web.Application:
     """Return the application of the admin port."""
     started = clock()
@@ -46,12 +49,23 @@ def make_app(
         body = generate_latest(telemetry.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def recording(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        for line in recorder.lines():  # one at a time: the planner has its turn in between
+            await response.write(line)
+            await asyncio.sleep(0)
+        await response.write_eof()
+        return response
+
     app = web.Application()
     app.add_routes(
         [
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),
+            web.get("/recording", recording),
         ]
     )
     return app

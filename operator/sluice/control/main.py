@@ -21,6 +21,7 @@ from sluice.control.admin import make_app
 from sluice.control.applying import Applier
 from sluice.control.leadership import Leadership
 from sluice.control.passes import PlannerLoop
+from sluice.control.recording import Recorder
 from sluice.control.sensors import Sensors
 from sluice.control.settings import Settings, SettingsError, load_settings
 from sluice.control.telemetry import Telemetry, configure_logging
@@ -46,18 +47,20 @@ class Operator:
         self.leadership = Leadership(self._client, namespace, identity, settings.lease, self._wake)
         writer = Writer(self._client, self.leadership)
         self.sensors = Sensors(self._client, settings, clock, self._wake, namespace)
+        instance = os.environ.get("POD_NAME", identity)
+        recorder = Recorder(instance)
         applier = Applier(
             writer,
             self.sensors.store,
             clock,
             worker_image=settings.worker_image,
-            instance=os.environ.get("POD_NAME", identity),
+            instance=instance,
         )
         telemetry = Telemetry()
         self.loop = PlannerLoop(
-            self.sensors, self.leadership, applier, writer, telemetry, settings, clock
+            self.sensors, self.leadership, applier, writer, telemetry, settings, clock, recorder
         )
-        self._app = make_app(self.loop, self.sensors, telemetry, settings, clock)
+        self._app = make_app(self.loop, self.sensors, telemetry, settings, clock, recorder)
 
     def _wake(self) -> None:
         self.loop.wake()

@@ -11,6 +11,7 @@ from sluice.act.writer import Writer
 from sluice.control.applying import Applier
 from sluice.control.leadership import Leadership
 from sluice.control.queue import KeyedQueue
+from sluice.control.recording import Recorder
 from sluice.control.sensors import Sensors
 from sluice.control.settings import Settings
 from sluice.control.telemetry import Telemetry
@@ -41,8 +42,10 @@ class PlannerLoop:
         telemetry: Telemetry,
         settings: Settings,
         clock: Clock,
+        recorder: Recorder,
     ) -> None:
         self._sensors = sensors
+        self._recorder = recorder
         self._leadership = leadership
         self._applier = applier
         self._writer = writer
@@ -86,7 +89,9 @@ class PlannerLoop:
             return
         if not self._has_fresh_sight():
             return
-        planned, self._memory = plan(snapshot, self._memory)
+        before = self._memory
+        planned, self._memory = plan(snapshot, before)
+        self._recorder.note(snapshot, before, planned)
         took = time.perf_counter() - began
         self._telemetry.passes.observe(took)
         self._show(planned, took)

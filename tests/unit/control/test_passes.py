@@ -8,6 +8,7 @@ import pytest
 
 from sluice.control.applying import Applier
 from sluice.control.passes import PlannerLoop
+from sluice.control.recording import Recorder
 from sluice.control.settings import Settings
 from sluice.control.telemetry import Telemetry
 from sluice.model.keys import PoolKey
@@ -55,6 +56,7 @@ class Setting:
         self.world.run(20)
         self.writer, self.leadership, self.telemetry = FakeWriter(), FakeLeadership(), Telemetry()
         self.sensors = sensors = FakeSensors(self.world)
+        self.recorder = Recorder("me")
         applier = Applier(
             self.writer, sensors.store, lambda: self.world.now, worker_image="w:1", instance="me"
         )
@@ -66,6 +68,7 @@ class Setting:
             self.telemetry,
             Settings(),
             lambda: self.world.now,
+            self.recorder,
         )
 
     async def look(self):

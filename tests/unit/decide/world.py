@@ -115,7 +115,8 @@ class World:
         """Let one tick pass."""
         self.now += self.tick
         self._advance_pods()
-        self.plan, self.memory = plan(self.snapshot(), self.memory)
+        self.seen, self.before = self.snapshot(), self.memory
+        self.plan, self.memory = plan(self.seen, self.before)
         self.history.append((self.now, self.plan))
         self._apply()
 
