@@ -182,7 +182,7 @@ class Sluice:
         return f"http://{pods['items'][0]['status']['podIP']}:8080"
 
     def replay(self, file, *options):
-        """Save the operators' last passes, go over them in a process of its own; return the JSON."""
+        """Save the operators' last passes and go over them, as a person would; return the JSON."""
         state = self.cluster.state.root
         environment = {**os.environ, "XDG_STATE_HOME": str(state.parents[2])}
         for command in (["recording", file, "--name", state.name], ["replay", file, *options]):

@@ -68,6 +68,11 @@ def _find_operators(url: str | None, name: str) -> list[str]:
 
 def _fetch(url: str) -> list[bytes]:
     parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.netloc:
+        raise CommandError(
+            f"{url} is no address of an admin port; give one such as http://127.0.0.1:{_PORT}.",
+            ExitCode.USAGE,
+        )
     try:
         connection = http.client.HTTPConnection(parts.netloc, timeout=_PATIENCE)
         try:
@@ -78,7 +83,7 @@ def _fetch(url: str) -> list[bytes]:
             connection.close()
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CommandError(f"{url} does not give its recording: {error}.") from error
-    if parts.scheme != "http" or response.status != http.client.OK:
+    if response.status != http.client.OK:
         raise CommandError(f"{url} is not the admin port of an operator ({response.status}).")
     return body.splitlines(keepends=True)
 

@@ -181,3 +181,18 @@ def test_a_kubeconfig_that_is_not_there_is_named(
     result = CliRunner().invoke(sluice, arguments)
     assert isinstance(result.exception, CommandError)
     assert str(result.exception) == "KUBECONFIG names /nowhere/config, and there is no such file."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["replay", "/nowhere/passes"], "Cannot read /nowhere/passes: No such file or directory."),
+        (["recording", "--url", "http://127.0.0.1:1", "x"], "does not give its recording"),
+        (["recording", "--url", "http://127.0.0.1:port", "x"], "does not give its recording"),
+        (["recording", "--url", "nonsense", "x"], "no address of an admin port"),
+    ],
+)
+def test_recordings_that_cannot_be_had_are_a_sentence(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(sluice, arguments)
+    assert isinstance(result.exception, CommandError)
+    assert said in str(result.exception)
