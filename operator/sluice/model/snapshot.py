@@ -31,11 +31,35 @@ class Probe:
         misses: consecutive misses up to now; 0 means the last probe was answered.
         answered: how many probes this pod has ever answered.
         up_since: when the current run of answers began; None while missing.
+        why: what the last miss was (the worker's own words where it gave some), or "".
     """
 
     misses: int
     answered: int
     up_since: float | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswers:
+    """What asking a worker, or one slot of a probation pod, for known answers has shown.
+
+    A round asks every known prompt once. A round that was not answered in time is neither right nor
+    wrong: a slow worker is overloaded, a dead one misses its liveness probes.
+
+    Attributes:
+        right: rounds in a row answered right up to now.
+        wrong: rounds answered wrong, ever.
+        at: when the last round was judged; None before the first.
+        detail: what the last wrong round was: prompt number, tokens expected and given; or "".
+        unavailable: why nothing can be judged (no probes.json, of another digest, …), or "".
+    """
+
+    right: int = 0
+    wrong: int = 0
+    at: float | None = None
+    detail: str = ""
+    unavailable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +87,39 @@ class Worker:
     unschedulable: str = ""
     probe: Probe | None = None
     gateway_failures: int = 0
+    answers: KnownAnswers | None = None
+    signals: "WorkerSignals | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbationPod:
+    """A pod that asks all free devices of a quarantined node for known answers.
+
+    Attributes:
+        waiting: reason and message of a container that cannot start, or "".
+        unschedulable: the scheduler's message while the pod is not bound, or "".
+        slots: by container name, what its devices answered; None before the first round.
+    """
+
+    uid: str
+    name: str
+    node: str
+    accelerator_class: str
+    created: float
+    ready: bool
+    terminating: bool
+    waiting: str = ""
+    unschedulable: str = ""
+    slots: Mapping[str, KnownAnswers | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCondition:
+    """A condition that the node's health agent set; `status` is True, False or Unknown."""
+
+    status: str
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +148,8 @@ class Node:
         tainted: our quarantine taint is on it.
         mark: our annotation; None when absent or unreadable (then `mark_error` says why).
         released: somebody asks by annotation to let it back.
+        banned: somebody asks by annotation to take it out: the reason given, or "".
+        conditions: of the types that a class names in health.nodeConditions, by type.
     """
 
     name: str
@@ -104,6 +163,8 @@ class Node:
     mark: NodeMark | None = None
     mark_error: str = ""
     released: bool = False
+    banned: str = ""
+    conditions: Mapping[str, NodeCondition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +173,24 @@ class Distribution:
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSignals:
+    """What the gateways measured of one worker over the window.
+
+    Attributes:
+        seconds: length of the window.
+        errors: attempts that ended in an error, a broken connection or nonsense.
+        timeouts: attempts that gave no token in time, first or next.
+    """
+
+    seconds: float
+    finished: int
+    errors: int
+    timeouts: int
+    ttft: Distribution
+    tpot: Distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +286,8 @@ class Snapshot:
     Attributes:
         unreadable: why a class that exists cannot be read, by its name.
         observer_ok: our own control target answered; False makes every miss doubtful.
+        probations: pods that prove quarantined nodes.
+        cool_down: seconds without destructive actions after a breaker had to hold.
         gateways: how many gateways are Ready.
         endpoint: the address that users send requests to; "" while there is none.
     """
@@ -219,3 +300,5 @@ class Snapshot:
     observer_ok: bool = True
     gateways: int = 0
     endpoint: str = ""
+    probations: tuple[ProbationPod, ...] = ()
+    cool_down: float = 60.0
