@@ -1,0 +1,108 @@
+"""Faults of an emulated device: their kinds, and a device's state as it travels to whoever uses it.
+
+The node's agent owns the state, as firmware and driver own a real device's. A worker learns of it
+only through device calls: it connects to the device's socket and reads one line of JSON for every
+change, the present state first.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class FaultKind(StrEnum):
+    """What can be wrong with a device."""
+
+    OFF_BUS = "off-bus"
+    """The device is gone from the bus; every call to it fails, until the node is repaired."""
+    ECC = "ecc"
+    """Uncorrectable memory error: the process that used it dies, and no other can start on it."""
+    THROTTLE = "throttle"
+    """Too hot: clocks are lowered, steps take `slowdown` times as long, answers stay right."""
+    HANG = "hang"
+    """A step never ends; nothing is logged."""
+    CORRUPTION = "corruption"
+    """A share `rate` of the values that the device computes is wrong, and looks plausible."""
+    CRASH = "crash"
+    """The runtime ends the process; the next one may start."""
+
+
+DEFAULT_RATE: Final = 1e-2
+"""Share of wrong values; what parity gates must catch at least (assumed)."""
+DEFAULT_SLOWDOWN: Final = 3.0
+"""A hardware slowdown cuts clocks at least in half (published, NVML); 3 is assumed."""
+
+
+class FaultError(ValueError):
+    """A fault or a state that cannot be; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        since: seconds since 1970.
+        rate: of wrong values, above 0 and at most 1; means something for corruption only.
+        slowdown: of steps, at least 1; means something for throttle only.
+        seed: of all chance in it.
+
+    Raises:
+        FaultError: a number is out of its range.
+    """
+
+    kind: FaultKind
+    since: float
+    rate: float = DEFAULT_RATE
+    slowdown: float = DEFAULT_SLOWDOWN
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 < self.rate <= 1:
+            raise FaultError(f"rate {self.rate:g} must be above 0 and at most 1")
+        if not (math.isfinite(self.slowdown) and self.slowdown >= 1):
+            raise FaultError(f"slowdown {self.slowdown:g} must be a number of at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """One device: its number on its node, and what is wrong with it."""
+
+    resource: str
+    number: int
+    faults: tuple[Fault, ...] = ()
+
+    def find(self, kind: FaultKind) -> Fault | None:
+        """Return the fault of a kind, or None."""
+        return next((fault for fault in self.faults if fault.kind is kind), None)
+
+
+def encode_state(state: DeviceState) -> bytes:
+    """Return one line of JSON, with its end."""
+    return json.dumps(asdict(state), separators=(",", ":")).encode() + b"\n"
+
+
+def decode_state(line: bytes) -> DeviceState:
+    """Read a line that `encode_state` wrote.
+
+    Raises:
+        FaultError: it is something else.
+    """
+    try:
+        raw = json.loads(line)
+        faults = tuple(
+            Fault(
+                FaultKind(each["kind"]),
+                float(each["since"]),
+                float(each["rate"]),
+                float(each["slowdown"]),
+                int(each["seed"]),
+            )
+            for each in raw["faults"]
+        )
+        return DeviceState(str(raw["resource"]), int(raw["number"]), faults)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FaultError(f"no device state: {line[:80]!r} ({error})") from error
