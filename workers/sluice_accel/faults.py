@@ -7,9 +7,10 @@ change, the present state first.
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class FaultKind(StrEnum):
@@ -92,17 +93,37 @@ def decode_state(line: bytes) -> DeviceState:
         FaultError: it is something else.
     """
     try:
-        raw = json.loads(line)
-        faults = tuple(
-            Fault(
-                FaultKind(each["kind"]),
-                float(each["since"]),
-                float(each["rate"]),
-                float(each["slowdown"]),
-                int(each["seed"]),
-            )
-            for each in raw["faults"]
-        )
-        return DeviceState(str(raw["resource"]), int(raw["number"]), faults)
+        return _parse_state(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
         raise FaultError(f"no device state: {line[:80]!r} ({error})") from error
+
+
+def encode_states(states: Iterable[DeviceState]) -> str:
+    """Return the states of several devices as a JSON document."""
+    return json.dumps([asdict(state) for state in states], indent=1) + "\n"
+
+
+def decode_states(text: str) -> tuple[DeviceState, ...]:
+    """Read a document that `encode_states` wrote.
+
+    Raises:
+        FaultError: it is something else.
+    """
+    try:
+        return tuple(_parse_state(entry) for entry in json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FaultError(f"no states of devices: {text[:80]!r} ({error})") from error
+
+
+def _parse_state(raw: Any) -> DeviceState:
+    faults = tuple(
+        Fault(
+            FaultKind(each["kind"]),
+            float(each["since"]),
+            float(each["rate"]),
+            float(each["slowdown"]),
+            int(each["seed"]),
+        )
+        for each in raw["faults"]
+    )
+    return DeviceState(str(raw["resource"]), int(raw["number"]), faults)

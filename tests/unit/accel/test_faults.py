@@ -8,7 +8,9 @@ from sluice_accel.faults import (
     FaultError,
     FaultKind,
     decode_state,
+    decode_states,
     encode_state,
+    encode_states,
 )
 
 
@@ -45,3 +47,14 @@ def test_a_fault_is_found_by_its_kind():
     state = DeviceState("sluice.dev/maia", 0, (fault,))
     assert state.find(FaultKind.HANG) is fault
     assert state.find(FaultKind.ECC) is None
+
+
+def test_a_document_of_states_comes_back_and_nonsense_is_refused():
+    states = (
+        DeviceState("sluice.dev/maia", 0, (Fault(FaultKind.THROTTLE, 1.5, slowdown=4.0),)),
+        DeviceState("sluice.dev/maia", 1),
+    )
+    assert decode_states(encode_states(states)) == states
+    for text in ("", "{", '[{"number": 1}]', "[7]"):
+        with pytest.raises(FaultError, match="no states of devices"):
+            decode_states(text)
