@@ -15,6 +15,8 @@ import aiohttp
 
 from sluice_node.config import NodeConfig
 from sluice_node.container import Container
+from sluice_node.devicebank import DeviceBank
+from sluice_node.devicehealth import DeviceReport
 from sluice_node.devices import CapacityLedger
 from sluice_node.events import EventRecorder
 from sluice_node.kubeaccess import KubeAccess
@@ -47,7 +49,8 @@ class Agent:
             connector=aiohttp.TCPConnector(force_close=True, limit=0), trust_env=False
         )
         self._events = EventRecorder(self._api, config.name)
-        self._registration = Registration(config, self._api)
+        self._devices = DeviceBank(config, self._take_device_report)
+        self._registration = Registration(config, self._api, lambda: self._devices.report)
         self._server = KubeletServer(str(config.address), config.kubelet, self._find_container)
         self._context = NodeContext(
             config=config,
@@ -55,6 +58,7 @@ class Agent:
             gate=self._gate,
             events=self._events,
             ledger=CapacityLedger(config.capacity),
+            devices=self._devices,
             addresses=AddressBook(config),
             probes=self._probes,
         )
@@ -68,7 +72,8 @@ class Agent:
         """Run until SIGTERM or SIGINT; then end the pods.
 
         Raises:
-            OSError: The kubelet port cannot be had, or the state directory not be written.
+            OSError: A port or a device's socket cannot be had, or the state directory not be
+                written.
         """
         self._context.pods.mkdir(parents=True, exist_ok=True)
         ended = end_leftovers(self._context.pods)
@@ -79,11 +84,13 @@ class Agent:
             loop.add_signal_handler(number, self._ending.set)
         loop.add_signal_handler(signal.SIGUSR1, self._set_silent, True)  # noqa: FBT003
         loop.add_signal_handler(signal.SIGUSR2, self._set_silent, False)  # noqa: FBT003
+        await self._devices.start()
         await self._server.start()
         work = [
             asyncio.create_task(step)
             for step in (
                 self._registration.run(),
+                self._devices.run(),
                 self._events.run(),
                 self._sample_logs(),
                 self._follow_mode(),
@@ -97,6 +104,11 @@ class Agent:
                     task.result()
         finally:
             await self._end([ending, *work])
+
+    def _take_device_report(self, report: DeviceReport) -> None:
+        _LOG.info("%s: %s", report.reason, report.message)
+        self._context.ledger.note_unhealthy(report.unhealthy)
+        self._registration.hurry()
 
     def _set_silent(self, silent: bool) -> None:  # noqa: FBT001  # a signal handler's argument
         self._silent = silent
@@ -215,6 +227,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await self._server.stop()
+        await self._devices.stop()
         await self._probes.close()
         await self._api.close()
 

@@ -59,15 +59,24 @@ class ApiServer(_Section):
 
 
 class NodeConfig(_Section):
-    """One emulated node."""
+    """One emulated node.
+
+    Attributes:
+        state_dir: What the node keeps; `faults.json` in it says what is wrong with its devices.
+        device_dir: Where the sockets of its devices lie, instead of `state_dir`: the whole path of
+            a Unix socket may not exceed 107 bytes.
+        metrics_port: Where its devices' metrics are served on `address`; None: nowhere.
+    """
 
     name: str = Field(pattern=_NAME)
     kubeconfig: Path
     state_dir: Path
+    device_dir: Path | None = None
     address: IPv4Address
     pod_range: IPv4Network
     stable_range: IPv4Network
     kubelet: KubeletEndpoint
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
     api_server: ApiServer
     labels: dict[str, str] = Field(default_factory=dict)
     taints: tuple[Taint, ...] = ()

@@ -161,6 +161,7 @@ class Container:
         if image is None:
             raise SpawnError(f"the image {self.spec['image']} is unknown")
         directory = self._directory
+        ledger, devices = pod.node.ledger, pod.node.devices
         launch = prepare_launch(
             pod.object,
             self.spec,
@@ -169,7 +170,10 @@ class Container:
             facts=pod.facts,
             volumes=pod.volumes,
             config_maps=self._config_maps,
-            devices=pod.node.ledger.describe_devices(pod.uid, self.name),
+            devices=ledger.describe_devices(pod.uid, self.name),
+            device_sockets=[
+                devices.find_socket(device) for device in ledger.list_devices(pod.uid, self.name)
+            ],
             directory=directory,
         )
         self._emit("Pulled", f'Container image "{self.spec["image"]}" is known to this node')

@@ -10,6 +10,9 @@ from typing import Any
 
 from sluice_node.quantities import parse_quantity
 
+DeviceKey = tuple[str, int]
+"""One device of the node: its resource, and its number among those of the resource."""
+
 
 class AdmissionError(Exception):
     """The node has no room for a pod; `reason` is the pod's status.reason."""
@@ -24,6 +27,16 @@ def is_device(resource: str) -> bool:
     return "/" in resource and not resource.startswith("kubernetes.io/")
 
 
+def list_devices(capacity: Mapping[str, str]) -> tuple[DeviceKey, ...]:
+    """Return all devices of a node, by resource and number."""
+    return tuple(
+        (resource, number)
+        for resource, amount in sorted(capacity.items())
+        if is_device(resource)
+        for number in range(int(parse_quantity(amount)))
+    )
+
+
 class CapacityLedger:
     """Who holds what, by pod UID and container name."""
 
@@ -31,6 +44,11 @@ class CapacityLedger:
         self._capacity = {name: parse_quantity(amount) for name, amount in capacity.items()}
         self._requests: dict[str, dict[str, Decimal]] = {}
         self._devices: dict[str, dict[str, dict[str, list[int]]]] = {}
+        self._unhealthy: frozenset[DeviceKey] = frozenset()
+
+    def note_unhealthy(self, devices: frozenset[DeviceKey]) -> None:
+        """Give these devices to no further pod; who holds one keeps it."""
+        self._unhealthy = devices
 
     def admit(self, uid: str, spec: Mapping[str, Any]) -> None:
         """Book what a pod asks for; a pod that is booked already stays so.
@@ -59,6 +77,11 @@ class CapacityLedger:
         """Give back what a pod held."""
         self._requests.pop(uid, None)
         self._devices.pop(uid, None)
+
+    def list_devices(self, uid: str, container: str) -> list[DeviceKey]:
+        """Return a container's devices in the order of `describe_devices`."""
+        held = self._devices.get(uid, {}).get(container, {})
+        return [(resource, number) for resource in sorted(held) for number in held[resource]]
 
     def describe_devices(self, uid: str, container: str) -> str:
         """Return a container's devices as `sluice.dev/maia=0,1`, kinds divided by `;`."""
@@ -90,7 +113,11 @@ class CapacityLedger:
     def _find_free(self, resource: str, chosen: Mapping[str, Mapping[str, list[int]]]) -> list[int]:
         pods = [*self._devices.values(), chosen]
         taken = {n for pod in pods for held in pod.values() for n in held.get(resource, ())}
-        return [n for n in range(int(self._capacity.get(resource, 0))) if n not in taken]
+        return [
+            number
+            for number in range(int(self._capacity.get(resource, 0)))
+            if number not in taken and (resource, number) not in self._unhealthy
+        ]
 
 
 def _sum_requests(spec: Mapping[str, Any], resource: str) -> Decimal:

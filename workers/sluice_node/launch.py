@@ -6,7 +6,7 @@ Called for every start of a container, because config maps may have changed.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def prepare_launch(
     volumes: PodVolumes,
     config_maps: Mapping[str, Mapping[str, str] | None],
     devices: str,
+    device_sockets: Sequence[Path],
     directory: Path,
 ) -> Launch:
     """Return what to execute for a container.
@@ -51,6 +52,7 @@ def prepare_launch(
         volumes: The pod's volumes, prepared.
         config_maps: As `build_environment` takes them.
         devices: As `CapacityLedger.describe_devices` says it.
+        device_sockets: Their sockets, in the order of `CapacityLedger.list_devices`.
         directory: The container's own; its home and its temporary files come to lie there.
 
     Raises:
@@ -66,7 +68,7 @@ def prepare_launch(
         "HOSTNAME": pod["metadata"]["name"],
         "HOME": str(home),
         "TMPDIR": str(temporary),
-        **({"SLUICE_DEVICES": devices} if devices else {}),
+        **_describe_devices(devices, device_sockets),
         **_describe_api_server(pod, node, volumes.find_token(container), directory),
     }
     environment = complete_environment(
@@ -87,6 +89,14 @@ def prepare_launch(
     arguments[0] = _find_program(arguments[0], environment["PATH"], container["image"])
     working = container.get("workingDir")
     return Launch(arguments, environment, Path(paths.rewrite(working)) if working else home)
+
+
+def _describe_devices(devices: str, sockets: Sequence[Path]) -> dict[str, str]:
+    """Return the variables that a device plugin's Allocate would have injected."""
+    if not devices:
+        return {}
+    paths = ",".join(str(path) for path in sockets)
+    return {"SLUICE_DEVICES": devices, "SLUICE_DEVICE_SOCKETS": paths}
 
 
 def _find_program(program: str, search: str, image: str) -> str:

@@ -11,6 +11,7 @@ import aiohttp
 
 from sluice_node.addresses import REST_SECONDS, AddressPool
 from sluice_node.config import NodeConfig
+from sluice_node.devicebank import DeviceBank
 from sluice_node.devices import CapacityLedger
 from sluice_node.events import EventRecorder
 from sluice_node.kubeapi import KubeApi
@@ -32,6 +33,7 @@ class NodeContext:
     gate: asyncio.Event
     events: EventRecorder
     ledger: CapacityLedger
+    devices: DeviceBank
     addresses: "AddressBook"
     probes: aiohttp.ClientSession
 

@@ -4,6 +4,8 @@ import platform
 from typing import Any
 
 from sluice_node.config import NodeConfig
+from sluice_node.devicehealth import CONDITION, DeviceReport
+from sluice_node.quantities import parse_quantity
 from sluice_node.timestamps import format_micro_time, format_time
 
 LEASE_SECONDS = 40
@@ -44,12 +46,18 @@ def find_architecture() -> str:
 
 
 def describe_status(
-    config: NodeConfig, *, boot: str, now: float, observed: dict[str, Any]
+    config: NodeConfig,
+    devices: DeviceReport,
+    *,
+    boot: str,
+    now: float,
+    observed: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the status of a healthy node.
+    """Return the status of a node whose agent runs.
 
     Args:
         config: The node.
+        devices: The health of its devices.
         boot: Identity of this run of the agent.
         now: Seconds since 1970.
         observed: The Node's present status; transition times are kept from it.
@@ -64,9 +72,13 @@ def describe_status(
             before.get("Ready"), "Ready", "True", "KubeletReady", "emulated node is running", now
         )
     )
+    if devices.devices:
+        healthy = "True" if devices.healthy else "False"
+        why = (devices.reason, devices.message)
+        conditions.append(_describe_condition(before.get(CONDITION), CONDITION, healthy, *why, now))
     return {
         "capacity": dict(config.capacity),
-        "allocatable": dict(config.capacity),
+        "allocatable": _describe_allocatable(config, devices),
         "conditions": conditions,
         "addresses": [
             {"type": "InternalIP", "address": str(config.address)},
@@ -86,6 +98,14 @@ def describe_status(
             "architecture": find_architecture(),
         },
     }
+
+
+def _describe_allocatable(config: NodeConfig, devices: DeviceReport) -> dict[str, str]:
+    """Leave out unhealthy devices, as the kubelet does with those of a device plugin."""
+    allocatable = dict(config.capacity)
+    for resource, _ in devices.unhealthy:
+        allocatable[resource] = str(int(parse_quantity(allocatable[resource])) - 1)
+    return allocatable
 
 
 def _describe_condition(
@@ -110,8 +130,12 @@ def needs_status(wanted: dict[str, Any], observed: dict[str, Any]) -> bool:
         return True
     if wanted["nodeInfo"]["bootID"] != (observed.get("nodeInfo") or {}).get("bootID"):
         return True
-    states = {item["type"]: item["status"] for item in observed.get("conditions") or []}
-    return any(states.get(item["type"]) != item["status"] for item in wanted["conditions"])
+    present = {item["type"]: _read_verdict(item) for item in observed.get("conditions") or []}
+    return any(present.get(item["type"]) != _read_verdict(item) for item in wanted["conditions"])
+
+
+def _read_verdict(condition: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(condition.get(field, "") for field in ("status", "reason", "message"))
 
 
 def describe_lease(config: NodeConfig, node_uid: str, now: float) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from sluice_node.config import NodeConfig
+from sluice_node.devicehealth import DeviceReport
 from sluice_node.kubeapi import STRATEGIC_PATCH, ApiError, KubeApi
 from sluice_node.nodeobject import (
     describe_lease,
@@ -32,16 +34,20 @@ _STATUS_SECONDS = 300.0
 class Registration:
     """One node's presence at the API server."""
 
-    def __init__(self, config: NodeConfig, api: KubeApi) -> None:
+    def __init__(
+        self, config: NodeConfig, api: KubeApi, report: Callable[[], DeviceReport]
+    ) -> None:
+        """Take the node, and what gives the health of its devices now."""
         self._config = config
         self._api = api
+        self._report = report
         self._boot = str(uuid.uuid4())
         self._status_sent = -_STATUS_SECONDS
         self._beat_now = asyncio.Event()
         self.registered = asyncio.Event()
 
     def hurry(self) -> None:
-        """Beat at once: the agent was silent."""
+        """Beat at once: the agent was silent, or its devices changed."""
         self._beat_now.set()
 
     async def run(self) -> None:
@@ -74,7 +80,9 @@ class Registration:
         lease = describe_lease(self._config, node["metadata"]["uid"], now)
         await self._renew_lease(lease)
         observed = node.get("status") or {}
-        status = describe_status(self._config, boot=self._boot, now=now, observed=observed)
+        status = describe_status(
+            self._config, self._report(), boot=self._boot, now=now, observed=observed
+        )
         due = time.monotonic() - self._status_sent >= _STATUS_SECONDS
         if due or needs_status(status, observed):
             path = f"{_NODES}/{self._config.name}/status"

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from sluice_node.config import ApiServer, Image, KubeletEndpoint, NodeConfig
+from sluice_node.devicebank import DeviceBank
 from sluice_node.devices import CapacityLedger
 from sluice_node.events import EventRecorder
 from sluice_node.kubeapi import ApiError
@@ -171,6 +172,7 @@ async def open_world(directory: Path):
             gate=gate,
             events=EventRecorder(api, config.name),
             ledger=CapacityLedger(config.capacity),
+            devices=DeviceBank(config, lambda _: None),
             addresses=AddressBook(config),
             probes=probes,
         )

@@ -325,5 +325,7 @@ async def test_a_container_sees_its_devices_and_nothing_of_the_agent(
     await until(lambda: world.status.get("phase") == "Succeeded")
     text = runner.containers[0].log.path.read_text()
     assert "SLUICE_DEVICES=sluice.dev/maia=0,1\n" in text
+    sockets = [world.context.devices.find_socket(("sluice.dev/maia", n)) for n in (0, 1)]
+    assert f"SLUICE_DEVICE_SOCKETS={sockets[0]},{sockets[1]}\n" in text
     assert f"M={world.context.config.state_dir}/compact\n" in text
     assert "AGENT_SECRET" not in text

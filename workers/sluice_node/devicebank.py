@@ -1,0 +1,63 @@
+"""The devices of one node: what is wrong with them, and who is told.
+
+Hardware does not fall silent with the agent: this goes on while the agent is silent, and stops only
+when the machine does. `agent` runs it; containers find the sockets of their devices here.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sluice_node.config import NodeConfig
+from sluice_node.devicehealth import DeviceReport, judge_devices
+from sluice_node.devices import DeviceKey, list_devices
+from sluice_node.devicesockets import DeviceSockets
+from sluice_node.devicestates import DeviceStates
+
+FAULT_FILE = "faults.json"
+_LOOK_SECONDS = 0.2
+
+
+class DeviceBank:
+    """All devices of a node."""
+
+    def __init__(self, config: NodeConfig, on_report: Callable[[DeviceReport], None]) -> None:
+        """Prepare; `on_report` is called with every report that differs from the one before."""
+        self.states = DeviceStates(list_devices(config.capacity), config.state_dir / FAULT_FILE)
+        self._sockets = DeviceSockets(config.device_dir or config.state_dir, self.states.show)
+        self._on_report = on_report
+        self.report = judge_devices((), time.time())
+
+    def find_socket(self, device: DeviceKey) -> Path:
+        """Return the path of a device's socket."""
+        return self._sockets.find(device)
+
+    async def start(self) -> None:
+        """Read what is broken and open the sockets.
+
+        Raises:
+            OSError: A socket cannot be made.
+        """
+        self.look()
+        await self._sockets.start(self.states.devices)
+
+    async def stop(self) -> None:
+        """Close the sockets."""
+        await self._sockets.stop()
+
+    async def run(self) -> None:
+        """Follow the state of the devices for ever."""
+        while self.states.devices:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.look()
+        await asyncio.Event().wait()
+
+    def look(self) -> None:
+        """Tell processes and the health agent what changed."""
+        for state in self.states.look(time.monotonic()):
+            self._sockets.tell(state)
+        report = judge_devices(self.states.show_all(), time.time())
+        if report != self.report:
+            self.report = report
+            self._on_report(report)
