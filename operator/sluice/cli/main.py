@@ -25,7 +25,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "cluster": LazyCommand(
         "sluice.cli.cluster", "cluster", "Start, use and stop embedded Kubernetes clusters."
     ),
-    "node": LazyCommand("sluice.cli.node", "node", "Kill, freeze, stop and start emulated nodes."),
+    "node": LazyCommand(
+        "sluice.cli.node", "node", "Kill, freeze, stop, start, break and heal emulated nodes."
+    ),
     "gateway": LazyCommand("sluice.cli.gateway", "gateway", "Find the gateway of a cluster."),
     "demo": LazyCommand(
         "sluice.cli.demo.command", "demo", "Show scaling, spill, failover and return."

@@ -7,11 +7,12 @@ import click
 
 from sluice.cli.kubeapi import call_api, find_kubeconfig, kubeconfig_option
 from sluice.cli.output import name_option, output_option, print_result
+from sluice_accel.faults import DEFAULT_RATE, DEFAULT_SLOWDOWN, FaultKind
 
 
 @click.group()
 def node() -> None:
-    """Kill, freeze, stop and start emulated nodes; release any node from quarantine."""
+    """Kill, freeze, stop, start, break and heal emulated nodes; release any from quarantine."""
 
 
 @node.command()
@@ -50,6 +51,73 @@ def start(**options: Any) -> None:
     _act("start", "running", **options)
 
 
+class _DeviceNumber(click.ParamType):
+    """A device's number, or `all`."""
+
+    name = "N|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Return the number, or `all`."""
+        if isinstance(value, int) or value == "all":
+            return value
+        if not (value.isascii() and value.isdigit()):
+            self.fail(f"'{value}' is neither a device's number nor 'all'.", param, ctx)
+        return int(value)
+
+
+@node.command(name="break")
+@click.argument("node_name", metavar="NODE")
+@click.option(
+    "--fault",
+    type=click.Choice([str(kind) for kind in FaultKind]),
+    required=True,
+    help="What goes wrong: off-bus and ecc are logged by the driver, throttle shows in clocks and "
+    "latency, hang and corruption in nothing but tokens; crash ends the process once.",
+)
+@click.option("--device", type=_DeviceNumber(), default=0, show_default=True, help="Which device.")
+@click.option(
+    "--rate", type=float, help=f"Share of wrong values, for corruption.  [default: {DEFAULT_RATE}]"
+)
+@click.option(
+    "--slowdown",
+    type=float,
+    help=f"Times as long a step takes, for throttle.  [default: {DEFAULT_SLOWDOWN}]",
+)
+@click.option("--seed", type=int, help="Of all chance in it.  [default: 0]")
+@name_option
+@output_option
+def break_(
+    *,
+    fault: str,
+    device: int | str,
+    rate: float | None,
+    slowdown: float | None,
+    seed: int | None,
+    **options: Any,
+) -> None:
+    """Break a device of the node; its agent and its pods go on.
+
+    The fault stays until 'sluice node heal', whatever happens to the agent. Another fault of the
+    same kind replaces it. A crash ends the processes that use the device now, and is over then.
+    """
+    numbers = {"rate": rate, "slowdown": slowdown, "seed": seed}
+    wanted = {name: value for name, value in numbers.items() if value is not None}
+    which = "all its devices have" if device == "all" else f"its device {device} has"
+    outcome = f"broken: {which} the fault '{fault}'"
+    _act("break", outcome, fault=fault, device=device, **wanted, **options)
+
+
+@node.command()
+@click.argument("node_name", metavar="NODE")
+@name_option
+@output_option
+def heal(**options: Any) -> None:
+    """Repair all devices of the node: every fault is gone."""
+    _act("heal", "healed: its devices have no fault", **options)
+
+
 @node.command()
 @click.argument("node_name", metavar="NODE")
 @kubeconfig_option
@@ -86,8 +154,10 @@ async def _ask_release(kubeconfig: str, node_name: str) -> dict[str, Any]:
     )
 
 
-def _act(action: str, outcome: str, *, node_name: str, name: str, output: str) -> None:
+def _act(
+    action: str, outcome: str, *, node_name: str, name: str, output: str, **wanted: Any
+) -> None:
     from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
 
-    entry = find_cluster(name).act_on_node(node_name, action)
+    entry = find_cluster(name).act_on_node(node_name, action, **wanted)
     print_result(entry, f"{node_name} is {outcome}.", output=output)

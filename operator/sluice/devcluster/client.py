@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 from sluice.devcluster.directories import StateDirectory
@@ -31,9 +32,14 @@ class _Connection(http.client.HTTPConnection):
 
 
 def call_supervisor(
-    state: StateDirectory, method: str, path: str, *, timeout_seconds: float = _TIMEOUT_SECONDS
+    state: StateDirectory,
+    method: str,
+    path: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> dict[str, Any]:
-    """Send a request to the cluster's supervisor and return its JSON answer.
+    """Send a request, with a JSON body if one is given; return the supervisor's JSON answer.
 
     Raises:
         ClusterNotRunningError: nothing listens.
@@ -41,9 +47,9 @@ def call_supervisor(
     """
     connection = _Connection(state, timeout_seconds)
     try:
-        connection.request(method, path)
+        connection.request(method, path, body=None if body is None else json.dumps(body))
         response = connection.getresponse()
-        body: dict[str, Any] = json.loads(response.read())
+        answer: dict[str, Any] = json.loads(response.read())
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise ClusterNotRunningError(
             f"No cluster '{state.name}' is running. Start it with 'sluice cluster up --name "
@@ -57,5 +63,5 @@ def call_supervisor(
     finally:
         connection.close()
     if response.status >= http.client.BAD_REQUEST:
-        raise ClusterError(body.get("error", f"The supervisor answered {response.status}."))
-    return body
+        raise ClusterError(answer.get("error", f"The supervisor answered {response.status}."))
+    return answer

@@ -69,14 +69,21 @@ class Cluster:
         """Return phase, network, addresses, components and nodes, as the supervisor sees them."""
         return call_supervisor(self.state, "GET", "/status")
 
-    def act_on_node(self, node: str, action: str) -> dict[str, Any]:
-        """Kill, freeze, stop or start a node; return its entry of the status.
+    def act_on_node(self, node: str, action: str, **options: Any) -> dict[str, Any]:
+        """Do something to a node (see `nodes.ACTIONS`); return its entry of the status.
+
+        Args:
+            node: its name.
+            action: what to do.
+            options: of `break`: `fault`, and where wanted `device` (a number, or "all"; else 0),
+                `rate`, `slowdown`, `seed`.
 
         Raises:
-            NodeError: no such node, or it is not in a state in which that can be done.
+            NodeError: no such node, it is not in a state in which that can be done, or the options
+                are wrong.
         """
         try:
-            return call_supervisor(self.state, "POST", f"/nodes/{node}/{action}")
+            return call_supervisor(self.state, "POST", f"/nodes/{node}/{action}", body=options)
         except ClusterNotRunningError:
             raise
         except ClusterError as error:

@@ -1,17 +1,18 @@
 """HTTP on the control socket of a cluster: how commands reach the supervisor.
 
-`GET /status`, `POST /nodes/NAME/ACTION`, `POST /shutdown`; JSON both ways. The socket lies in a
-directory that only the owner can enter.
+`GET /status`, `POST /nodes/NAME/ACTION`, `POST /shutdown`; JSON both ways. `break` says in a body
+what to break. The socket lies in a directory that only the owner can enter.
 """
 
+import json
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import web
 
-from sluice.devcluster.errors import ClusterError
+from sluice.devcluster.errors import ClusterError, NodeError
 
 
 class Controlled(Protocol):
@@ -20,7 +21,9 @@ class Controlled(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return the cluster's status."""
 
-    async def act_on_node(self, node: str, action: str) -> dict[str, Any]:
+    async def act_on_node(
+        self, node: str, action: str, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Do something to a node and return its entry of the status."""
 
     def request_shutdown(self) -> None:
@@ -60,9 +63,20 @@ async def _get_status(request: web.Request) -> web.Response:
 async def _post_action(request: web.Request) -> web.Response:
     node, action = request.match_info["node"], request.match_info["action"]
     try:
-        return web.json_response(await request.app[_TARGET].act_on_node(node, action))
+        options = _parse_options(await request.read())
+        return web.json_response(await request.app[_TARGET].act_on_node(node, action, options))
     except ClusterError as error:
         return web.json_response({"error": str(error)}, status=409)
+
+
+def _parse_options(body: bytes) -> dict[str, Any]:
+    try:
+        options = json.loads(body or b"{}")
+    except ValueError as error:
+        raise NodeError(f"The body of the request is not JSON: {error}.") from error
+    if not isinstance(options, dict):
+        raise NodeError("The body of the request is JSON, but no object.")
+    return options
 
 
 async def _post_shutdown(request: web.Request) -> web.Response:

@@ -3,16 +3,18 @@
 State stands under `XDG_STATE_HOME/sluice/clusters/NAME`, programs under `XDG_CACHE_HOME/sluice`.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sluice.devcluster.errors import InvalidClusterError, StateFormatError
+from sluice.devcluster.errors import ClusterError, InvalidClusterError, StateFormatError
 
 FORMAT = "1"
 """Version of the layout below; a directory with another one is left alone."""
@@ -121,6 +123,16 @@ class StateDirectory:
         """A directory for every emulated node."""
         return self.root / "nodes"
 
+    @property
+    def device_sockets(self) -> Path:
+        """A directory for every node, with the sockets of its devices.
+
+        Outside `root`, since the full path of a socket may not exceed 107 bytes; its name follows
+        from `root`, so that whoever removes that finds it too.
+        """
+        digest = hashlib.sha256(os.fsencode(self.root.absolute())).hexdigest()
+        return Path("/tmp") / f"sluice-{digest[:16]}"  # noqa: S108  # private to its owner
+
     def log_of(self, component: str) -> Path:
         """Return the log of a component or a node."""
         return self.logs / f"{component}.log"
@@ -159,6 +171,22 @@ class StateDirectory:
         self.root.chmod(0o700)  # it may have been there: keys and the control socket lie in it
         self.format.write_text(f"{FORMAT}\n")
 
+    def prepare_device_sockets(self) -> None:
+        """Make the directory `device_sockets`.
+
+        Raises:
+            ClusterError: it is there and somebody else's.
+        """
+        directory = self.device_sockets
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise ClusterError(
+                f"{directory} should be a directory of your own and is not. Have it removed, or "
+                "choose another --name."
+            )
+        directory.chmod(0o700)
+
     def clear(self, *, keep_logs: bool = False) -> None:
         """Remove everything but the lock and, where they are of use, logs and records."""
         if not self.root.exists():
@@ -168,6 +196,7 @@ class StateDirectory:
         for entry in self.root.iterdir():
             if entry not in kept:
                 _remove(entry)
+        shutil.rmtree(self.device_sockets, ignore_errors=True)
         if not keep_logs:
             # Last: a crash before this line leaves a directory that is still known as ours.
             self.format.unlink(missing_ok=True)

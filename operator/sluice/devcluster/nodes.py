@@ -1,4 +1,4 @@
-"""The node agents of a cluster and what can be done to them: kill, freeze, stop, start.
+"""The nodes of a cluster and what can be done to them: kill, freeze, stop, start, break, heal.
 
 Owned by the supervisor. An agent is the program `sluice-node`; it runs its pods as its own
 children, so what happens to the agent decides what happens to them. An agent that ended is never
@@ -20,6 +20,7 @@ from sluice.devcluster.certificates import Certificates, issue_node_certificates
 from sluice.devcluster.children import Child, Children
 from sluice.devcluster.directories import StateDirectory, write_private
 from sluice.devcluster.errors import ClusterStartError, NodeError
+from sluice.devcluster.faults import FaultRequest, NodeHardware
 from sluice.devcluster.images import render_images
 from sluice.devcluster.kubeconfig import render_kubeconfig
 from sluice.devcluster.networks import Network, choose_port
@@ -33,7 +34,9 @@ from sluice.devcluster.processes import (
 from sluice.devcluster.shape import NodePlan
 
 _KUBELET_PORT = 10250
-ACTIONS = ("kill", "freeze", "stop", "start")
+_METRICS_PORT = 9400
+"""dcgm-exporter's."""
+ACTIONS = ("kill", "freeze", "stop", "start", "break", "heal")
 
 
 def find_agent() -> Path:
@@ -75,6 +78,8 @@ class NodeAgent:
         self._settings = settings
         self._children = children
         self._config = settings.state.nodes / plan.name / "node.yaml"
+        self._metrics_port: int | None = None
+        self.hardware = NodeHardware(plan.name, plan.devices, self._config.parent)
         self._frozen = False
         self._stopped = False
         self.child: Child | None = None
@@ -93,6 +98,7 @@ class NodeAgent:
     def describe(self) -> dict[str, Any]:
         """Return the node's entry in the cluster's status."""
         alive = self.child is not None and self.child.running
+        port = self._metrics_port
         return {
             "name": self.plan.name,
             "kind": self.plan.kind,
@@ -100,6 +106,8 @@ class NodeAgent:
             "state": self.state,
             "pid": self.child.pid if self.child is not None and alive else None,
             "log": str(self._settings.state.log_of(self.plan.name)),
+            "metrics": None if port is None else f"http://{self.address}:{port}/metrics",
+            "faults": self.hardware.describe(),
         }
 
     def start_process(self, agent: Path) -> Child:
@@ -184,10 +192,13 @@ class NodeAgent:
                 client=client,
             ),
         )
+        if self.plan.devices:
+            self._metrics_port = choose_port(self.address, _METRICS_PORT)
         config = {
             "name": self.plan.name,
             "kubeconfig": str(kubeconfig),
             "stateDir": str(directory),
+            "deviceDir": str(settings.state.device_sockets / self.plan.name),
             "address": self.address,
             "podRange": f"{settings.network.node_prefix(self.plan.index)}.0/24",
             "stableRange": f"{settings.network.node_prefix(0)}.0/24",
@@ -197,6 +208,7 @@ class NodeAgent:
                 "keyFile": str(serving.key),
                 "clientCAFile": str(authority.files.certificate),
             },
+            "metricsPort": self._metrics_port,
             "apiServer": {
                 "host": settings.api_server_host,
                 "port": settings.api_server_port,
@@ -217,12 +229,23 @@ def plan_agents(
     return {plan.name: NodeAgent(plan, settings, children) for plan in plans}
 
 
-def apply_action(agent: NodeAgent, action: str, program: Path) -> None:
+def apply_action(
+    agent: NodeAgent, action: str, program: Path, options: Mapping[str, Any] | None = None
+) -> None:
     """Do one of ACTIONS to a node.
 
+    Args:
+        agent: the node.
+        action: what to do.
+        program: the agent's, for `start`.
+        options: of `break`, as `FaultRequest.parse` takes them.
+
     Raises:
-        NodeError: the node is not in a state in which that can be done, or no such action.
+        NodeError: the node is not in a state in which that can be done, no such action, or options
+            are wrong.
     """
+    if options and action != "break":
+        raise NodeError(f"'{action}' takes no options; only 'break' does.")
     match action:
         case "kill":
             agent.kill()
@@ -232,5 +255,9 @@ def apply_action(agent: NodeAgent, action: str, program: Path) -> None:
             agent.stop()
         case "start":
             agent.start(program)
+        case "break":
+            agent.hardware.break_devices(FaultRequest.parse(options or {}))
+        case "heal":
+            agent.hardware.heal()
         case _:
             raise NodeError(f"'{action}' cannot be done to a node; use {', '.join(ACTIONS)}.")

@@ -57,7 +57,11 @@ _BASE_CAPACITY = {"cpu": "8", "memory": "32Gi", "pods": "110"}
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """One node as it will register. `index` counts from 1 over all nodes and picks its /24."""
+    """One node as it will register. `index` counts from 1 over all nodes and picks its /24.
+
+    Attributes:
+        devices: how many it has by resource; they are part of `capacity` too.
+    """
 
     name: str
     index: int
@@ -65,6 +69,7 @@ class NodePlan:
     labels: Mapping[str, str]
     taints: tuple[Mapping[str, str], ...]
     capacity: Mapping[str, str]
+    devices: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +124,5 @@ def _plan_node(kind: NodeKind, number: int, index: int) -> NodePlan:
         labels={**_BASE_LABELS, "kubernetes.io/hostname": name, **kind.labels},
         taints=kind.taints,
         capacity={**_BASE_CAPACITY, **kind.devices},
+        devices=kind.devices,
     )

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,11 +98,14 @@ class Supervisor:
         whole = all(child.running for child in self._components)
         return "degraded" if self._phase == "ready" and not whole else self._phase
 
-    async def act_on_node(self, node: str, action: str) -> dict[str, Any]:
-        """Kill, freeze, stop or start a node.
+    async def act_on_node(
+        self, node: str, action: str, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Kill, freeze, stop or start a node, or break or heal its devices.
 
         Raises:
-            NodeError: no such node, or it is not in a state in which that can be done.
+            NodeError: no such node, it is not in a state in which that can be done, or the options
+                are wrong.
         """
         agent = self._agents.get(node)
         if agent is None:
@@ -109,7 +113,7 @@ class Supervisor:
             raise NodeError(
                 f"The cluster '{self._state.name}' has no node '{node}'. Its nodes: {known}."
             )
-        apply_action(agent, action, find_agent())
+        apply_action(agent, action, find_agent(), options)
         if action == "kill":
             await _wait_for_end(agent)
         return agent.describe()
@@ -188,6 +192,7 @@ class Supervisor:
         if not plans:
             return
         _report(STEP, f"starting {len(plans)} emulated nodes")
+        self._state.prepare_device_sockets()
         settings = NodeSettings(
             cluster=self._state.name,
             state=self._state,

@@ -68,6 +68,13 @@ def test_help_imports_no_command() -> None:
         (["cluster", "explode"], 2, "No such command 'explode'"),
         (["nonsense"], 2, "No such command 'nonsense'"),
         (["node", "kill"], 2, "Missing argument 'NODE'"),
+        (["node", "break", "maia-0"], 2, "Missing option '--fault'"),
+        (["node", "break", "maia-0", "--fault", "rust"], 2, "'rust' is not one of 'off-bus'"),
+        (["node", "break", "m", "--fault", "ecc", "--device", "x"], 2, "neither a device's number"),
+        (["node", "break", "m", "--fault", "ecc", "--device", "²"], 2, "neither a device's number"),
+        (["node", "break", "m", "--fault", "ecc", "--rate", "x"], 2, "'x' is not a valid float"),
+        (["node", "break", "maia-0", "--fault", "ecc"], 3, "No cluster 'sluice' is running."),
+        (["node", "heal", "maia-0"], 3, "No cluster 'sluice' is running."),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence_and_a_code(
@@ -78,6 +85,46 @@ def test_what_cannot_be_done_is_a_sentence_and_a_code(
     assert out == ""
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (
+            ["break", "maia-0", "--fault", "corruption", "--device", "1", "--rate", "0.5"],
+            {"fault": "corruption", "device": 1, "rate": 0.5},
+            "maia-0 is broken: its device 1 has the fault 'corruption'.",
+        ),
+        (
+            ["break", "maia-0", "--fault", "throttle", "--device", "all", "--slowdown", "4"],
+            {"fault": "throttle", "device": "all", "slowdown": 4.0},
+            "maia-0 is broken: all its devices have the fault 'throttle'.",
+        ),
+        (
+            ["break", "maia-0", "--fault", "ecc", "--seed", "3"],
+            {"fault": "ecc", "device": 0, "seed": 3},
+            "maia-0 is broken: its device 0 has the fault 'ecc'.",
+        ),
+        (["heal", "maia-0"], {}, "maia-0 is healed: its devices have no fault."),
+    ],
+)
+def test_devices_are_broken_as_the_command_line_says(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    asked: list[Any] = []
+
+    class FoundCluster:
+        def act_on_node(self, node: str, action: str, **options: Any) -> dict[str, Any]:
+            asked.append((node, action, options))
+            return {"name": node}
+
+    monkeypatch.setattr("sluice.devcluster.cluster.find_cluster", lambda name: FoundCluster())
+    result = CliRunner().invoke(sluice, ["node", *arguments])
+    assert result.output.strip() == said
+    assert asked == [("maia-0", arguments[0], options)]
 
 
 def test_down_is_fine_without_a_cluster(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -1,14 +1,15 @@
 """The control socket from both ends, with a stand-in for the supervisor."""
 
 import asyncio
+import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sluice.devcluster.client import call_supervisor
+from sluice.devcluster.client import _Connection, call_supervisor
 from sluice.devcluster.cluster import Cluster
 from sluice.devcluster.control import serve_control
 from sluice.devcluster.directories import StateDirectory
@@ -17,16 +18,18 @@ from sluice.devcluster.errors import ClusterError, ClusterNotRunningError, NodeE
 
 class Target:
     def __init__(self) -> None:
-        self.actions: list[tuple[str, str]] = []
+        self.actions: list[tuple[str, str, dict[str, Any]]] = []
         self.shut_down = False
 
     def describe(self) -> dict[str, Any]:
         return {"phase": "ready"}
 
-    async def act_on_node(self, node: str, action: str) -> dict[str, Any]:
+    async def act_on_node(
+        self, node: str, action: str, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
         if node == "gone":
             raise NodeError("The cluster 'one' has no node 'gone'.")
-        self.actions.append((node, action))
+        self.actions.append((node, action, dict(options)))
         return {"name": node, "state": action}
 
     def request_shutdown(self) -> None:
@@ -57,9 +60,38 @@ async def test_a_cluster_is_reached_however_long_its_path(
     assert await asyncio.to_thread(cluster.read_status) == {"phase": "ready"}
     answer = await asyncio.to_thread(cluster.act_on_node, "maia-0", "freeze")
     assert answer == {"name": "maia-0", "state": "freeze"}
-    assert target.actions == [("maia-0", "freeze")]
+    assert target.actions == [("maia-0", "freeze", {})]
     await asyncio.to_thread(call_supervisor, state, "POST", "/shutdown")
     assert target.shut_down
+
+
+async def test_what_to_break_reaches_the_supervisor(state: StateDirectory, target: Target) -> None:
+    cluster = Cluster(state)
+    await asyncio.to_thread(
+        cluster.act_on_node, "maia-0", "break", fault="ecc", device="all", seed=3
+    )
+    assert target.actions == [("maia-0", "break", {"fault": "ecc", "device": "all", "seed": 3})]
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize(
+    ("body", "sentence"), [(b"{", "is not JSON"), (b"\xff", "is not JSON"), (b"[1]", "no object")]
+)
+async def test_a_body_that_is_no_object_is_refused(
+    state: StateDirectory, body: bytes, sentence: str
+) -> None:
+    def post() -> tuple[int, str]:
+        connection = _Connection(state, timeout=5)
+        try:
+            connection.request("POST", "/nodes/maia-0/break", body=body)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())["error"]
+        finally:
+            connection.close()
+
+    status, error = await asyncio.to_thread(post)
+    assert status == 409
+    assert sentence in error
 
 
 @pytest.mark.usefixtures("target")

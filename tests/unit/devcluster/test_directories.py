@@ -9,7 +9,7 @@ from sluice.devcluster.directories import (
     read_json,
     write_private,
 )
-from sluice.devcluster.errors import InvalidClusterError, StateFormatError
+from sluice.devcluster.errors import ClusterError, InvalidClusterError, StateFormatError
 
 
 def test_homes_follow_xdg_and_ignore_relative_values() -> None:
@@ -86,3 +86,30 @@ def test_private_files_are_private_and_unfinished_json_is_none(tmp_path: Path) -
     write_private(path, '{"a": 1}')
     assert read_json(path) == {"a": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+def test_sockets_have_short_paths_and_go_with_the_cluster(tmp_path: Path) -> None:
+    state = StateDirectory.of("one", tmp_path / ("long" * 30))
+    state.prepare()
+    state.prepare_device_sockets()
+    sockets = state.device_sockets
+    assert len(str(sockets / "maia-199" / "nvidia.com_gpu-15.sock")) <= 107
+    assert sockets.stat().st_mode & 0o777 == 0o700
+    (sockets / "maia-0").mkdir()
+    (sockets / "maia-0" / "left").touch()
+    state.prepare_device_sockets()  # what a killed supervisor left is no obstacle
+    assert StateDirectory.of("one", tmp_path).device_sockets != sockets
+    state.remove()
+    assert not sockets.exists()
+
+
+def test_sockets_in_the_place_of_somebody_else_are_refused(tmp_path: Path) -> None:
+    state = StateDirectory.of("one", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    state.device_sockets.symlink_to(elsewhere)
+    try:
+        with pytest.raises(ClusterError, match="should be a directory of your own and is not"):
+            state.prepare_device_sockets()
+    finally:
+        state.device_sockets.unlink()

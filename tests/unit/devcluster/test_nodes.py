@@ -120,6 +120,8 @@ async def test_the_configuration_says_all_an_agent_needs(
     assert config["podRange"] == "127.77.1.0/24"
     assert config["stableRange"] == "127.77.0.0/24"
     assert config["kubelet"]["port"] == 10250
+    assert agent.describe()["metrics"] == f"http://127.77.1.1:{config['metricsPort']}/metrics"
+    assert Path(config["deviceDir"]).parent == settings.state.device_sockets
     assert config["apiServer"]["port"] == 20002
     assert config["capacity"]["sluice.dev/maia"] == "2"
     assert config["taints"][0]["effect"] == "NoSchedule"
@@ -219,6 +221,34 @@ async def test_an_agent_that_ended_by_itself_is_told_apart(agent: NodeAgent, pro
     await wait_for(lambda: not child.running)
     assert agent.state == "ended"
     assert "maia-0 was ended by SIGTERM" in child.describe_end()
+
+
+async def test_devices_break_and_heal_whatever_the_agent_does(
+    agent: NodeAgent, program: Path, settings: NodeSettings
+) -> None:
+    file = settings.state.nodes / "maia-0" / "faults.json"
+    assert agent.describe()["faults"] == []
+    apply_action(agent, "freeze", program)
+    apply_action(agent, "break", program, {"fault": "hang"})
+    assert "hang" in file.read_text()
+    apply_action(agent, "kill", program)
+    await wait_for(lambda: agent.state == "killed")
+    apply_action(agent, "break", program, {"fault": "ecc", "device": 1})
+    assert [(f["device"], f["fault"]) for f in agent.describe()["faults"]] == [
+        (0, "hang"),
+        (1, "ecc"),
+    ]
+    apply_action(agent, "start", program)
+    assert len(agent.describe()["faults"]) == 2  # a new agent repairs no hardware
+    apply_action(agent, "heal", program)
+    assert agent.describe()["faults"] == []
+    assert "hang" not in file.read_text()
+
+
+async def test_only_breaking_takes_options(agent: NodeAgent, program: Path) -> None:
+    with pytest.raises(NodeError, match="'freeze' takes no options"):
+        apply_action(agent, "freeze", program, {"fault": "ecc"})
+    assert agent.state == "running"
 
 
 async def test_an_unknown_action_names_the_known_ones(agent: NodeAgent, program: Path) -> None:
