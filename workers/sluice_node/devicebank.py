@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sluice_node.config import NodeConfig
 from sluice_node.devicehealth import DeviceReport, judge_devices
+from sluice_node.devicemetrics import DeviceCollector, MetricsServer
 from sluice_node.devices import DeviceKey, list_devices
 from sluice_node.devicesockets import DeviceSockets
 from sluice_node.devicestates import DeviceStates
@@ -26,6 +27,10 @@ class DeviceBank:
         """Prepare; `on_report` is called with every report that differs from the one before."""
         self.states = DeviceStates(list_devices(config.capacity), config.state_dir / FAULT_FILE)
         self._sockets = DeviceSockets(config.device_dir or config.state_dir, self.states.show)
+        self._metrics: MetricsServer | None = None
+        if config.metrics_port is not None:
+            collector = DeviceCollector(config.name, self.states.show_all)
+            self._metrics = MetricsServer(str(config.address), config.metrics_port, collector)
         self._on_report = on_report
         self.report = judge_devices((), time.time())
 
@@ -34,17 +39,21 @@ class DeviceBank:
         return self._sockets.find(device)
 
     async def start(self) -> None:
-        """Read what is broken and open the sockets.
+        """Read what is broken; open the sockets and the port for metrics.
 
         Raises:
-            OSError: A socket cannot be made.
+            OSError: One of them cannot be had.
         """
         self.look()
         await self._sockets.start(self.states.devices)
+        if self._metrics is not None:
+            await self._metrics.start()
 
     async def stop(self) -> None:
-        """Close the sockets."""
+        """Close what `start` opened."""
         await self._sockets.stop()
+        if self._metrics is not None:
+            await self._metrics.stop()
 
     async def run(self) -> None:
         """Follow the state of the devices for ever."""
