@@ -6,7 +6,7 @@ axes whose length depends on the sequence alone. So a sequence gets the same bit
 batch, and in any chunking of its prompt; a property test holds this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +38,21 @@ class Chunk:
     cache: KeyValueCache
 
 
+Disturb = Callable[[Array], Array]
+"""What a faulty device makes of the rows (rows, width) that it computed."""
+
+
 class Decoder:
-    """Runs chunks of several sequences in one step."""
+    """Runs chunks of several sequences in one step.
+
+    Attributes:
+        disturb: None on healthy devices. Otherwise it is put to the outputs of attention and of the
+            MLP in each layer, and to the logits: what a device hands on. A faulty device is free to
+            make a sequence's bits depend on its company.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self.disturb: Disturb | None = None
         self._weights = checkpoint
         config = checkpoint.config
         half = config.head_dim // 2
@@ -65,15 +76,18 @@ class Decoder:
         places = np.concatenate(
             [np.arange(chunk.start, chunk.start + len(chunk.tokens)) for chunk in chunks]
         )
+        disturb = self.disturb  # once, so that a step is all of one state
         x = weights.embedding[tokens]
         for number, layer in enumerate(weights.layers):
-            x = x + self._attend(
-                normalise(x, layer.input_norm, self._epsilon), places, chunks, layer, number
-            )
+            h = normalise(x, layer.input_norm, self._epsilon)
+            part = self._attend(h, places, chunks, layer, number)
+            x = x + (part if disturb is None else disturb(part))
             h = normalise(x, layer.post_norm, self._epsilon)
-            x = x + multiply(silu(multiply(h, layer.gate)) * multiply(h, layer.up), layer.down)
+            part = multiply(silu(multiply(h, layer.gate)) * multiply(h, layer.up), layer.down)
+            x = x + (part if disturb is None else disturb(part))
         ends = np.cumsum([len(chunk.tokens) for chunk in chunks]) - 1
-        return multiply(normalise(x[ends], weights.final_norm, self._epsilon), weights.head)
+        logits = multiply(normalise(x[ends], weights.final_norm, self._epsilon), weights.head)
+        return logits if disturb is None else disturb(logits)
 
     @property
     def _epsilon(self) -> np.float32:

@@ -14,6 +14,7 @@ import structlog
 
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import RequestError
+from sluice_worker.knownanswers import POSITIONS
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import Pacer
 from sluice_worker.sampling import SamplingParams, choose_token
@@ -41,6 +42,7 @@ class GenerationRequest:
         done: prompt and output tokens whose keys and values are in the cache.
         arrived, first_at, last_at: monotonic times of arrival, first and latest token.
         cancelled: nobody wants it any more; it leaves at the next step.
+        probe: it has the slot that is kept for known answers, and is no client's.
     """
 
     prompt: list[int]
@@ -52,6 +54,7 @@ class GenerationRequest:
     first_at: float | None = None
     last_at: float | None = None
     cancelled: bool = False
+    probe: bool = False
 
     @property
     def is_prefill(self) -> bool:
@@ -61,7 +64,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sequences at once, prompt tokens a step, and requests that may wait."""
+    """Sequences at once, prompt tokens a step, and requests that may wait.
+
+    One sequence more, of at most `knownanswers.POSITIONS` tokens, can always run: a known answer.
+    """
 
     sequences: int
     batched_tokens: int
@@ -95,9 +101,12 @@ class Engine:
         self._waiting: deque[GenerationRequest] = deque()
         self._running: list[GenerationRequest] = []
         self._free: list[KeyValueCache] = []
+        self._probe: GenerationRequest | None = None
         self._changed = threading.Condition()
         self._stopping = False
         self.context = decoder.config.max_position_embeddings
+        # Made now: for want of memory, a busy worker would otherwise fail what nobody asked for.
+        self._probe_cache = KeyValueCache(decoder.config, min(self.context, POSITIONS))
         self._positions = self.context * limits.sequences
         metrics.tell_cache_size(self.context, limits.sequences)
         self.beat = time.monotonic()
@@ -121,7 +130,7 @@ class Engine:
     def load(self) -> int:
         """Return how many sequences run or wait."""
         with self._changed:  # one that is just let in is in neither list
-            return len(self._running) + len(self._waiting)
+            return len(self._running) + len(self._waiting) + (self._probe is not None)
 
     def submit(self, prompt: list[int], params: SamplingParams) -> GenerationRequest:
         """Queue a request.
@@ -130,16 +139,10 @@ class Engine:
             RequestError: it does not fit the context, too many wait (429), or nobody would ever
                 run it (503).
         """
-        self._check(prompt, params)
+        self._check(prompt, params, self.context)
         sequence = GenerationRequest(prompt, params, time.monotonic())
         with self._changed:
-            if self._stopping:
-                raise RequestError(
-                    "the engine has ended",
-                    status=503,
-                    code="not_ready",
-                    retry_after=1,
-                )
+            self._refuse_ended()
             if len(self._waiting) >= self._limits.waiting:
                 raise RequestError(
                     f"{len(self._waiting)} requests wait already: try again later",
@@ -152,8 +155,37 @@ class Engine:
             self._changed.notify()
         return sequence
 
-    def _check(self, prompt: list[int], params: SamplingParams) -> None:
-        context, vocabulary = self.context, self._decoder.config.vocab_size
+    def submit_probe(self, prompt: list[int], max_tokens: int) -> GenerationRequest:
+        """Run a known prompt, greedily, in the slot that is kept for it, from the next step on.
+
+        Raises:
+            RequestError: it does not fit the slot, another one runs (429), or nobody would ever run
+                it (503).
+        """
+        params = SamplingParams(temperature=0, top_p=1, seed=0, max_tokens=max_tokens)
+        self._check(prompt, params, min(self.context, POSITIONS))
+        sequence = GenerationRequest(
+            prompt, params, time.monotonic(), cache=self._probe_cache, probe=True
+        )
+        with self._changed:
+            self._refuse_ended()
+            if self._probe is not None:
+                raise RequestError(
+                    "another known prompt is being answered: ask one at a time",
+                    status=429,
+                    code="rate_limit_exceeded",
+                    retry_after=1,
+                )
+            self._probe = sequence
+            self._changed.notify()
+        return sequence
+
+    def _refuse_ended(self) -> None:
+        if self._stopping:
+            raise RequestError("the engine has ended", status=503, code="not_ready", retry_after=1)
+
+    def _check(self, prompt: list[int], params: SamplingParams, context: int) -> None:
+        vocabulary = self._decoder.config.vocab_size
         odd = next((token for token in prompt if not 0 <= token < vocabulary), None)
         if odd is not None:
             raise RequestError(
@@ -182,7 +214,7 @@ class Engine:
                 self.beat = time.monotonic()
                 if not self.step():
                     with self._changed:
-                        if not self._waiting and not self._stopping:
+                        if not (self._waiting or self._probe or self._stopping):
                             self._changed.wait(IDLE_BEAT)
         except Exception as error:  # whatever it was: clients get their end, the probe a new worker
             log.exception("the engine has failed", error=str(error))
@@ -193,6 +225,9 @@ class Engine:
         with self._changed:
             self._stopping = True
             lost = [*self._running, *self._waiting]
+            if self._probe is not None:
+                lost.append(self._probe)
+                self._probe = None
             self._running.clear()
             self._waiting.clear()
         self._emit([Emission(sequence, None, "error") for sequence in lost])
@@ -212,18 +247,22 @@ class Engine:
             if not sequence.is_prefill:
                 position = len(sequence.prompt) + len(sequence.output)
                 drawn.append((sequence, choose_token(row, sequence.params, position)))
-        emissions = [self._accept(sequence, token) for sequence, token in drawn]
         self._pacer.finish([(len(c.tokens), c.start, c.start < len(s.prompt)) for s, c in chunks])
+        emissions = [self._accept(sequence, token) for sequence, token in drawn]
         self._note(chunks, emissions)
         self._emit(emissions)
         return True
 
     def _schedule(self) -> list[tuple[GenerationRequest, Chunk]]:
-        """Choose what the next step computes: a token for all that decode, then prompt chunks."""
+        """Choose what the next step computes: a token for all that decode, then prompt chunks.
+
+        A known prompt comes first: it is short, and whoever asks tells a slow answer from none.
+        """
         self._admit()
         chunks = []
         budget = self._limits.batched_tokens
-        for sequence in self._running:
+        probe = self._probe  # another thread may set it meanwhile
+        for sequence in [*([probe] if probe else []), *self._running]:
             assert sequence.cache is not None  # noqa: S101  # _admit has given it one
             if sequence.is_prefill:
                 tokens = sequence.prompt[sequence.done : sequence.done + budget]
@@ -239,6 +278,8 @@ class Engine:
         with self._changed:
             for sequence in [one for one in self._running if one.cancelled]:
                 self._leave(sequence)
+            if self._probe is not None and self._probe.cancelled:
+                self._leave(self._probe)
             while self._waiting and len(self._running) < self._limits.sequences:
                 # The cache first: without memory for it, the sequence is still among the waiting.
                 cache = (
@@ -270,6 +311,9 @@ class Engine:
         return Emission(sequence, token, reason)
 
     def _leave(self, sequence: GenerationRequest) -> None:
+        if sequence is self._probe:
+            self._probe = None
+            return
         self._running.remove(sequence)
         if sequence.cache is not None:
             self._free.append(sequence.cache)
@@ -279,13 +323,14 @@ class Engine:
         self, chunks: Sequence[tuple[GenerationRequest, Chunk]], emissions: Sequence[Emission]
     ) -> None:
         now = time.monotonic()
-        prompt = sum(len(c.tokens) for s, c in chunks if c.start < len(s.prompt))
-        self._metrics.prompt_tokens.inc(prompt)
-        self._metrics.output_tokens.inc(sum(one.token is not None for one in emissions))
+        asked = [(s, c) for s, c in chunks if c.start < len(s.prompt) and not s.probe]
+        told = [one for one in emissions if not one.sequence.probe]
+        self._metrics.prompt_tokens.inc(sum(len(c.tokens) for _, c in asked))
+        self._metrics.output_tokens.inc(sum(one.token is not None for one in told))
         self._metrics.steps.inc()
         self._metrics.overrun.inc(self._pacer.overran)
         self._metrics.late.observe(self._pacer.late)
-        for emission in emissions:
+        for emission in told:
             self._note_emission(emission, now)
 
     def _note_emission(self, emission: Emission, now: float) -> None:

@@ -9,6 +9,14 @@ class EmulationError(Exception):
     """The emulated devices could not run the nominal model."""
 
 
+class KnownAnswersError(Exception):
+    """Known answers cannot be read or made."""
+
+
+class DeviceError(Exception):
+    """A device failed under a call; nothing on it can go on."""
+
+
 class RequestError(Exception):
     """A request cannot be served; becomes an OpenAI error body.
 

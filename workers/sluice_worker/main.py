@@ -23,7 +23,8 @@ from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.engine import Engine, Limits
-from sluice_worker.errors import CheckpointError, EmulationError
+from sluice_worker.errors import CheckpointError, EmulationError, KnownAnswersError
+from sluice_worker.knownanswers import POSITIONS, load_known_answers
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import EmulatedDevice, Pacer
 from sluice_worker.server import Server
@@ -177,15 +178,21 @@ def main(
     try:
         checkpoint, vocabulary = load_model(model_path)
         if device is not None:
-            device.check_memory(max_num_seqs, checkpoint.config.max_position_embeddings)
-    except CheckpointError as error:
+            context = checkpoint.config.max_position_embeddings
+            device.check_memory(max_num_seqs, context, min(context, POSITIONS))
+        known = load_known_answers(
+            model_path, checkpoint.config.vocab_size, checkpoint.config.max_position_embeddings
+        )
+    except (CheckpointError, KnownAnswersError) as error:
         sys.stderr.write(f"sluice-worker: {error}\n")
         sys.exit(1)
     except EmulationError as error:
         raise click.UsageError(str(error)) from error
     configure_logging()
+    if known.unavailable:
+        log.warning("no known answers", why=known.unavailable)
     metrics = Metrics(served_model_name)
-    server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics)
+    server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics, known)
     limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)
     engine = Engine(Decoder(checkpoint), limits, Pacer(device), metrics, server.emit)
     try:

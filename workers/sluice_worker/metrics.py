@@ -53,6 +53,9 @@ class Metrics:
             "How long after the emulated device's schedule a step ended.",
             _LATE_SECONDS,
         )
+        self.known_answers = counter(
+            "sluice_worker_known_answers", "Known prompts answered, beside all requests."
+        )
         self._finished = Counter(
             "vllm:request_success",
             "Ended requests.",

@@ -14,12 +14,15 @@ class Output:
     The queue holds at most the request's `max_tokens` emissions, whose sum the context bounds: a
     client that reads slowly costs some kilobytes, and never a step of the engine.
 
+    Args:
+        text: turns tokens into text; None for an answer that stays tokens.
+
     Attributes:
         tokens: output tokens that the text is made of.
         finish: why it ended (stop, length or error), None while it goes on.
     """
 
-    def __init__(self, text: TextStream) -> None:
+    def __init__(self, text: TextStream | None) -> None:
         self._text = text
         self._queue: asyncio.Queue[Emission] = asyncio.Queue()
         self.tokens = 0
@@ -55,10 +58,10 @@ class Output:
         piece = ""
         if emission.token is not None:
             self.tokens += 1
-            piece = self._text.push(emission.token)
-        if self._text.stopped:
+            piece = self._text.push(emission.token) if self._text is not None else ""
+        if self._text is not None and self._text.stopped:
             self.finish = "stop"
         elif emission.finish is not None:
-            piece += self._text.finish()
+            piece += self._text.finish() if self._text is not None else ""
             self.finish = emission.finish
         return piece

@@ -40,24 +40,27 @@ class EmulatedDevice:
         batch = StepBatch(tuple(prefill), tuple(decode))
         return step_time(self.profile, self.model, self.devices, batch)
 
-    def check_memory(self, sequences: int, context: int) -> None:
+    def check_memory(self, sequences: int, context: int, spare: int) -> None:
         """Refuse what the devices could not hold.
 
         Args:
             sequences: at once, each with a cache of the whole context.
             context: positions of the compact model.
+            spare: positions of the slot that is kept for known answers.
 
         Raises:
             EmulationError: weights and cache need more memory than the devices have.
         """
-        need = memory_need(self.profile, self.model, sequences * context * self.scale)
+        tokens = (sequences * context + spare) * self.scale
+        need = memory_need(self.profile, self.model, tokens)
         has = self.devices * self.profile.memory.value
         if need > has:
             raise EmulationError(
-                f"{self.model.name} and the cache of {sequences} sequences of {context} tokens,"
-                f" {self.scale} nominal ones each, need {need / 1e9:.0f} GB; the memory"
-                f" of {self.devices} {self.profile.name} is {has / 1e9:.0f} GB: give it more"
-                " devices, or lower --max-num-seqs or --token-scale"
+                f"{self.model.name} and the cache of {sequences} sequences of {context} tokens and"
+                f" of known answers of {spare}, {self.scale} nominal ones each, need"
+                f" {need / 1e9:.0f} GB; the memory of {self.devices} {self.profile.name} is"
+                f" {has / 1e9:.0f} GB: give it more devices, or lower --max-num-seqs or"
+                " --token-scale"
             )
 
 

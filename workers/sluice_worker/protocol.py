@@ -129,7 +129,16 @@ class ChatRequest(_Request):
         return value
 
 
-RequestT = TypeVar("RequestT", bound=_Request)
+class KnownPromptRequest(BaseModel):
+    """Body of POST /internal/known-answers: a known prompt, and how many tokens its answer has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    prompt: Annotated[list[Annotated[int, FailFast()]], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1, alias="maxTokens")]
+
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 def parse_request(kind: type[RequestT], body: bytes) -> RequestT:

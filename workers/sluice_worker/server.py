@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 
 import structlog
 from aiohttp import web
@@ -13,12 +14,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from sluice_worker.engine import Emission, Engine, GenerationRequest
 from sluice_worker.errors import RequestError
+from sluice_worker.knownanswers import NUMERICS, KnownAnswers
 from sluice_worker.metrics import Metrics
 from sluice_worker.outputs import Output
 from sluice_worker.protocol import (
     ChatRequest,
     CompletionRequest,
     Json,
+    KnownPromptRequest,
     describe_error,
     describe_usage,
     parse_request,
@@ -50,13 +53,22 @@ class Server:
         uid: uid of the pod, "" outside of one; fences requests meant for another pod.
         vocabulary: tokenizer.
         metrics: what /metrics shows.
+        known: the model's known answers.
     """
 
-    def __init__(self, model: str, uid: str, vocabulary: Vocabulary, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        model: str,
+        uid: str,
+        vocabulary: Vocabulary,
+        metrics: Metrics,
+        known: KnownAnswers,
+    ) -> None:
         self._model = model
         self._uid = uid
         self._vocabulary = vocabulary
         self._metrics = metrics
+        self._known = known
         self._engine: Engine | None = None
         self._watchdog: Watchdog | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -90,6 +102,8 @@ class Server:
                 web.post("/v1/chat/completions", self._chat),
                 web.get("/v1/models", self._list_models),
                 web.get("/v1/models/{model}", self._show_model),
+                web.get("/internal/known-answers", self._list_known_answers),
+                web.post("/internal/known-answers", self._answer_known),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._show_metrics),
@@ -153,6 +167,31 @@ class Server:
             "created": self._started,
             "owned_by": "sluice",
         }
+
+    async def _list_known_answers(self, _: web.Request) -> web.Response:
+        if self._known.unavailable:
+            raise RequestError(self._known.unavailable, status=404, code="no_known_answers")
+        answers = [asdict(one) for one in self._known.answers]
+        return web.json_response({**self._describe_known(), "answers": answers})
+
+    async def _answer_known(self, request: web.Request) -> web.Response:
+        """Answer any short prompt greedily; whether rightly, whoever asks finds out."""
+        asked = parse_request(KnownPromptRequest, await request.read())
+        engine = self._require_engine()
+        sequence = engine.submit_probe(list(asked.prompt), asked.max_tokens)
+        output = Output(None)
+        self._outputs[sequence] = output
+        try:
+            async for _ in output.follow():
+                pass
+        finally:
+            del self._outputs[sequence]
+            engine.cancel(sequence)
+        self._metrics.known_answers.inc()
+        return web.json_response({**self._describe_known(), "output": sequence.output})
+
+    def _describe_known(self) -> Json:
+        return {"modelDigest": self._known.digest, "numerics": NUMERICS}
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked = parse_request(CompletionRequest, await request.read())

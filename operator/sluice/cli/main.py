@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "demo": LazyCommand(
         "sluice.cli.demo.command", "demo", "Show scaling, spill, failover and return."
     ),
+    "model": LazyCommand("sluice.cli.model", "model", "Record known answers of a model."),
     "explain": LazyCommand(
         "sluice.cli.explain", "explain", "Tell what a pool decided lately, and why."
     ),

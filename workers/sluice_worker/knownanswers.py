@@ -1,0 +1,131 @@
+"""Known answers: prompts whose greedy answers are known, in `probes.json` beside the weights.
+
+`record` makes the file; the server hands it out, and answers its prompts through the slot that the
+engine keeps free for them. Whoever asks compares: a worker never judges itself.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sluice_worker.errors import KnownAnswersError
+
+FILE: Final = "probes.json"
+NUMERICS: Final = "float32"
+"""What this decoder computes in; answers recorded in other numerics may rightly differ."""
+MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
+POSITIONS: Final = 128
+"""Most tokens of a known prompt with its answer: what the slot that is kept for them can hold."""
+MOST: Final = 64
+"""Most known answers of a model: each costs the serving batch a slot's worth of time a round."""
+_BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """Tokens of a prompt, and those that a healthy worker answers with."""
+
+    prompt: tuple[int, ...]
+    output: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswers:
+    """The known answers of one model, or why there are none.
+
+    Attributes:
+        digest: of the model that is served, see `compute_digest`.
+        unavailable: a sentence if there are no answers, else "".
+    """
+
+    digest: str
+    answers: tuple[KnownAnswer, ...] = ()
+    unavailable: str = ""
+
+
+def compute_digest(path: Path) -> str:
+    """Return the digest of the model in a directory.
+
+    It is what `sha256sum config.json model.safetensors tokenizer.json | sha256sum` prints there,
+    after `sha256:`: everything that an answer depends on but for the arithmetic.
+
+    Raises:
+        KnownAnswersError: a file is missing or cannot be read.
+    """
+    listing = hashlib.sha256()
+    for name in MODEL_FILES:
+        one = hashlib.sha256()
+        try:
+            with (path / name).open("rb") as file:
+                while block := file.read(_BLOCK):
+                    one.update(block)
+        except OSError as error:
+            raise KnownAnswersError(f"cannot read {path / name}: {error.strerror}") from error
+        listing.update(f"{one.hexdigest()}  {name}\n".encode())
+    return f"sha256:{listing.hexdigest()}"
+
+
+def load_known_answers(path: Path, vocabulary: int, context: int) -> KnownAnswers:
+    """Read probes.json beside the weights; what is wrong with it is told, and stops no worker.
+
+    Args:
+        path: directory of the model.
+        vocabulary: tokens of the model; an answer with others is none of its answers.
+        context: positions of the model; a prompt and its answer have to fit.
+
+    Raises:
+        KnownAnswersError: the model itself cannot be read.
+    """
+    digest = compute_digest(path)
+    file = path / FILE
+    try:
+        answers = _parse(file.read_bytes(), digest, vocabulary, min(context, POSITIONS))
+    except FileNotFoundError:
+        why = f"there is no {file}: 'sluice model record {path}' makes it"
+    except OSError as error:
+        why = f"cannot read {file}: {error.strerror}"
+    except KnownAnswersError as error:
+        why = f"{file} {error}: 'sluice model record {path}' makes it anew"
+    else:
+        return KnownAnswers(digest, answers)
+    return KnownAnswers(digest, unavailable=why)
+
+
+def _parse(content: bytes, digest: str, vocabulary: int, most: int) -> tuple[KnownAnswer, ...]:
+    try:
+        document: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise KnownAnswersError("is not JSON") from error
+    if not isinstance(document, dict):
+        raise KnownAnswersError("is no JSON object")
+    for name, wanted in (("modelDigest", digest), ("numerics", NUMERICS)):
+        found = document.get(name)
+        if found != wanted:
+            raise KnownAnswersError(f"is of {name} {str(found)[:80]!r}; this worker is {wanted!r}")
+    listed = document.get("answers")
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MOST:
+        raise KnownAnswersError(f"has no list of 1 to {MOST} answers")
+    return tuple(_parse_answer(n, one, vocabulary, most) for n, one in enumerate(listed))
+
+
+def _parse_answer(number: int, raw: Any, vocabulary: int, most: int) -> KnownAnswer:
+    parts = []
+    for name in ("prompt", "output"):
+        tokens = raw.get(name) if isinstance(raw, dict) else None
+        if not isinstance(tokens, list) or not tokens:
+            raise KnownAnswersError(f"has no tokens in answers[{number}].{name}")
+        odd = [one for one in tokens if type(one) is not int or not 0 <= one < vocabulary]
+        if odd:
+            raise KnownAnswersError(
+                f"has {str(odd[0])[:40]!r} in answers[{number}].{name}; tokens of this model are"
+                f" 0 to {vocabulary - 1}"
+            )
+        parts.append(tuple(tokens))
+    prompt, output = parts
+    if len(prompt) + len(output) > most:
+        raise KnownAnswersError(
+            f"has {len(prompt) + len(output)} tokens in answers[{number}]; {most} fit"
+        )
+    return KnownAnswer(prompt, output)

@@ -1,0 +1,200 @@
+"""Makes `probes.json`: `python -m sluice_worker.record --model DIR`, or `sluice model record DIR`.
+
+It answers short prompts on this machine, greedily, and keeps a few whose answers nothing but a
+fault could change: at every token the likeliest is ahead by `MARGIN` at least. Of those it takes
+the ones that are ahead by least: they are the first to change when values are wrong. Run it on a
+machine that is known to be good, as a fault of this one would be recorded as right.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+# As for a worker: another number of BLAS threads would sum in another order.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import click
+import numpy as np
+
+from sluice_worker.checkpoint import load_checkpoint
+from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
+from sluice_worker.errors import CheckpointError, KnownAnswersError, RequestError
+from sluice_worker.knownanswers import FILE, MOST, NUMERICS, compute_digest
+from sluice_worker.tokens import Vocabulary
+
+MARGIN: Final = 0.1
+"""Least lead of each output token over the next likely one, in logits.
+
+Other CPUs and BLAS kernels sum in another order. Against float64 the compact model's logits are off
+by less than 1e-4 (measured on its held-out prompts), so a healthy node has a thousandfold room.
+"""
+LONGEST_PROMPT: Final = 24
+SHORTEST_OUTPUT: Final = 4
+LONGEST_OUTPUT: Final = 8
+"""Tokens: a round has to be cheap for the serving batch that it runs beside."""
+COUNT: Final = 4
+_MADE: Final = 64
+"""Prompts to choose from where the model has no held-out ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A prompt with its greedy answer.
+
+    Attributes:
+        task: what it asks for, "" if it is made up.
+        margin: least lead of an output token over the next likely one, in logits.
+    """
+
+    task: str
+    prompt: list[int]
+    output: list[int]
+    margin: float
+
+
+def record_known_answers(path: Path, count: int) -> dict[str, Any]:
+    """Return what probes.json of a model should say.
+
+    Raises:
+        CheckpointError: there is no model, or none that this decoder runs.
+        KnownAnswersError: no prompt has an answer that is clear enough, or the held-out ones cannot
+            be read.
+    """
+    checkpoint = load_checkpoint(path)
+    decoder = Decoder(checkpoint)
+    prompts = _read_held_out(path, Vocabulary(checkpoint.tokenizer))
+    found = [_answer(decoder, task, prompt) for task, prompt in prompts]
+    chosen = _choose(found, count)
+    if not chosen:
+        # Without held-out prompts of their length: any tokens have a greedy answer.
+        size = decoder.config.vocab_size
+        found = [_answer(decoder, "", prompt) for prompt in _make_prompts(size)]
+        chosen = _choose(found, count)
+    if not chosen:
+        raise KnownAnswersError(
+            f"no answer of {path} to a short prompt has {SHORTEST_OUTPUT} tokens that lead by"
+            f" {MARGIN} logits each: there is nothing to know this model by"
+        )
+    answers = [
+        {
+            "prompt": one.prompt,
+            "output": one.output,
+            "task": one.task,
+            "margin": round(one.margin, 3),
+        }
+        for one in chosen
+    ]
+    head = {"modelDigest": compute_digest(path), "numerics": NUMERICS, "minimumMargin": MARGIN}
+    return {**head, "answers": answers}
+
+
+def _read_held_out(path: Path, vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
+    """Return task and tokens of the model's held-out prompts that are short enough."""
+    file = path / "heldout.jsonl"
+    prompts = []
+    try:
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            message = {"role": "user", "content": str(entry["prompt"])}
+            prompts.append((str(entry["task"]), vocabulary.encode_chat([message])))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KnownAnswersError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RequestError) as error:
+        raise KnownAnswersError(f"{file} has a line without a task and a prompt") from error
+    return [(task, tokens) for task, tokens in prompts if len(tokens) <= LONGEST_PROMPT]
+
+
+def _make_prompts(vocabulary: int) -> Iterator[list[int]]:
+    rng = np.random.default_rng(1)
+    for _ in range(_MADE):
+        yield [int(one) for one in rng.integers(2, vocabulary, LONGEST_PROMPT // 2)]
+
+
+def _answer(decoder: Decoder, task: str, prompt: list[int]) -> Candidate:
+    """Answer one prompt greedily; the end token ends the answer and is not part of it."""
+    context = decoder.config.max_position_embeddings
+    cache = KeyValueCache(decoder.config, min(context, LONGEST_PROMPT + LONGEST_OUTPUT))
+    output: list[int] = []
+    margin = float("inf")
+    row = decoder.run([Chunk(prompt, 0, cache)])[0]
+    while True:
+        second, first = np.partition(row, -2)[-2:]
+        token = int(np.argmax(row))
+        if token == decoder.config.eos_token_id:
+            break
+        margin = min(margin, float(first - second))
+        output.append(token)
+        place = len(prompt) + len(output)
+        if len(output) == LONGEST_OUTPUT or place >= context:
+            break
+        row = decoder.run([Chunk([token], place - 1, cache)])[0]
+    return Candidate(task, prompt, output, margin)
+
+
+def _choose(found: list[Candidate], count: int) -> list[Candidate]:
+    """Return the clear answers that a fault would change first, in turn from each task."""
+    clear = [c for c in found if c.margin >= MARGIN and len(c.output) >= SHORTEST_OUTPUT]
+    clear.sort(key=lambda one: (one.margin, one.prompt))
+    places: dict[str, int] = {}
+    ranked = []
+    for one in clear:
+        place = places[one.task] = places.get(one.task, -1) + 1
+        ranked.append((place, one.margin, one.prompt, one))
+    return [one for *_, one in sorted(ranked, key=lambda entry: entry[:3])][:count]
+
+
+def write_document(document: dict[str, Any], file: Path) -> None:
+    """Write JSON, a line an answer, so that no reader ever sees half of it.
+
+    Raises:
+        KnownAnswersError: the directory does not take it.
+    """
+    lines = ",\n".join(f"  {json.dumps(one)}" for one in document["answers"])
+    head = "".join(f' "{k}": {json.dumps(v)},\n' for k, v in document.items() if k != "answers")
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        beside.write_text(f'{{\n{head} "answers": [\n{lines}\n ]\n}}\n')
+        beside.replace(file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise KnownAnswersError(f"cannot write {file}: {error.strerror}") from error
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Its directory.")
+@click.option(
+    "--count",
+    default=COUNT,
+    show_default=True,
+    type=click.IntRange(min=1, max=MOST),
+    help="Known answers, at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the file's content.")
+def main(*, model: Path, count: int, as_json: bool) -> None:
+    """Record what a model answers to a few short prompts, on this machine."""
+    try:
+        document = record_known_answers(model, count)
+        write_document(document, model / FILE)
+    except (CheckpointError, KnownAnswersError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    answers = document["answers"]
+    tasks = ", ".join(sorted({one["task"] or "made up" for one in answers}))
+    click.echo(
+        f"{model / FILE} has {len(answers)} known answers ({tasks}) of model"
+        f" {document['modelDigest'][:19]}… in {NUMERICS}; every token leads by"
+        f" {min(one['margin'] for one in answers):g} logits or more."
+    )
+
+
+if __name__ == "__main__":
+    main()
