@@ -132,9 +132,9 @@ class ChatRequest(_Request):
 class KnownPromptRequest(BaseModel):
     """Body of POST /internal/known-answers: a known prompt, and how many tokens its answer has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    prompt: Annotated[list[Annotated[int, FailFast()]], Field(min_length=1)]
+    prompt: Annotated[list[int], FailFast(), Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1, alias="maxTokens")]
 
 

@@ -1,15 +1,16 @@
 """Makes `probes.json`: `python -m sluice_worker.record --model DIR`, or `sluice model record DIR`.
 
 It answers short prompts on this machine, greedily, and keeps a few whose answers nothing but a
-fault could change: at every token the likeliest is ahead by `MARGIN` at least. Of those it takes
-the ones that are ahead by least: they are the first to change when values are wrong. Run it on a
-machine that is known to be good, as a fault of this one would be recorded as right.
+fault could change: at every token the likeliest leads by `MARGIN` at least. Of those it takes the
+ones that lead by least, as they are the first to change when values are wrong. Half are held-out
+prompts of the model, which it answers firmly; half are tokens drawn by chance, about which it is
+unsure, and which notice small faults far more often. Run it on a machine that is known to be good:
+a fault of this one would be recorded as right.
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,25 +21,26 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import click
 import numpy as np
 
-from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import CheckpointError, KnownAnswersError, RequestError
 from sluice_worker.knownanswers import FILE, MOST, NUMERICS, compute_digest
+from sluice_worker.main import load_model
 from sluice_worker.tokens import Vocabulary
 
-MARGIN: Final = 0.1
+MARGIN: Final = 0.05
 """Least lead of each output token over the next likely one, in logits.
 
 Other CPUs and BLAS kernels sum in another order. Against float64 the compact model's logits are off
-by less than 1e-4 (measured on its held-out prompts), so a healthy node has a thousandfold room.
+by less than 1e-5 (measured on its held-out prompts), so a healthy node has room for errors that are
+five thousand times as large.
 """
 LONGEST_PROMPT: Final = 24
 SHORTEST_OUTPUT: Final = 4
 LONGEST_OUTPUT: Final = 8
 """Tokens: a round has to be cheap for the serving batch that it runs beside."""
 COUNT: Final = 4
-_MADE: Final = 64
-"""Prompts to choose from where the model has no held-out ones."""
+_MADE: Final = 100
+"""Prompts drawn by chance, to choose from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Candidate:
     """A prompt with its greedy answer.
 
     Attributes:
-        task: what it asks for, "" if it is made up.
+        task: what it asks for, "" if it was drawn by chance.
         margin: least lead of an output token over the next likely one, in logits.
     """
 
@@ -64,16 +66,18 @@ def record_known_answers(path: Path, count: int) -> dict[str, Any]:
         KnownAnswersError: no prompt has an answer that is clear enough, or the held-out ones cannot
             be read.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint, vocabulary = load_model(path)
     decoder = Decoder(checkpoint)
-    prompts = _read_held_out(path, Vocabulary(checkpoint.tokenizer))
-    found = [_answer(decoder, task, prompt) for task, prompt in prompts]
-    chosen = _choose(found, count)
-    if not chosen:
-        # Without held-out prompts of their length: any tokens have a greedy answer.
-        size = decoder.config.vocab_size
-        found = [_answer(decoder, "", prompt) for prompt in _make_prompts(size)]
-        chosen = _choose(found, count)
+    longest = min(LONGEST_PROMPT, decoder.config.max_position_embeddings // 2)
+    found = {
+        kind: _find_clear(decoder, prompts)
+        for kind, prompts in (
+            ("drawn", _draw_prompts(decoder.config.vocab_size, longest)),
+            ("held out", _read_held_out(path, vocabulary, longest)),
+        )
+    }
+    held_out = found["held out"][: count // 2]
+    chosen = [*found["drawn"][: count - len(held_out)], *held_out]
     if not chosen:
         raise KnownAnswersError(
             f"no answer of {path} to a short prompt has {SHORTEST_OUTPUT} tokens that lead by"
@@ -92,7 +96,7 @@ def record_known_answers(path: Path, count: int) -> dict[str, Any]:
     return {**head, "answers": answers}
 
 
-def _read_held_out(path: Path, vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
+def _read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tuple[str, list[int]]]:
     """Return task and tokens of the model's held-out prompts that are short enough."""
     file = path / "heldout.jsonl"
     prompts = []
@@ -107,13 +111,13 @@ def _read_held_out(path: Path, vocabulary: Vocabulary) -> list[tuple[str, list[i
         raise KnownAnswersError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RequestError) as error:
         raise KnownAnswersError(f"{file} has a line without a task and a prompt") from error
-    return [(task, tokens) for task, tokens in prompts if len(tokens) <= LONGEST_PROMPT]
+    return [(task, tokens) for task, tokens in prompts if len(tokens) <= longest]
 
 
-def _make_prompts(vocabulary: int) -> Iterator[list[int]]:
+def _draw_prompts(vocabulary: int, length: int) -> list[tuple[str, list[int]]]:
     rng = np.random.default_rng(1)
-    for _ in range(_MADE):
-        yield [int(one) for one in rng.integers(2, vocabulary, LONGEST_PROMPT // 2)]
+    drawn = rng.integers(0, vocabulary, (_MADE, length))
+    return [("", [int(token) for token in prompt]) for prompt in drawn]
 
 
 def _answer(decoder: Decoder, task: str, prompt: list[int]) -> Candidate:
@@ -137,16 +141,16 @@ def _answer(decoder: Decoder, task: str, prompt: list[int]) -> Candidate:
     return Candidate(task, prompt, output, margin)
 
 
-def _choose(found: list[Candidate], count: int) -> list[Candidate]:
-    """Return the clear answers that a fault would change first, in turn from each task."""
-    clear = [c for c in found if c.margin >= MARGIN and len(c.output) >= SHORTEST_OUTPUT]
-    clear.sort(key=lambda one: (one.margin, one.prompt))
-    places: dict[str, int] = {}
+def _find_clear(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> list[Candidate]:
+    """Return the clear answers, in turn of each task the one first that a fault changes first."""
+    answers = [_answer(decoder, task, prompt) for task, prompt in prompts]
+    clear = [a for a in answers if a.margin >= MARGIN and len(a.output) >= SHORTEST_OUTPUT]
+    turns: dict[str, int] = {}
     ranked = []
-    for one in clear:
-        place = places[one.task] = places.get(one.task, -1) + 1
-        ranked.append((place, one.margin, one.prompt, one))
-    return [one for *_, one in sorted(ranked, key=lambda entry: entry[:3])][:count]
+    for one in sorted(clear, key=lambda each: each.margin):
+        turns[one.task] = turns.get(one.task, 0) + 1
+        ranked.append((turns[one.task], one.margin, one))
+    return [one for *_, one in sorted(ranked, key=lambda entry: entry[:2])]
 
 
 def write_document(document: dict[str, Any], file: Path) -> None:
@@ -188,7 +192,7 @@ def main(*, model: Path, count: int, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     answers = document["answers"]
-    tasks = ", ".join(sorted({one["task"] or "made up" for one in answers}))
+    tasks = ", ".join(sorted({one["task"] or "drawn" for one in answers}))
     click.echo(
         f"{model / FILE} has {len(answers)} known answers ({tasks}) of model"
         f" {document['modelDigest'][:19]}… in {NUMERICS}; every token leads by"

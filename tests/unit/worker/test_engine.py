@@ -149,8 +149,8 @@ def test_a_request_whose_cache_has_no_memory_gets_its_end(checkpoint, monkeypatc
     def refuse(config, positions):
         raise MemoryError
 
-    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", refuse)
     engine, seen = make_engine(checkpoint)
+    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", refuse)
     sequence = engine.submit([5], params())
     engine.start()
     engine._thread.join(30)
@@ -175,8 +175,8 @@ def test_a_request_that_is_just_let_in_counts_as_load(checkpoint, monkeypatch):
         readers.append(reader)
         return KeyValueCache(config, positions)
 
-    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", watch)
     engine, _ = make_engine(checkpoint)
+    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", watch)
     engine.submit([5], params())
     engine.step()
     readers[0].join(30)

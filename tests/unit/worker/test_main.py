@@ -48,11 +48,12 @@ def test_a_nominal_model_that_the_devices_could_not_hold_is_refused(tmp_path):
         ],
     )
     assert ended.exit_code == 2
-    assert "8 sequences of 512 tokens, 96 nominal ones each, need 135 GB" in ended.stderr
+    told = "8 sequences of 512 tokens and of known answers of 128, 96 nominal ones each"
+    assert f"{told}, need 137 GB" in ended.stderr
     assert "the memory of 1 h100 is 80 GB" in ended.stderr
 
 
 @pytest.mark.parametrize(("profile", "devices"), [("maia-200", 1), ("h100", 2)])
 def test_what_the_samples_ask_for_fits(profile, devices):
     device = EmulatedDevice(PROFILES[profile], NOMINAL_MODELS["llama-3.3-70b"], devices, 96)
-    device.check_memory(sequences=8, context=512)
+    device.check_memory(sequences=8, context=512, spare=128)

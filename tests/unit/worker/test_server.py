@@ -8,6 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from sluice_worker.engine import Emission, GenerationRequest
+from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
 from sluice_worker.server import Server
 from sluice_worker.tokens import Vocabulary
@@ -16,6 +17,9 @@ from sluice_worker.watchdog import STUCK_AFTER
 from .checkpoints import write_checkpoint
 
 ASKED = {"model": "m", "prompt": "text", "stream": True}
+
+
+KNOWN = KnownAnswers("sha256:0", (KnownAnswer((5, 6), (7, 8)),))
 
 
 class ScriptedEngine:
@@ -57,7 +61,7 @@ def engine():
 @pytest.fixture
 async def client(tmp_path, engine):
     path = write_checkpoint(tmp_path)
-    server = Server("m", "uid-1", Vocabulary(path / "tokenizer.json"), Metrics("m"))
+    server = Server("m", "uid-1", Vocabulary(path / "tokenizer.json"), Metrics("m"), KNOWN)
     engine.server = server
     async with TestClient(TestServer(server.make_app())) as client:
         assert (await client.get("/readyz")).status == 503
