@@ -9,7 +9,7 @@ import pytest
 
 from sluice_gateway.prober import Prober
 
-from ..unit.gateway.gatewayworld import expected_text, join_text, usable
+from ..unit.gateway.gatewayworld import GatewayWorld, expected_text, join_text, settings, usable
 from ..unit.gateway.polling import until
 
 
@@ -80,6 +80,32 @@ async def test_there_is_no_retry_storm(world):
     assert 100 < attempts <= 100 + 0.2 * 100 + 6
     async with world.http.get(f"{world.admin}/metrics") as response:
         assert "sluice_gateway_retries_denied_total" in await response.text()
+
+
+async def test_error_answers_of_suspect_workers_are_not_retried_for_free():
+    async with GatewayWorld(settings(probing={"period": 60.0})) as world:
+        await world.add_pool()
+        await world.start_gateway()
+        workers = await usable(world, "w1", "w2", "w3", "w4")
+        for worker in workers:
+            worker.script = ["fail"] * 1000
+            worker.step = 0.5
+        asked = [asyncio.create_task(world.ask()) for _ in range(60)]
+        await until(lambda: sum(len(worker.got) for worker in workers) == 60)
+        for worker in workers[:2]:  # as a probe missed on a busy machine does
+            world.gateway.fleet.workers[worker.uid].health.note_missed_probe(started=float("inf"))
+        assert {status for status, _, _ in await asyncio.gather(*asked)} == {500}
+        assert 60 < sum(len(worker.got) for worker in workers) <= 60 + 0.2 * 60 + 6
+
+
+async def test_a_worker_that_is_going_away_refuses_at_no_cost(world):
+    leaving, _ = await usable(world, "w1", "w2")
+    leaving.script = ["refuse"] * 100
+    leaving.step = 0.3
+    asked = [asyncio.create_task(world.ask()) for _ in range(32)]
+    await until(lambda: len(leaving.got) >= 12)
+    await world.publish(leaving, deleting=True)
+    assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
 
 
 async def test_a_killed_worker_costs_nothing_that_had_not_begun(world):

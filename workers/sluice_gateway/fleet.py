@@ -174,14 +174,17 @@ class Fleet:
         """Return whether the pool still exists and still serves its model."""
         return self._models.get(pool.spec.model) is pool
 
-    def is_healthy(self, pool: Pool, worker: Worker) -> bool:
-        """Return whether a worker may serve at all: ready, not taken out, not suspect."""
+    def is_wanted(self, pool: Pool, worker: Worker) -> bool:
+        """Return whether the cluster wants a worker to serve: ready, not leaving, not taken out."""
         return (
             worker.pod.ready
-            and worker.health.verdict is Verdict.LIVE
             and worker.pod.name not in pool.decision.quarantined
             and worker.uid in self.workers
         )
+
+    def is_healthy(self, pool: Pool, worker: Worker) -> bool:
+        """Return whether a worker may serve at all: wanted, and not suspect."""
+        return self.is_wanted(pool, worker) and worker.health.verdict is Verdict.LIVE
 
     def is_usable(self, pool: Pool, worker: Worker, now: float) -> bool:
         """Return whether a worker can take one more request now."""

@@ -196,8 +196,10 @@ class Relay:
     def _allow_retry(self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Return if the request may be tried again.
 
-        Moving off a dead worker is free; a retry after an error answer needs the pool's budget,
-        and after an error (not a mere refusal) another worker to try.
+        Moving off a dead worker is free, as is moving off one that refuses because it is going
+        away. A retry after an error answer needs the pool's budget whatever else is known of the
+        worker: a missed probe makes nobody else able to serve what workers fail at. After an error
+        (not a mere refusal) it also needs another worker to try.
 
         Raises:
             Refusal: If it may not; with what the last worker answered.
@@ -207,7 +209,8 @@ class Relay:
         refusal = Refusal(fault.answer, "worker_error")
         if len(exchange.attempts) >= self._relaying.moves_most:
             raise refusal
-        if fault.kind is FaultKind.LOST or not self._fleet.is_healthy(pool, worker):
+        leaving = fault.kind is FaultKind.REFUSED and not self._fleet.is_wanted(pool, worker)
+        if fault.kind is FaultKind.LOST or leaving:
             return
         exchange.error_answers += 1
         others = fault.kind is FaultKind.REFUSED or self._fleet.has_other(pool, exchange.excluded)

@@ -150,6 +150,19 @@ class FakeWorker:
         """Say nothing, not even a status."""
         await asyncio.sleep(3600)
 
+    async def _do_fail(self, request, document, _count):
+        """Answer 500, but only after a step."""
+        return await self._refuse_after_step(500)
+
+    async def _do_refuse(self, request, document, _count):
+        """Answer 503, but only after a step."""
+        return await self._refuse_after_step(503)
+
+    async def _refuse_after_step(self, status):
+        await asyncio.sleep(self.step)
+        headers = {UID_HEADER: self.uid}
+        return web.json_response({"error": {"message": "fake"}}, status=status, headers=headers)
+
     async def _do_error200(self, request, document, _count):
         return web.json_response({"error": {"message": "bad"}}, headers={UID_HEADER: self.uid})
 
