@@ -10,6 +10,8 @@ import yaml
 from sluice.api.accelerator import AcceleratorClass
 from sluice.api.pool import InferencePool
 from sluice.control.settings import load_settings
+from sluice.model.names import LABEL_NAME, PROBATION
+from sluice.render.probation import slot_port
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import H100, PROFILES
 from sluice_accel.quantities import published
@@ -43,14 +45,16 @@ def is_selected(selector, labels):
 
 
 def test_no_right_is_a_wildcard_or_a_way_to_more_rights():
-    rules = [
-        rule for kind in ("ClusterRole", "Role") for role in list_of(kind) for rule in role["rules"]
-    ]
-    assert rules
-    for rule in rules:
-        words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
-        assert not words & {"*", "secrets", "pods/exec", "escalate", "bind", "impersonate"}
-        assert "pods" not in rule["resources"] or "create" not in rule["verbs"]
+    roles = [*list_of("ClusterRole"), *list_of("Role")]
+    assert roles
+    for role in roles:
+        for rule in role["rules"]:
+            words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+            assert not words & {"*", "secrets", "pods/exec", "escalate", "bind", "impersonate"}
+            # Probation pods are made in our own namespace; whoever makes pods elsewhere could use
+            # the secrets and accounts there.
+            ours = role["kind"] == "Role" and role["metadata"]["namespace"] == "sluice-system"
+            assert ours or "pods" not in rule["resources"] or "create" not in rule["verbs"]
 
 
 def test_the_gateway_only_looks():
@@ -70,6 +74,8 @@ def test_accounts_that_get_rights_exist():
 def test_policies_name_pods_and_ports_that_exist():
     templates = [each["spec"]["template"] for each in list_of("Deployment")]
     for policy in list_of("NetworkPolicy"):
+        if policy["metadata"]["name"] == "probation":
+            continue  # the operator renders those pods
         selected = [
             template
             for template in templates
@@ -85,6 +91,15 @@ def test_policies_name_pods_and_ports_that_exist():
             for port in rule.get("ports", ())
         }
         assert named <= ports
+
+
+def test_probation_pods_can_be_asked_on_every_port_they_have():
+    (policy,) = (p for p in list_of("NetworkPolicy") if p["metadata"]["name"] == "probation")
+    assert policy["spec"]["podSelector"]["matchLabels"] == {LABEL_NAME: PROBATION}
+    (ports,) = policy["spec"]["ingress"][0]["ports"]
+    assert ports["port"] == slot_port(0)
+    # A worker has at most 64 devices, and so a node at most that many slots.
+    assert ports["endPort"] == slot_port(63)
 
 
 def test_everything_is_denied_that_no_policy_allows():

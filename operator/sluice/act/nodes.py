@@ -57,8 +57,7 @@ def plan_patch(live: Json, action: NodeAction) -> list[Json]:
     if isinstance(action, QuarantineNode):
         taint = {"key": TAINT_QUARANTINE, "value": "failed", "effect": "NoSchedule"}
         wanted_taints = [*others, taint]
-    else:
-        wanted[ANNOTATION_RELEASE] = None
+    wanted[ANNOTATION_RELEASE] = None
     operations = _patch_annotations(annotations, wanted)
     if [_strip(taint) for taint in taints] != [_strip(taint) for taint in wanted_taints]:
         operations.append({"op": "add", "path": "/spec/taints", "value": wanted_taints})
@@ -72,8 +71,8 @@ def _render_mark(action: NodeAction, live: str | None) -> str | None:
     """Return the annotation that an action asks for; one that says the same already stays."""
     if isinstance(action, QuarantineNode):
         mark = {"state": action.state, "since": action.since, "reason": action.reason}
-    elif action.outs:
-        mark = {"state": NodeState.HEALTHY, "since": action.at, "reason": action.reason}
+    elif action.outs or action.state != NodeState.HEALTHY:
+        mark = {"state": action.state, "since": action.at, "reason": action.reason}
     else:
         return None
     if action.outs:
@@ -89,7 +88,7 @@ def _is_same_return(live: str | None, mark: Json) -> bool:
         said = json.loads(live or "")
     except ValueError:
         return False
-    return isinstance(said, dict) and all(said.get(k) == mark[k] for k in ("state", "outs"))
+    return isinstance(said, dict) and all(said.get(k) == mark.get(k) for k in ("state", "outs"))
 
 
 def _patch_annotations(

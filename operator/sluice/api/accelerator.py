@@ -40,6 +40,11 @@ RESOURCE_NAME = Form(
     "must be an extended resource with the domain of its device plugin, such as nvidia.com/gpu",
     longest=316,
 )
+CONDITION = Form(
+    "^[A-Za-z0-9]([-A-Za-z0-9_./]{0,61}[A-Za-z0-9])?$",
+    "must be the type of a node condition, such as AcceleratorHealthy",
+    longest=63,
+)
 _NATIVE = "must not lie in kubernetes.io: name the extended resource of the device plugin"
 _BAD_KEY = f"every key {LABEL_KEY.sentence}"
 _TIMEOUT = "must not be longer than period, or probes of one worker would overlap"
@@ -57,6 +62,9 @@ def _require_plugin(name: str) -> str:
 LabelKey = Annotated[str, AfterValidator(LABEL_KEY.check)]
 LabelValue = Annotated[
     str, AfterValidator(LABEL_VALUE.check), WithJsonSchema(LABEL_VALUE.describe())
+]
+ConditionType = Annotated[
+    str, AfterValidator(CONDITION.check), WithJsonSchema(CONDITION.describe())
 ]
 TaintKey = Annotated[str, AfterValidator(LABEL_KEY.check), WithJsonSchema(LABEL_KEY.describe())]
 ResourceName = Annotated[
@@ -117,18 +125,40 @@ class Liveness(ApiModel):
         return self
 
 
+class KnownAnswerProbes(ApiModel):
+    """How often workers are asked for answers that are known."""
+
+    period: PositiveDuration = Field(
+        default=10.0,
+        description="Shortest time between two rounds of known answers on one worker.",
+    )
+
+
 class Health(ApiModel):
     """How workers and nodes of the class are judged."""
 
+    node_conditions: list[ConditionType] = Field(
+        default=["AcceleratorHealthy"],
+        max_length=8,
+        description="Node conditions, set by the node's health agent, that speak against a node"
+        " while they are False; its workers count as failed. They count only while the node's Lease"
+        " is renewed. A condition that a node does not have says nothing.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
     liveness: Liveness = Field(
         default_factory=Liveness,
         description="How a worker's pulse is taken: GET /healthz on its pod.",
     )
+    known_answers: KnownAnswerProbes = Field(
+        default_factory=KnownAnswerProbes,
+        description="How often each worker is asked what is known (probes.json beside the weights)."
+        " One wrong answer takes the node out until somebody releases it.",
+    )
     return_after: Duration = Field(
         default=60.0,
-        description="How long a quarantined node must have looked good before Sluice takes its"
-        " taint away and workers may run there again; doubled each time it fails again within an"
-        " hour.",
+        description="How long a quarantined node must have looked good before Sluice lets its"
+        " devices prove themselves with known answers; doubled each time it fails again within an"
+        " hour. Then its taint goes, and its share climbs by spec.shift.ramp of each pool.",
     )
     latch_after_flaps: Count = Field(
         default=3,
@@ -144,6 +174,12 @@ class Health(ApiModel):
         " time, but at least one node. Traffic leaves a failed worker whatever this says, and"
         " other classes scale up.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Health":
+        if len(set(self.node_conditions)) < len(self.node_conditions):
+            raise ValueError("nodeConditions must not name a condition twice")
+        return self
 
 
 class ClassEmulation(ApiModel):

@@ -7,7 +7,13 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_va
 
 from sluice.api.accelerator import CLASS_NAME
 from sluice.api.base import ApiModel, ApiVersion, Count, Metadata
-from sluice.api.quantities import Duration, InnerPercent, Percent, PositiveDuration
+from sluice.api.quantities import (
+    PERCENT,
+    Duration,
+    InnerPercent,
+    Percent,
+    PositiveDuration,
+)
 from sluice.api.rules import RULES, Form, matches, rule
 from sluice.api.status import InferencePoolStatus
 from sluice.api.template import WorkerTemplate
@@ -33,6 +39,7 @@ _RENAMED = (
     " clients, then delete this one"
 )
 _MIN_MAX = "must not be larger than max"
+_FALLING = "must not fall from one step to the next"
 _TWICE = "must not name an acceleratorClass twice: merge the two variants"
 _NONE = "must have one with a max above 0, or the pool could never run a worker"
 
@@ -172,6 +179,43 @@ class Autoscaling(ApiModel):
     )
 
 
+class Ramp(ApiModel):
+    """How workers on a node that came back from quarantine get their traffic."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(
+                    f"!self.steps.all(step, {matches('step', PERCENT.pattern)})"
+                    " || self.steps.map(step, double(step.replace('%', ''))).isSorted()",
+                    _FALLING,
+                    ".steps",
+                )
+            ]
+        }
+    )
+
+    steps: list[Percent] = Field(
+        default=[0.05, 0.1, 0.3, 0.6, 1.0],
+        min_length=1,
+        max_length=10,
+        description="Largest shares of the pool's traffic for workers on nodes that have just come"
+        " back, one step after the other. After the last one they count like any other.",
+    )
+    dwell: PositiveDuration = Field(
+        default=60.0,
+        description="How long a step lasts at least. At its end errors, TTFT and time per token of"
+        " these workers are held against the SLO and the other workers: if they fail it goes back"
+        " a step, or to no traffic at all.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Ramp":
+        if sorted(self.steps) != self.steps:
+            raise ValueError(f"steps {_FALLING}")
+        return self
+
+
 class Shift(ApiModel):
     """How capacity moves between variants."""
 
@@ -179,6 +223,10 @@ class Shift(ApiModel):
         default=120.0,
         description="Shortest time between a scaling step and a step back. Fallback, and scale-up"
         " that the SLO needs, never wait.",
+    )
+    ramp: Ramp = Field(
+        default_factory=Ramp,
+        description="How traffic returns to a node that was in quarantine: in steps, each gated.",
     )
 
 

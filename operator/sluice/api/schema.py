@@ -52,7 +52,7 @@ def _convert_property(node: Schema, definitions: dict[str, Schema]) -> Schema:
     converted = _convert(node, definitions)
     default = converted.pop("default", None)
     if default is not None:
-        converted["default"] = _format_default(default, converted.get("pattern"))
+        converted["default"] = _format_default(default, converted)
     elif converted.get("type") == "object" and _all_defaulted(converted):
         # An object left out gets the defaults inside it, written out: CEL rules are checked against
         # this value as it stands.
@@ -67,7 +67,10 @@ def _all_defaulted(schema: Schema) -> bool:
     return bool(properties) and all("default" in child for child in properties.values())
 
 
-def _format_default(default: Any, pattern: str | None) -> Any:
+def _format_default(default: Any, schema: Schema) -> Any:
+    if isinstance(default, list | tuple):
+        return [_format_default(each, schema.get("items", {})) for each in default]
+    pattern = schema.get("pattern")
     if pattern == PERCENT.pattern and isinstance(default, float):
         return format_percent(default)
     if pattern == DURATION.pattern and isinstance(default, float):

@@ -8,6 +8,25 @@ from pydantic import Field
 from sluice.api.base import ApiModel
 
 
+class RampStatus(ApiModel):
+    """Workers on nodes that came back from quarantine, while their traffic climbs."""
+
+    share: str = Field(
+        description="Part of the pool's traffic that the gateways send to them; a part of the"
+        " variant's share."
+    )
+    pods: list[str] = Field(
+        default_factory=list, max_length=4096, description="Their names: the gateways' list."
+    )
+    step: str = Field(
+        description="Which step of spec.shift.ramp, as 2/5; 0/5 while a failed gate keeps all"
+        " traffic away."
+    )
+    since: str = Field(
+        description="When the step began.", json_schema_extra={"format": "date-time"}
+    )
+
+
 class VariantStatus(ApiModel):
     """One variant as it stands."""
 
@@ -30,6 +49,10 @@ class VariantStatus(ApiModel):
         default_factory=list,
         max_length=4096,
         description="Pods that must get no traffic: their worker has failed.",
+    )
+    ramp: RampStatus | None = Field(
+        default=None,
+        description="Workers on nodes that came back from quarantine, while their traffic climbs.",
     )
 
 
@@ -102,7 +125,7 @@ class InferencePoolStatus(ApiModel):
         default_factory=list,
         max_length=16,
         description="What is true of the pool now: Ready, Progressing, SLOMet, FallbackActive,"
-        " Degraded.",
+        " AnswersVerified, Degraded.",
         json_schema_extra={
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],

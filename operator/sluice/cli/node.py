@@ -1,4 +1,4 @@
-"""`sluice node`: does to an emulated node what may happen to a real one, and lets nodes back."""
+"""`sluice node`: does to an emulated node what may happen to a real one; takes any out and back."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ from sluice_accel.faults import DEFAULT_RATE, DEFAULT_SLOWDOWN, FaultKind
 
 @click.group()
 def node() -> None:
-    """Kill, freeze, stop, start, break and heal emulated nodes; release any from quarantine."""
+    """Kill, freeze, stop, start, break and heal emulated nodes; quarantine and release any."""
 
 
 @node.command()
@@ -51,7 +51,7 @@ def start(**options: Any) -> None:
     _act("start", "running", **options)
 
 
-class _DeviceNumber(click.ParamType):
+class _DeviceNumber(click.ParamType[int | str]):
     """A device's number, or `all`."""
 
     name = "N|all"
@@ -60,11 +60,12 @@ class _DeviceNumber(click.ParamType):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
         """Return the number, or `all`."""
-        if isinstance(value, int) or value == "all":
-            return value
-        if not (value.isascii() and value.isdigit()):
-            self.fail(f"'{value}' is neither a device's number nor 'all'.", param, ctx)
-        return int(value)
+        text = str(value)
+        if text == "all":
+            return text
+        if not (text.isascii() and text.isdigit()):
+            self.fail(f"'{text}' is neither a device's number nor 'all'.", param, ctx)
+        return int(text)
 
 
 @node.command(name="break")
@@ -102,7 +103,7 @@ def break_(
     The fault stays until 'sluice node heal', whatever happens to the agent. Another fault of the
     same kind replaces it. A crash ends the processes that use the device now, and is over then.
     """
-    numbers = {"rate": rate, "slowdown": slowdown, "seed": seed}
+    numbers: dict[str, Any] = {"rate": rate, "slowdown": slowdown, "seed": seed}
     wanted = {name: value for name, value in numbers.items() if value is not None}
     which = "all its devices have" if device == "all" else f"its device {device} has"
     outcome = f"broken: {which} the fault '{fault}'"
@@ -120,33 +121,64 @@ def heal(**options: Any) -> None:
 
 @node.command()
 @click.argument("node_name", metavar="NODE")
+@click.option("--reason", default="", help="Why; stands in the node's mark and in its pools.")
+@kubeconfig_option
+@name_option
+@output_option
+def quarantine(
+    *, node_name: str, reason: str, kubeconfig: str | None, name: str, output: str
+) -> None:
+    """Take a node out until it is released: its workers finish their streams and go.
+
+    Works on any cluster. Other classes take over what it carried.
+    """
+    from sluice.model.names import ANNOTATION_QUARANTINE, ANNOTATION_RELEASE  # noqa: PLC0415
+
+    wanted = {ANNOTATION_QUARANTINE: reason, ANNOTATION_RELEASE: None}
+    asyncio.run(_annotate(find_kubeconfig(kubeconfig, name), node_name, wanted))
+    text = (
+        f"The operator is asked to take {node_name} out ({ANNOTATION_QUARANTINE}), until 'sluice"
+        f" node release {node_name}'."
+    )
+    print_result({"node": node_name, "reason": reason}, text, output=output)
+
+
+@node.command()
+@click.argument("node_name", metavar="NODE")
 @kubeconfig_option
 @name_option
 @output_option
 def release(*, node_name: str, kubeconfig: str | None, name: str, output: str) -> None:
-    """End a node's quarantine now, and forget how often it failed.
+    """Let a node prove itself now, also a latched one, and forget how often it failed.
 
-    Works on any cluster. A node that still fails is taken out again at once.
+    Works on any cluster. Its devices are asked for known answers at once; once they are right the
+    node is back, and its share of the traffic climbs.
     """
-    from sluice.model.names import ANNOTATION_HEALTH, ANNOTATION_RELEASE  # noqa: PLC0415
+    from sluice.model.names import (  # noqa: PLC0415
+        ANNOTATION_HEALTH,
+        ANNOTATION_QUARANTINE,
+        ANNOTATION_RELEASE,
+    )
 
-    live = asyncio.run(_ask_release(find_kubeconfig(kubeconfig, name), node_name))
+    wanted = {ANNOTATION_QUARANTINE: None, ANNOTATION_RELEASE: "yes"}
+    live = asyncio.run(_annotate(find_kubeconfig(kubeconfig, name), node_name, wanted))
     mark = live["metadata"].get("annotations", {}).get(ANNOTATION_HEALTH)
-    told = f"It was out: {mark}" if mark else "It bore no mark of Sluice: nothing will change."
+    told = f"Its mark says: {mark}" if mark else "It bore no mark of Sluice: nothing will change."
     text = f"The operator is asked to release {node_name} ({ANNOTATION_RELEASE}). {told}"
     print_result({"node": node_name, "mark": mark}, text, output=output)
 
 
-async def _ask_release(kubeconfig: str, node_name: str) -> dict[str, Any]:
+async def _annotate(
+    kubeconfig: str, node_name: str, annotations: dict[str, str | None]
+) -> dict[str, Any]:
     from sluice.kube.paths import NODES  # noqa: PLC0415
-    from sluice.model.names import ANNOTATION_RELEASE  # noqa: PLC0415
 
     return await call_api(
         kubeconfig,
         lambda client: client.request(
             "PATCH",
             NODES.path("", node_name),
-            body={"metadata": {"annotations": {ANNOTATION_RELEASE: "yes"}}},
+            body={"metadata": {"annotations": annotations}},
             content_type="application/merge-patch+json",
         ),
         doing="annotate the node",

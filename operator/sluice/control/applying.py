@@ -10,17 +10,27 @@ import structlog
 from sluice.act.children import Children
 from sluice.act.events import emit_event
 from sluice.act.nodes import mark_node
+from sluice.act.probations import end_probation, start_probation
 from sluice.act.status import StatusWriter
 from sluice.act.writer import Writer
 from sluice.decide.status import pool_status
-from sluice.kube.errors import KubeError
+from sluice.kube.errors import KubeError, RejectedError
 from sluice.model.keys import PoolKey
 from sluice.model.memory import PoolMemory
 from sluice.model.names import LABEL_POOL, deployment_name
-from sluice.model.plan import Decision, NodeAction, PoolPlan, Results
+from sluice.model.plan import (
+    Decision,
+    EndProbation,
+    NodeAction,
+    PoolPlan,
+    ProbationAction,
+    Results,
+    StartProbation,
+)
 from sluice.model.snapshot import Pool, Snapshot
 from sluice.observe.store import Kind, Store
 from sluice.render.pool import render_pool
+from sluice.render.probation import Proving, render_probation
 
 log = structlog.get_logger()
 
@@ -46,8 +56,11 @@ class Applier:
         *,
         worker_image: str,
         instance: str,
+        namespace: str,
     ) -> None:
         self._writer = writer
+        self._namespace = namespace
+        self._refused: dict[str, str] = {}
         self._store = store
         self._image = worker_image
         self._instance = instance
@@ -102,6 +115,44 @@ class Applier:
         """
         if await mark_node(self._writer, action):
             log.info("node marked", action=type(action).__name__, node=action.node)
+
+    async def apply_probation(self, snapshot: Snapshot, action: ProbationAction) -> None:
+        """Make or delete the pod that proves a node.
+
+        Raises:
+            KubeError: something that is worth another try.
+            NotLeaderError: this process must not write.
+        """
+        if isinstance(action, EndProbation):
+            if await end_probation(self._writer, action, self._namespace):
+                log.info("probation ended", node=action.node, reason=action.reason)
+            return
+        proving = self._find_proving(snapshot, action)
+        if proving is None:
+            return
+        try:
+            if await start_probation(self._writer, render_probation(action, proving)):
+                log.info("probation begun", node=action.node, slots=action.slots)
+        except RejectedError as error:
+            # The same again would be refused again: the proof fails by its own patience.
+            text = f"{action.node} cannot be proven: its probation pod is refused: {error.message}"
+            log.warning("probation refused", node=action.node, error=error.message)
+            if self._refused.get(action.node) != error.message:
+                refusal = Decision(snapshot.at, "ProbationRefused", text, warning=True)
+                self.note(action.pool, [refusal])
+            self._refused[action.node] = error.message
+        else:
+            self._refused.pop(action.node, None)
+
+    def _find_proving(self, snapshot: Snapshot, action: StartProbation) -> Proving | None:
+        """Return what a probation pod is made of; None when class or pool are gone meanwhile."""
+        owner = self._store.get(Kind.CLASSES, "", action.accelerator_class)
+        accelerator = snapshot.classes.get(action.accelerator_class)
+        pool = next((pool for pool in snapshot.pools if pool.key == action.pool), None)
+        if owner is None or accelerator is None or pool is None:
+            return None
+        uid = owner["metadata"]["uid"]
+        return Proving(pool.spec, accelerator, uid, self._namespace, self._image)
 
     async def tell_unreadable(self, at: float, key: PoolKey, uid: str, why: str) -> None:
         """Make an Event on a pool that cannot be read; its children stay as they are.

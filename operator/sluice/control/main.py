@@ -55,6 +55,7 @@ class Operator:
             clock,
             worker_image=settings.worker_image,
             instance=instance,
+            namespace=namespace,
         )
         telemetry = Telemetry()
         self.loop = PlannerLoop(

@@ -124,6 +124,9 @@ class PlannerLoop:
     def _submit(self, snapshot: Snapshot, planned: Plan) -> None:
         for action in planned.nodes:
             self._queue.submit(("node", action.node), partial(self._applier.apply_node, action))
+        for step in planned.probations:
+            apply = partial(self._applier.apply_probation, snapshot, step)
+            self._queue.submit(("probation", step.node), apply)
         self._applier.forget({pool.key: pool.uid for pool in snapshot.pools})
         for pool in snapshot.pools:
             self._applier.note(pool.key, planned.pools[pool.key].decisions)
@@ -140,7 +143,8 @@ class PlannerLoop:
 
     def _show(self, planned: Plan, took: float) -> None:
         self._telemetry.show_plan(planned)
-        self._telemetry.quarantined.set(len(self._memory.nodes))
+        out = sorted(name for name, node in self._memory.nodes.items() if node.is_out)
+        self._telemetry.quarantined.set(len(out))
         if self._sensors.prober is not None:
             self._telemetry.misses.set(self._sensors.prober.missed)
         for (verb, kind), count in self._writer.written.items():
@@ -150,14 +154,15 @@ class PlannerLoop:
             for p in planned.pools.values()
             if p.decisions
         }
-        if decisions or planned.nodes:
+        if decisions or planned.nodes or planned.probations:
             log.info(
                 "pass",
                 milliseconds=round(1000 * took, 2),
                 pools={str(p.key): _brief(p.variants) for p in planned.pools.values()},
                 decisions=decisions,
                 nodes=[f"{type(a).__name__} {a.node}: {a.reason}" for a in planned.nodes],
-                quarantined=sorted(self._memory.nodes),
+                probations=[f"{type(a).__name__} {a.node}" for a in planned.probations],
+                quarantined=out,
             )
 
     def _tell_unreadable(self, at: float, unreadable: dict[str, Unreadable]) -> None:

@@ -9,17 +9,22 @@ import aiohttp
 from sluice.control.settings import Settings
 from sluice.kube.client import KubeClient
 from sluice.model.clock import Clock
+from sluice.model.memory import NodeState
 from sluice.model.names import LABEL_CLASS
 from sluice.model.snapshot import Snapshot
+from sluice.observe.answers import AnswerProber, AnswerTarget
 from sluice.observe.leases import LeaseBook
 from sluice.observe.probes import Prober, Target
 from sluice.observe.resync import read_leases, relist, repeat
 from sluice.observe.signals import NOTHING, Signals, read_signals
-from sluice.observe.snapshot import Sight, Unreadable, build_snapshot, is_ready
+from sluice.observe.snapshot import Sight, Unreadable, build_snapshot, is_ready, slot_key
 from sluice.observe.store import Kind, Object, Store
 
 SELF = "self"
 """Key of the control target among the probes."""
+
+PROOF_PERIOD = 1.0
+"""Seconds between two rounds of known answers on a node that has to prove itself."""
 
 STALE_TICKS = 3
 """Signals older than this many fast ticks are missing."""
@@ -55,6 +60,7 @@ class Sensors:
         self._signals: tuple[float, Signals] = (0.0, NOTHING)
         self._session: aiohttp.ClientSession | None = None
         self.prober: Prober | None = None
+        self.answers: AnswerProber | None = None
 
     async def run(self) -> None:
         """Observe until cancelled."""
@@ -64,6 +70,9 @@ class Sensors:
         async with aiohttp.ClientSession(connector=connector) as session:
             self._session = session
             self.prober = Prober(session, self._clock, self._wake)
+            self.answers = AnswerProber(
+                session, self._clock, self._wake, settings.known_answers_per_second
+            )
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(
@@ -75,6 +84,7 @@ class Sensors:
                     group.create_task(self._follow_signals())
             finally:
                 self.prober.stop()
+                self.answers.stop()
 
     def take_snapshot(self) -> tuple[Snapshot, dict[str, Unreadable]]:
         """Return the fleet as it stands now, and what in it cannot be read; aims the probes."""
@@ -95,9 +105,13 @@ class Sensors:
                 gateways=len(self._list_gateways()),
                 endpoint=self._find_endpoint(),
                 worker_image=self._settings.worker_image,
+                answers=self.answers.results() if self.answers else {},
+                cool_down=self._settings.storm_cool_down,
+                namespace=self._namespace,
             ),
         )
         self._aim(snapshot)
+        self._ask(snapshot)
         return snapshot, unreadable
 
     def refresh(self) -> None:
@@ -121,6 +135,39 @@ class Sensors:
             uid = item["metadata"]["uid"]
             targets.append(Target(uid, f"{url}/healthz", liveness.period, liveness.timeout))
         self.prober.set_targets(targets)
+
+    def _ask(self, snapshot: Snapshot) -> None:
+        """Ask every worker for known answers, and nodes that have to prove themselves more often.
+
+        Whoever misses probes is asked on: a hang is no answer, and takes none away.
+        """
+        if self.answers is None:
+            return
+        proving = {
+            node.name
+            for node in snapshot.nodes
+            if node.mark is not None and node.mark.state == NodeState.PROBATION
+        }
+        targets = []
+        for item in self.store.list(Kind.WORKERS):
+            name = item["metadata"].get("labels", {}).get(LABEL_CLASS, "")
+            accelerator, url = snapshot.classes.get(name), find_url(item, "http")
+            if accelerator is None or not url or not is_ready(item):
+                continue
+            usual = accelerator.health.known_answers.period
+            often = item.get("spec", {}).get("nodeName") in proving
+            period = min(usual, PROOF_PERIOD) if often else usual
+            uid = item["metadata"]["uid"]
+            targets.append(AnswerTarget(uid, uid, url, period))
+        for item in self.store.list(Kind.PROBATIONS):
+            if item["metadata"].get("namespace") != self._namespace or not is_ready(item):
+                continue
+            uid = item["metadata"]["uid"]
+            for container in item["spec"]["containers"]:
+                slot, url = container["name"], find_url(item, container["name"])
+                if url:
+                    targets.append(AnswerTarget(slot_key(uid, slot), uid, url, PROOF_PERIOD))
+        self.answers.set_targets(targets)
 
     def _find_endpoint(self) -> str:
         if self._settings.gateway.endpoint:

@@ -71,6 +71,17 @@ class Settings(_Section):
     signal_window: PositiveDuration = Field(
         default=30.0, description="Window over which the gateways are asked for signals."
     )
+    known_answers_per_second: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="Rounds of known answers a second, over all workers of the cluster.",
+    )
+    storm_cool_down: Duration = Field(
+        default=60.0,
+        description="How long no further worker is deleted after more nodes of a class were out"
+        " than its maxUnhealthy allows.",
+    )
     lease: LeaseSettings = Field(
         default_factory=LeaseSettings, description="How one replica of several leads."
     )

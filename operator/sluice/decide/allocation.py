@@ -1,9 +1,9 @@
-"""Allocation: how many workers of each variant carry a demand, and the fallback formula.
+"""Allocation: how many workers of each variant carry a demand.
 
 First form: the variants are filled in the order of the spec. A variant that lost capacity to health
-counts with what serves now, every other with what it is planned to have, so that the next variants
-take what is missing: gpu = max(allocated, ceil((required - serving Maia capacity) / capacity of one
-GPU worker)), clipped to the maximum (DESIGN, "Deciding").
+counts with what serves now, one whose workers have just come back with what their ramp lets them
+take, every other with what it is planned to have; the next variants take what is missing
+(`fallback`).
 """
 
 import math
@@ -22,6 +22,9 @@ class Offer:
         capacity: requests/s of one worker, after correction; None while nothing tells.
         max_share: largest share of the demand (0 to 1) it may take.
         impaired: why it counts only with what serves, or "".
+        returning: how many of the serving workers still climb their ramp.
+        ramp_share: largest part of the demand (0 to 1) that these may take.
+        ramp_limit: the same in requests/s; infinite until the demand is known.
         breached: it is over its SLO (used only while its capacity is unknown).
     """
 
@@ -34,6 +37,22 @@ class Offer:
     max_share: float = 1.0
     impaired: str = ""
     breached: bool = False
+    returning: int = 0
+    ramp_share: float = 1.0
+    ramp_limit: float = math.inf
+
+    @property
+    def is_reduced(self) -> bool:
+        """Tell whether it counts with less than it is planned to have."""
+        return bool(self.impaired) or self.returning > 0
+
+    def carry(self, workers: int) -> float:
+        """Return the requests/s that so many of its workers carry, as far as they count now."""
+        if self.impaired:
+            workers = min(workers, self.serving)
+        capacity = self.capacity or 0.0
+        climbing = min(workers, self.returning)
+        return (workers - climbing) * capacity + min(climbing * capacity, self.ramp_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +70,8 @@ class Fill:
     covered: float
 
 
-def allocate_workers(required: float, offers: Sequence[Offer]) -> dict[str, Fill]:
-    """Return what each variant should have, by class name.
+def allocate_workers(required: float, offers: Sequence[Offer]) -> tuple[dict[str, Fill], float]:
+    """Return what each variant should have, by class name, and the requests/s left over.
 
     Args:
         required: requests/s to carry, headroom included.
@@ -63,43 +82,28 @@ def allocate_workers(required: float, offers: Sequence[Offer]) -> dict[str, Fill
     for place, offer in enumerate(offers):
         # The minima of the variants to come run anyway: what they carry needs nobody else.
         rest = max(0.0, left - sum(map(_carry_minimum, offers[place + 1 :])))
-        fill = _fill(offer, min(rest, offer.max_share * required))
+        fill = fill_offer(offer, min(rest, offer.max_share * required))
         fills[offer.accelerator_class] = fill
         left -= fill.covered
-    if left <= _EPSILON or not any(offer.impaired for offer in offers):
-        return fills
-    # What still misses after a loss goes to whoever can take it, past its usual share: nothing is
-    # gated in an emergency.
-    for offer in offers:
-        if offer.impaired:
-            continue
-        before = fills[offer.accelerator_class]
-        fill = _fill(offer, before.covered + left)
-        fills[offer.accelerator_class] = fill
-        left -= fill.covered - before.covered
-    return fills
+    return fills, left
 
 
-_EPSILON = 1e-9
+EPSILON = 1e-9
+"""Requests/s below which a demand is none: sums of floats do not come out even."""
 
 
 def _carry_minimum(offer: Offer) -> float:
     """Return the requests/s that the minimum of a variant carries, as far as it counts now."""
-    workers = min(offer.minimum, offer.maximum)
-    if offer.impaired:
-        workers = min(workers, offer.serving)
-    return workers * (offer.capacity or 0.0)
+    return offer.carry(min(offer.minimum, offer.maximum))
 
 
-def _fill(offer: Offer, need: float) -> Fill:
+def fill_offer(offer: Offer, need: float) -> Fill:
+    """Return the workers of one variant that a need asks for, and what of it they carry."""
     if offer.capacity is None:
         return _fill_unknown(offer, need)
-    workers = math.ceil(need / offer.capacity - _EPSILON)
+    workers = math.ceil(need / offer.capacity - EPSILON)
     workers = max(offer.minimum, min(offer.maximum, workers))
-    counted = min(workers, offer.maximum)
-    if offer.impaired:
-        counted = min(counted, offer.serving)
-    return Fill(workers, need, min(need, counted * offer.capacity))
+    return Fill(workers, need, min(need, offer.carry(min(workers, offer.maximum))))
 
 
 def _fill_unknown(offer: Offer, need: float) -> Fill:
@@ -108,15 +112,14 @@ def _fill_unknown(offer: Offer, need: float) -> Fill:
     The variant counts as carrying its need until it is at its maximum and still over its SLO.
     """
     workers = offer.allocated
-    if need > _EPSILON:
+    if need > EPSILON:
         workers = max(1, workers)
     if offer.breached and offer.serving >= offer.allocated:
         workers += 1
-    if need <= _EPSILON:
+    if need <= EPSILON:
         workers = 0
     workers = max(offer.minimum, min(offer.maximum, workers))
     full = offer.breached and workers >= offer.maximum
-    lost = offer.serving == 0 and bool(offer.impaired)
-    if lost:
-        return Fill(workers, need, 0.0)
+    if offer.is_reduced and offer.serving <= offer.returning:
+        return Fill(workers, need, min(need, offer.ramp_limit) if offer.returning else 0.0)
     return Fill(workers, need, need / 2 if full else need)

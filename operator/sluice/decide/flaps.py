@@ -5,12 +5,12 @@ doubles the stable window, and at `latchAfterFlaps` the node is latched: only th
 `sluice.dev/release` lets it back, which also forgets what was counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
+from sluice.decide.evidence import Evidence, Source, has_wrong_answer, word_evidence
 from sluice.model.memory import NodeHealth, NodeState
-from sluice.model.names import ANNOTATION_RELEASE
 from sluice.model.snapshot import Node, Snapshot
 
 Outs = tuple[float, ...]
@@ -42,25 +42,40 @@ def forget_outs(
 
 
 def take_out(
-    node: Node, accelerator: AcceleratorClassSpec, outs: Outs, at: float, reason: str
+    node: Node,
+    accelerator: AcceleratorClassSpec,
+    outs: Outs,
+    at: float,
+    evidence: Sequence[Evidence],
 ) -> tuple[NodeHealth, Outs]:
-    """Return the health of a node that is taken out now, and its times with this one added."""
+    """Return the health of a node that is taken out now, and its times with this one added.
+
+    A hand that takes it out is no failure, and counts as no flap.
+    """
+    reason = word_evidence(evidence)
+    if evidence[0].source is Source.HAND:
+        return latch(None, node, reason, at), outs
     outs = (*(time for time in outs if at - time < limits.FLAP_WINDOW), at)
+    if has_wrong_answer(evidence):
+        return latch(None, node, reason, at), outs
     most = accelerator.health.latch_after_flaps
     flaps = count_flaps(outs)
     if flaps >= most:
-        text = (
-            f"{reason}; latched after {flaps} flaps within an hour (latchAfterFlaps {most}), until"
-            f" somebody runs: kubectl annotate node {node.name} {ANNOTATION_RELEASE}=yes"
-        )
-        return NodeHealth(NodeState.LATCHED, at, text), outs
+        text = f"{reason}; latched after {flaps} flaps within an hour (latchAfterFlaps {most})"
+        return latch(None, node, text, at), outs
     if flaps:
         window = stable_window(accelerator, outs)
         reason = (
-            f"{reason}; flap {flaps} within an hour: comes back after {window:g} s, latched at"
+            f"{reason}; flap {flaps} within an hour: has to look good for {window:g} s, latched at"
             f" {most}"
         )
-    return NodeHealth(NodeState.FAILED, at, reason), outs
+    return NodeHealth(NodeState.FAILED, at, reason, at), outs
+
+
+def latch(before: NodeHealth | None, node: Node, reason: str, at: float) -> NodeHealth:
+    """Return a node that stays out until a person releases it."""
+    text = f"{reason}; stays out until somebody runs: sluice node release {node.name}"
+    return NodeHealth(NodeState.LATCHED, before.since if before is not None else at, text, at)
 
 
 def count_flaps(outs: Outs) -> int:

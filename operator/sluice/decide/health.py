@@ -1,199 +1,261 @@
-"""Health of workers and nodes: evidence in, states and node actions out.
+"""Health of nodes: evidence in, states and node actions out.
 
-First form: liveness probes and the gateways' passive evidence. A worker is Failed after k misses in
-a row; its node is quarantined with it and returns after a stable window. The observer is suspect
-when its own control target fails, or when every class misses at once: then nothing new fails.
+    Healthy → Failed → Probation → Ramp → Healthy,   and Latched until a person releases it
+
+A node is taken out (tainted, marked) by what speaks against it, or with a worker that failed on it.
+It has to look good for a stable window, doubled by every flap (`flaps`), then its devices must
+prove themselves (`probation`), then its share of traffic climbs (`ramp`). A wrong answer latches at
+once. The mark, an annotation, is the durable part: a restart releases nothing and repeats nothing.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
-from sluice.decide.flaps import Outs, forget_outs, stable_window, take_out
-from sluice.model.memory import NodeHealth, NodeState, WorkerHealth, WorkerState
+from sluice.decide.breaker import suspect_observer
+from sluice.decide.evidence import (
+    Evidence,
+    gather_node,
+    has_wrong_answer,
+    is_enough,
+    word_evidence,
+)
+from sluice.decide.flaps import Outs, forget_outs, latch, stable_window, take_out
+from sluice.decide.matching import find_class, list_workers
+from sluice.decide.probation import Verdict, weigh_proof
+from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth, WorkerState
 from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
-from sluice.model.snapshot import Node, NodeReady, Snapshot, Worker
+from sluice.model.snapshot import Node, NodeReady, Snapshot
 
-NOT_HEARD = "ready when first seen, and not heard yet"
-"""Reason of workers that the operator found running; `_judge_unheard` decides on them."""
-
-
-def list_workers(snapshot: Snapshot) -> Iterable[Worker]:
-    """Yield every worker of every pool."""
-    for pool in snapshot.pools:
-        yield from pool.workers
+_MARKED = frozenset({NodeState.FAILED, NodeState.LATCHED, NodeState.PROBATION, NodeState.RAMP})
 
 
-def suspect_observer(snapshot: Snapshot) -> str:
-    """Return why our own sight is in doubt, or ""."""
-    if not snapshot.observer_ok:
-        return "the operator's own control target does not answer"
-    missing: dict[str, bool] = {}
-    for worker in list_workers(snapshot):
-        if worker.ready and not worker.terminating and worker.probe is not None:
-            name = worker.accelerator_class
-            missing[name] = missing.get(name, True) and worker.probe.misses > 0
-    if len(missing) > 1 and all(missing.values()):
-        return f"all workers of all classes ({', '.join(sorted(missing))}) miss probes at once"
-    return ""
+@dataclass(frozen=True, slots=True)
+class NodesJudged:
+    """What came of judging all nodes.
 
-
-def judge_workers(
-    snapshot: Snapshot, known: Mapping[str, WorkerHealth], out: Collection[str] = ()
-) -> dict[str, WorkerHealth]:
-    """Return the health of every worker in the snapshot, by pod uid.
-
-    Args:
-        snapshot: what was observed.
-        known: health judged before; a worker that is not in it is seen for the first time.
-        out: names of the nodes in quarantine before this pass.
+    Attributes:
+        nodes: those that are out, or on their way back.
+        outs: when each was taken out lately.
+        actions: what to do about marks.
+        turns: (node, state before, state after, reason) of those whose state changed.
     """
-    doubt = suspect_observer(snapshot)
-    judged: dict[str, WorkerHealth] = {}
-    for worker in list_workers(snapshot):
-        accelerator = snapshot.classes.get(worker.accelerator_class)
-        if accelerator is None:
-            continue
-        before = known.get(worker.uid)
-        if before is None:
-            before = WorkerHealth(WorkerState.STARTING, snapshot.at)
-            if worker.ready:
-                before = WorkerHealth(WorkerState.SUSPECT, snapshot.at, NOT_HEARD)
-        if worker.ready and before.reason == NOT_HEARD and not _has_answered(worker):
-            held = worker.node in out
-            state, reason = _judge_unheard(worker, accelerator, doubt, held=held)
-        else:
-            state, reason = _judge(worker, accelerator, before, doubt, snapshot.at)
-        if state is before.state:
-            judged[worker.uid] = before
-        else:
-            judged[worker.uid] = WorkerHealth(state, snapshot.at, reason)
-    return judged
 
-
-def _has_answered(worker: Worker) -> bool:
-    return worker.probe is not None and worker.probe.answered > 0
-
-
-def _judge_unheard(
-    worker: Worker, accelerator: AcceleratorClassSpec, doubt: str, *, held: bool
-) -> tuple[WorkerState, str]:
-    """Judge a worker that was ready when we first saw it, and has not answered a probe since.
-
-    An operator that starts finds such workers, and may neither take them for lost before they had
-    time to answer, nor forget that their node was already taken out for what they did. Misses alone
-    could be a network policy against us: they end in Starting, and so in fallback, not in deletion.
-    """
-    needed = accelerator.health.liveness.failures
-    misses = worker.probe.misses if worker.probe is not None else 0
-    if misses < needed:
-        return WorkerState.SUSPECT, NOT_HEARD
-    reason = f"{misses} liveness probes in a row missed, none answered since the operator started"
-    if (held or worker.gateway_failures >= needed) and not doubt:
-        return WorkerState.FAILED, reason
-    return WorkerState.STARTING, NOT_HEARD
-
-
-def _judge(
-    worker: Worker,
-    accelerator: AcceleratorClassSpec,
-    before: WorkerHealth,
-    doubt: str,
-    at: float,
-) -> tuple[WorkerState, str]:
-    if before.state is WorkerState.FAILED:
-        return _judge_failed(worker, accelerator, before, at)
-    if not worker.ready or worker.probe is None or not worker.probe.answered:
-        return WorkerState.STARTING, ""
-    misses, failures = worker.probe.misses, worker.gateway_failures
-    needed = accelerator.health.liveness.failures
-    evidence = []
-    if misses:
-        evidence.append(f"{misses} of {needed} liveness probes in a row missed")
-    if failures:
-        evidence.append(f"{failures} requests in a row failed at the gateway")
-    reason = ", ".join(evidence)
-    corroborated = misses > 0 and failures >= needed
-    if misses >= needed or corroborated:
-        if doubt:
-            return WorkerState.SUSPECT, f"{reason}; not acted on: {doubt}"
-        return WorkerState.FAILED, reason
-    if misses or failures >= needed:
-        return WorkerState.SUSPECT, reason
-    return WorkerState.HEALTHY, ""
-
-
-def _judge_failed(
-    worker: Worker, accelerator: AcceleratorClassSpec, before: WorkerHealth, at: float
-) -> tuple[WorkerState, str]:
-    """A Failed worker that was not deleted (the breaker) is back after a stable window."""
-    up_since = worker.probe.up_since if worker.probe is not None else None
-    if up_since is None or at - up_since < accelerator.health.return_after:
-        return WorkerState.FAILED, before.reason
-    return WorkerState.HEALTHY, f"answered for {at - up_since:.0f} s"
+    nodes: Mapping[str, NodeHealth]
+    outs: Mapping[str, Outs]
+    actions: tuple[NodeAction, ...]
+    turns: tuple[tuple[str, str, str, str], ...]
 
 
 def recall_nodes(snapshot: Snapshot) -> dict[str, NodeHealth]:
     """Return what the annotations say; a restart of the operator releases nothing."""
     recalled = {}
+    at = snapshot.at
     for node in snapshot.nodes:
-        if node.mark is not None and node.mark.state in (NodeState.FAILED, NodeState.LATCHED):
+        if node.mark is not None and node.mark.state in _MARKED:
             # A time to come, from another clock or a hand, would keep the node out until then.
-            since = min(node.mark.since, snapshot.at)
+            since = min(node.mark.since, at)
             state = NodeState(node.mark.state)
-            recalled[node.name] = NodeHealth(state, since, node.mark.reason)
+            if state is NodeState.RAMP and node.tainted:
+                state = NodeState.FAILED  # one of the two was edited: out is the safe one
+            recalled[node.name] = NodeHealth(state, since, node.mark.reason, at)
         elif node.tainted:
             why = node.mark_error or "our taint was found without its annotation"
-            recalled[node.name] = NodeHealth(NodeState.FAILED, snapshot.at, why)
+            recalled[node.name] = NodeHealth(NodeState.FAILED, at, why, at)
     return recalled
 
 
 def judge_nodes(
     snapshot: Snapshot,
-    known: Mapping[str, NodeHealth],
+    memory: Memory,
     workers: Mapping[str, WorkerHealth],
-    known_outs: Mapping[str, Outs],
-) -> tuple[dict[str, NodeHealth], dict[str, Outs], tuple[NodeAction, ...]]:
-    """Return the nodes that are out, when nodes were taken out, and what to do about marks.
+    against: Mapping[str, tuple[Evidence, ...]],
+) -> NodesJudged:
+    """Judge every node.
 
     Args:
         snapshot: what was observed.
-        known: nodes that were out before this pass.
+        memory: what was remembered before this pass.
         workers: health of the workers, judged in this pass.
-        known_outs: when nodes were taken out, before this pass.
+        against: what speaks against each worker, by uid.
     """
-    judged: dict[str, NodeHealth] = {}
+    doubt = suspect_observer(snapshot)
+    climbed = find_climbed(snapshot, memory)
+    judged = _keep_absent(snapshot, memory.nodes)
+    outs = dict(memory.outs)
     actions: list[NodeAction] = []
-    outs = dict(known_outs)
-    failed = find_failed_workers(snapshot, workers)
+    turns: list[tuple[str, str, str, str]] = []
     for node in snapshot.nodes:
+        before = memory.nodes.get(node.name)
         accelerator = find_class(node, snapshot.classes)
-        before = known.get(node.name)
         if accelerator is None and snapshot.unreadable:
             # The class that we cannot read may be the one that the mark is for.
             if before is not None:
                 judged[node.name] = before
             continue
         if accelerator is None:
-            after, why = None, "no accelerator class selects it any more"
-            outs[node.name] = ()
+            after, why, outs[node.name] = None, "no accelerator class selects it any more", ()
         else:
-            against = [f"worker {w.name}: {why.reason}" for w, why in failed.get(node.name, ())]
-            if before is None and against:
-                after, outs[node.name] = take_out(
-                    node, accelerator, outs.get(node.name, ()), snapshot.at, against[0]
-                )
-                why = ""
-            else:
-                window = stable_window(accelerator, outs.get(node.name, ()))
-                after, why = _judge_node(node, window, before, snapshot, speaks_for=not against)
-        if node.released and before is not None:
-            after, outs[node.name], why = None, (), "released by hand"
+            evidence = _gather(snapshot, node, accelerator, workers, against)
+            bench = _Bench(snapshot, node, accelerator, evidence, doubt, node.name in climbed)
+            after, outs[node.name], why = _judge(bench, before, outs.get(node.name, ()))
         if after is not None:
             judged[node.name] = after
         outs = forget_outs(outs, judged, snapshot.at)
         actions += _mark(node, after, outs.get(node.name, ()), why, snapshot.at)
-    return judged, outs, tuple(actions)
+        turns += _note_turn(node.name, before, after, why)
+    return NodesJudged(judged, outs, tuple(actions), tuple(turns))
+
+
+def _keep_absent(snapshot: Snapshot, before: Mapping[str, NodeHealth]) -> dict[str, NodeHealth]:
+    """Return what is kept of nodes that are gone: one that registers anew has proven nothing."""
+    present = {node.name for node in snapshot.nodes}
+    return {
+        name: replace(health, alive_since=None)
+        for name, health in before.items()
+        if name not in present and health.is_out and snapshot.at - health.since < limits.FLAP_WINDOW
+    }
+
+
+def find_climbed(snapshot: Snapshot, memory: Memory) -> set[str]:
+    """Return the nodes that have climbed to the top in every pool that has workers on them."""
+    climbed: set[str] = set()
+    behind: set[str] = set()
+    for pool in snapshot.pools:
+        remembered = memory.pools.get(pool.key)
+        ramped = set(remembered.ramped) if remembered is not None else set()
+        for worker in pool.workers:
+            if worker.node and worker.ready and not worker.terminating:
+                (climbed if worker.node in ramped else behind).add(worker.node)
+    return climbed - behind
+
+
+def _gather(
+    snapshot: Snapshot,
+    node: Node,
+    accelerator: AcceleratorClassSpec,
+    workers: Mapping[str, WorkerHealth],
+    against: Mapping[str, tuple[Evidence, ...]],
+) -> tuple[Evidence, ...]:
+    """Return what speaks against a node: its own signs first, then workers failed by evidence."""
+    own = gather_node(node, accelerator.health, snapshot.at)
+    if own:
+        return own
+    found: list[Evidence] = []
+    for worker in list_workers(snapshot):
+        health = workers.get(worker.uid)
+        if worker.node != node.name or health is None:
+            continue
+        pieces = against.get(worker.uid, ())
+        if health.state is WorkerState.FAILED and is_enough(pieces):
+            found += [
+                replace(piece, text=f"worker {worker.name}: {piece.text}") for piece in pieces
+            ]
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What a node is judged by.
+
+    Attributes:
+        evidence: what speaks against it now.
+        doubt: why our own sight is in doubt, or "".
+        climbed: its share has reached the top wherever it has workers.
+    """
+
+    snapshot: Snapshot
+    node: Node
+    accelerator: AcceleratorClassSpec
+    evidence: tuple[Evidence, ...]
+    doubt: str
+    climbed: bool
+
+
+_Judged = tuple[NodeHealth | None, Outs, str]
+"""Health after (None is Healthy), times it was taken out, and why it is Healthy now."""
+
+
+def _judge(bench: _Bench, before: NodeHealth | None, outs: Outs) -> _Judged:
+    at, node = bench.snapshot.at, bench.node
+    if node.released and not node.banned:
+        outs = ()
+        if before is not None and before.is_out and before.state is not NodeState.PROBATION:
+            text = f"released by hand, was out because: {before.reason}"
+            return _enter(before, NodeState.PROBATION, text, at), outs, ""
+    if before is not None and before.is_out:
+        return _judge_out(bench, before, outs)
+    if is_enough(bench.evidence) and (node.banned or not bench.doubt):
+        return *take_out(node, bench.accelerator, outs, at, bench.evidence), ""
+    why = _find_end_of_ramp(bench, before) if before is not None else ""
+    return (None if why else before), outs, why
+
+
+def _find_end_of_ramp(bench: _Bench, before: NodeHealth) -> str:
+    """Return why a node that came back counts like any other from now on, or ""."""
+    if bench.climbed:
+        return "its share has climbed to the top"
+    if bench.snapshot.at - before.since >= limits.FLAP_WINDOW:
+        return "nothing spoke against it for an hour"
+    return ""
+
+
+def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
+    """Judge a node that is out: it stays, goes into Probation, or comes back."""
+    at = bench.snapshot.at
+    latches = has_wrong_answer(bench.evidence) or bool(bench.node.banned)
+    if latches and before.state is not NodeState.LATCHED:
+        return latch(before, bench.node, word_evidence(bench.evidence), at), outs, ""
+    if before.state is NodeState.LATCHED:
+        return before, outs, ""
+    bad = _find_bad(bench, before)
+    if before.state is NodeState.PROBATION:
+        return _judge_probation(bench, before, outs, bad)
+    if bad:
+        return replace(before, alive_since=None), outs, ""
+    since = before.alive_since if before.alive_since is not None else at
+    window = stable_window(bench.accelerator, outs)
+    if at - since < window:
+        return replace(before, alive_since=since), outs, ""
+    text = (
+        f"looked good for {at - since:.0f} s (needed: {window:g} s): ready, its Lease renewed,"
+        f" nothing failed on it; was out because: {before.reason}"
+    )
+    return _enter(before, NodeState.PROBATION, text, at), outs, ""
+
+
+def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: str) -> _Judged:
+    at = bench.snapshot.at
+    if bad:
+        return _enter(before, NodeState.FAILED, f"went bad in probation: {bad}", at), outs, ""
+    proof = weigh_proof(bench.snapshot, bench.node, bench.accelerator, before)
+    if proof.verdict is Verdict.WRONG:
+        return latch(before, bench.node, proof.text, at), outs, ""
+    if proof.verdict is Verdict.FAILED:
+        return _enter(before, NodeState.FAILED, proof.text, at), outs, ""
+    if proof.verdict is Verdict.PENDING:
+        return before, outs, ""
+    return NodeHealth(NodeState.RAMP, at, proof.text, at), outs, ""
+
+
+def _enter(before: NodeHealth, state: NodeState, reason: str, at: float) -> NodeHealth:
+    """Return a node that is still out, in another state."""
+    return NodeHealth(state, before.since, reason, at)
+
+
+def _find_bad(bench: _Bench, before: NodeHealth) -> str:
+    """Return what speaks against a node that is out, or ""."""
+    node = bench.node
+    if bench.evidence:
+        return word_evidence(bench.evidence)
+    if node.ready is not NodeReady.TRUE:
+        return f"its condition Ready is {node.ready}"
+    if node.lease_age is None or node.lease_age > limits.LEASE_STALE:
+        return "its Lease is not renewed"
+    if node.lease_renewed is None or node.lease_renewed <= before.since:
+        return "its Lease has not been renewed since it was taken out"
+    return ""
 
 
 def _mark(
@@ -202,90 +264,23 @@ def _mark(
     """Return what makes a node carry the mark that it should: at most one action."""
     mark = node.mark
     if after is not None:
-        if node.tainted and mark is not None and mark.since == after.since:
+        said = mark is not None and (mark.since, mark.state) == (after.since, after.state)
+        if said and node.tainted == after.is_out and not node.released:
             return ()
-        return (QuarantineNode(node.name, after.since, after.reason, after.state, outs),)
+        if after.is_out:
+            return (QuarantineNode(node.name, after.since, after.reason, after.state, outs),)
+        return (ReleaseNode(node.name, after.reason, after.since, outs, after.state),)
     remembers = mark is not None and mark.state == NodeState.HEALTHY and bool(outs)
     if node.tainted or node.mark_error or node.released or (mark is not None and not remembers):
         return (ReleaseNode(node.name, why or "nothing speaks against it", at, outs),)
     return ()
 
 
-def find_class(
-    node: Node, classes: Mapping[str, AcceleratorClassSpec]
-) -> AcceleratorClassSpec | None:
-    """Return the class whose selector the node matches (the first by name), or None."""
-    for name in sorted(classes):
-        if selects(classes[name], node):
-            return classes[name]
-    return None
-
-
-def selects(accelerator: AcceleratorClassSpec, node: Node) -> bool:
-    """Tell whether the class's node selector matches the node."""
-    return all(node.labels.get(key) == value for key, value in accelerator.node_selector.items())
-
-
-def find_failed_workers(
-    snapshot: Snapshot, workers: Mapping[str, WorkerHealth]
-) -> dict[str, list[tuple[Worker, WorkerHealth]]]:
-    """Return the Failed workers still bound to each node, Terminating ones included."""
-    failed: dict[str, list[tuple[Worker, WorkerHealth]]] = {}
-    for worker in list_workers(snapshot):
-        health = workers.get(worker.uid)
-        if worker.node and health is not None and health.state is WorkerState.FAILED:
-            failed.setdefault(worker.node, []).append((worker, health))
-    return failed
-
-
-def _judge_node(
-    node: Node,
-    window: float,
-    before: NodeHealth | None,
-    snapshot: Snapshot,
-    *,
-    speaks_for: bool,
-) -> tuple[NodeHealth | None, str]:
-    """Judge a node that is not taken out in this pass: None once it has been good for long."""
-    if before is None or before.state is NodeState.LATCHED:
-        return before, ""
-    alive = (
-        speaks_for
-        and node.ready is NodeReady.TRUE
-        and node.lease_age is not None
-        and node.lease_age <= limits.LEASE_STALE
-        and node.lease_renewed is not None
-        and node.lease_renewed > before.since
-    )
-    if not alive:
-        return NodeHealth(before.state, before.since, before.reason), ""
-    since = before.alive_since if before.alive_since is not None else snapshot.at
-    if snapshot.at - since >= window:
-        return None, (
-            f"ready, its Lease renewed and no failed worker on it for {snapshot.at - since:.0f} s"
-            f" (needed: {window:g} s)"
-        )
-    return NodeHealth(before.state, before.since, before.reason, since), ""
-
-
-def open_breaker(
-    snapshot: Snapshot, nodes: Mapping[str, NodeHealth], class_name: str
-) -> tuple[frozenset[str], str]:
-    """Choose the nodes of a class whose workers may be deleted.
-
-    Returns:
-        The allowed nodes, at most max(1, floor(maxUnhealthy x nodes)), those longest out first; and
-        a sentence when some quarantined node is not among them, else "".
-    """
-    accelerator = snapshot.classes[class_name]
-    of_class = [node.name for node in snapshot.nodes if selects(accelerator, node)]
-    limit = max(1, int(accelerator.health.max_unhealthy * len(of_class)))
-    out = sorted((nodes[name].since, name) for name in of_class if name in nodes)
-    allowed = frozenset(name for _, name in out[:limit])
-    held = [name for _, name in out[limit:]]
-    if not held:
-        return allowed, ""
-    return allowed, (
-        f"{len(out)} of {len(of_class)} nodes of class {class_name} are out, maxUnhealthy allows"
-        f" {limit}: workers on {', '.join(held)} are not deleted, only bypassed"
-    )
+def _note_turn(
+    node: str, before: NodeHealth | None, after: NodeHealth | None, why: str
+) -> list[tuple[str, str, str, str]]:
+    old = before.state.value if before is not None else NodeState.HEALTHY.value
+    new = after.state.value if after is not None else NodeState.HEALTHY.value
+    if old == new:
+        return []
+    return [(node, old, new, after.reason if after is not None else why)]

@@ -8,7 +8,8 @@ minimum, one of the same priority keeps what it holds.
 from collections.abc import Iterable, Mapping
 
 from sluice.api.accelerator import AcceleratorClassSpec
-from sluice.decide.variants import Fleet, devices_per_worker
+from sluice.decide.devices import count_devices, count_held, devices_per_worker
+from sluice.decide.variants import Fleet
 from sluice.model.keys import PoolKey
 from sluice.model.memory import PoolMemory, VariantMemory
 from sluice.model.snapshot import Pool
@@ -39,10 +40,10 @@ class Inventory:
         holds, whatever its node says: allocatable is 0 while a device plugin restarts, and labels
         go while their owner does, but what runs there runs on.
         """
-        held_on = self._fleet.count_held(accelerator)
+        held_on = count_held(self._fleet.snapshot, accelerator)
         nodes = {node.name: node for node in self._fleet.list_nodes(accelerator)}
         per_node = [
-            max(self._fleet.count_devices(accelerator, node), held_on.get(name, 0))
+            max(count_devices(accelerator, node), held_on.get(name, 0))
             for name, node in nodes.items()
         ]
         per_node += self._fleet.count_stray(class_name, accelerator, nodes)

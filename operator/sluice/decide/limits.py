@@ -14,6 +14,24 @@ MIN_SAMPLES: Final = 5
 LEASE_STALE: Final = 25.0
 """Node Leases are renewed every 10 s: two renewals and a half missed speak against the node."""
 
+WEIGHT_FAILED_REQUESTS: Final = 0.7
+"""Of requests that failed in a row: Failed together with one missed probe of three."""
+WEIGHT_OUTLIER: Final = 0.3
+"""Of a worker slower than its siblings: Suspect, never Failed by that and one missed probe."""
+OUTLIER_FACTOR: Final = 3.0
+"""Times its siblings' median time a token; uneven batches alone make a factor of up to two."""
+
+PROOF_ROUNDS: Final = 3
+"""Rounds of known answers, all right, that prove a device."""
+PROOF_PATIENCE: Final = 60.0
+"""Time for those rounds once a probation pod is ready; a device that hangs gives none."""
+GATE_SLOWER: Final = 1.5
+"""A ramp's gate: TTFT and time per token past the SLO and this much past the others' fail it."""
+GATE_ERRORS: Final = 0.02
+"""A ramp's gate: share of attempts that may end in an error or a timeout."""
+GATE_PATIENCE: Final = 3.0
+"""Dwells for which a step waits for requests while the pool has some."""
+
 FLAP_WINDOW: Final = 3600.0
 """A node that fails again within this time after it was last taken out has flapped."""
 

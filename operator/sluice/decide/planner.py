@@ -5,13 +5,17 @@ left (`inventory`). The simulator, a replay and the unit tests call this same fu
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from sluice.decide.breaker import remember_storms
 from sluice.decide.flaps import recall_outs
-from sluice.decide.health import judge_nodes, judge_workers, recall_nodes
+from sluice.decide.health import judge_nodes, recall_nodes
 from sluice.decide.inventory import Inventory
 from sluice.decide.pool_pass import plan_pool
+from sluice.decide.probation import choose_probations
 from sluice.decide.recall import recall_pool
 from sluice.decide.variants import Fleet
+from sluice.decide.workers import judge_workers
 from sluice.model.keys import PoolKey
 from sluice.model.memory import Memory, PoolMemory
 from sluice.model.plan import Finding, Plan, PoolPlan, Problem
@@ -24,11 +28,12 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     An empty memory recalls what is durable from the snapshot, so that a restart releases nothing
     and repeats nothing.
     """
-    known = memory.nodes if memory.started is not None else recall_nodes(snapshot)
-    workers = judge_workers(snapshot, memory.workers, known)
-    known_outs = memory.outs if memory.started is not None else recall_outs(snapshot)
-    nodes, outs, actions = judge_nodes(snapshot, known, workers, known_outs)
-    fleet = Fleet(snapshot, workers, nodes)
+    if memory.started is None:
+        memory = replace(memory, nodes=recall_nodes(snapshot), outs=recall_outs(snapshot))
+    workers, against = judge_workers(snapshot, memory.workers, memory.nodes)
+    judged = judge_nodes(snapshot, memory, workers, against)
+    storms = remember_storms(snapshot, judged.nodes, memory.storms)
+    fleet = Fleet(snapshot, workers, judged.nodes, storms, judged.turns)
     remembered = {pool.key: _remember(pool, memory, snapshot.at) for pool in snapshot.pools}
     owners = claim_models(snapshot.pools)
     serving = [pool for pool in snapshot.pools if owners[pool.spec.model.name] == pool.key]
@@ -45,8 +50,16 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
             decisions = remembered[pool.key].decisions
             memories[pool.key] = PoolMemory(uid=pool.uid, decisions=decisions)
     started = memory.started if memory.started is not None else snapshot.at
-    after_all = Memory(pools=memories, nodes=nodes, outs=outs, workers=workers, started=started)
-    return Plan(snapshot.at, plans, actions), after_all
+    after_all = Memory(
+        pools=memories,
+        nodes=judged.nodes,
+        outs=judged.outs,
+        workers=workers,
+        storms=storms,
+        started=started,
+    )
+    probations = choose_probations(snapshot, judged.nodes)
+    return Plan(snapshot.at, plans, judged.actions, probations), after_all
 
 
 def _remember(pool: Pool, memory: Memory, at: float) -> PoolMemory:

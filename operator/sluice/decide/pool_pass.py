@@ -7,20 +7,22 @@ from sluice.decide import limits, wording
 from sluice.decide.allocation import Fill, Offer, allocate_workers
 from sluice.decide.capacity import correct_capacity, describe_breach, reckon_capacity
 from sluice.decide.demand import Demand, measure_attainment, observe_demand
+from sluice.decide.fallback import cover_losses, describe_fallback, find_shortfall, tell_losses
 from sluice.decide.guards import Wish, guard_count, remember_recommendation
 from sluice.decide.inventory import Inventory
+from sluice.decide.ramp import Climb, climb_ramps
 from sluice.decide.removal import choose_deletes
 from sluice.decide.rollout import Roll, choose_rolls
-from sluice.decide.shares import hold_shares, share_traffic
+from sluice.decide.shares import hold_shares, name_returning, share_traffic, split_returning
+from sluice.decide.variant_plans import (
+    freeze_variant,
+    list_problems,
+    plan_variant,
+    tell_nodes,
+)
 from sluice.decide.variants import Fleet, VariantView, view_variant
 from sluice.model.memory import Direction, PoolMemory, Step, VariantMemory
-from sluice.model.plan import (
-    Decision,
-    Finding,
-    PoolPlan,
-    Problem,
-    VariantPlan,
-)
+from sluice.model.plan import Decision, PoolPlan, Problem
 from sluice.model.snapshot import Pool
 
 
@@ -31,6 +33,7 @@ class _Counts:
     wanted: Mapping[str, int]
     variants: Mapping[str, VariantMemory]
     decisions: tuple[Decision, ...]
+    problems: tuple[Problem, ...]
 
 
 def plan_pool(
@@ -40,43 +43,67 @@ def plan_pool(
     at = fleet.snapshot.at
     views, missing = _view_variants(fleet, pool, memory)
     demand = observe_demand(pool.signals, memory)
+    climb = climb_ramps(pool, views, memory, fleet.list_returning(), at)
     memory, learnt = _learn(fleet, pool, views, memory, demand)
     lost = _track_losses(views, memory, at)
-    offers = _make_offers(pool, views, memory, demand, inventory)
+    offers = _make_offers(pool, views, memory, demand, inventory, climb)
     required = _require(pool, offers, demand)
+    offers = [replace(offer, ramp_limit=offer.ramp_share * required) for offer in offers]
     rolls, roll_problems = choose_rolls(fleet, pool, views)
-    scene = _Scene(views, rolls, lost, at)
+    scene = _Scene(views, rolls, lost, climb, at)
     counts = _choose_counts(pool, memory, offers, required, demand, scene)
     for name, wanted in counts.wanted.items():
         inventory.take(pool, name, wanted)
     shares = _choose_shares(memory, offers, required, rolls)
     deletes, breaker = choose_deletes(fleet, pool, views)
-    decisions = (*learnt, *_tell_losses(views, memory, lost, required, at), *counts.decisions)
+    decisions = (
+        *tell_nodes(fleet, pool),
+        *learnt,
+        *tell_losses(views, memory, lost, required, at),
+        *climb.decisions,
+        *counts.decisions,
+    )
     after = replace(
         memory,
         variants=counts.variants,
         shares=shares,
-        shares_for={view.name: view.serving for view in views},
+        shares_for=_describe_groups(offers),
         lost=lost,
+        ramps=climb.ramps,
+        ramped=climb.ramped,
         decisions=(*memory.decisions, *decisions)[-limits.DECISIONS_KEPT :],
         passed=at,
     )
     capacities = {offer.accelerator_class: offer.capacity for offer in offers}
+    ramping = {name: climb.share(name, pool.spec) for name in climb.ramps}
     planned = PoolPlan(
         key=pool.key,
         uid=pool.uid,
         generation=pool.generation,
         variants=(
             *(
-                _plan_variant(view, counts.wanted, shares, capacities, rolls[view.name])
+                plan_variant(
+                    pool,
+                    view,
+                    counts.wanted[view.name],
+                    shares,
+                    capacities[view.name],
+                    rolls[view.name],
+                    climb,
+                )
                 for view in views
             ),
-            *(_freeze_variant(pool, name) for name in missing),
+            *(freeze_variant(pool, name) for name in missing),
         ),
         attainment=measure_attainment(pool.signals),
-        fallback=_describe_fallback(pool, views, lost),
+        fallback=describe_fallback(pool, views, ramping),
         progress=wording.describe_progress(views, counts.wanted, rolls),
-        problems=(*_list_problems(fleet, pool, views, missing), *roll_problems, *breaker),
+        problems=(
+            *list_problems(fleet, pool, views, missing),
+            *counts.problems,
+            *roll_problems,
+            *breaker,
+        ),
         decisions=decisions,
         deletes=deletes,
         demand=demand.rate if demand.fresh else None,
@@ -108,7 +135,9 @@ def _learn(
     """Take in what was measured: demand, lengths, corrections, and how long it has gone on."""
     at = fleet.snapshot.at
     slo = (pool.spec.slo.ttft, pool.spec.slo.tpot)
-    settled = not any(v.lost or v.starting or v.suspect or v.name in memory.lost for v in views)
+    settled = not any(
+        v.lost or v.starting or v.suspect or v.returning or v.name in memory.lost for v in views
+    )
     elapsed = at - memory.passed if memory.passed is not None else 0.0
     variants = dict(memory.variants)
     told = []
@@ -159,6 +188,7 @@ def _make_offers(
     memory: PoolMemory,
     demand: Demand,
     inventory: Inventory,
+    climb: Climb,
 ) -> list[Offer]:
     offers = []
     for view in views:
@@ -181,6 +211,8 @@ def _make_offers(
                 max_share=view.spec.max_share,
                 impaired=view.lost if pool.spec.fallback.mode == "Automatic" else "",
                 breached=bool(breach),
+                returning=climb.count(view),
+                ramp_share=climb.share(view.name, pool.spec),
             )
         )
     return offers
@@ -199,6 +231,7 @@ class _Scene:
     views: Sequence[VariantView]
     rolls: Mapping[str, Roll]
     lost: Mapping[str, float]
+    climb: Climb
     at: float
 
     def is_settled(self, pool: Pool, memory: PoolMemory) -> bool:
@@ -208,6 +241,7 @@ class _Scene:
             memory.since is not None
             and self.at - memory.since >= window
             and not self.lost
+            and not self.climb.ramps
             and not any(view.starting for view in self.views)
             and not any(roll.active for roll in self.rolls.values())
         )
@@ -221,8 +255,11 @@ def _choose_counts(
     demand: Demand,
     scene: _Scene,
 ) -> _Counts:
-    fills = allocate_workers(required, offers)
-    lower = allocate_workers(max(required, demand.rate / limits.DOWN_UTILISATION), offers)
+    fills, short = cover_losses(*allocate_workers(required, offers), offers=offers)
+    lower, _ = cover_losses(
+        *allocate_workers(max(required, demand.rate / limits.DOWN_UTILISATION), offers),
+        offers=offers,
+    )
     settled = scene.is_settled(pool, memory)
     wanted: dict[str, int] = {}
     variants: dict[str, VariantMemory] = {}
@@ -245,7 +282,7 @@ def _choose_counts(
             before = replace(before, step=Step(direction, scene.at))
         wanted[view.name] = count
         variants[view.name] = replace(before, wanted=count)
-    return _Counts(wanted, variants, tuple(decisions))
+    return _Counts(wanted, variants, tuple(decisions), find_shortfall(offers, required, short))
 
 
 def _guard(
@@ -261,7 +298,8 @@ def _guard(
     ceiling = max(offer.minimum, offer.maximum)
     if pool.spec.autoscaling.mode == "Paused":
         return max(offer.minimum, min(offer.allocated, ceiling))
-    others_lost = any(name != offer.accelerator_class for name in scene.lost)
+    reduced = {*scene.lost, *scene.climb.ramps}
+    others_lost = any(name != offer.accelerator_class for name in reduced)
     wish = Wish(
         current=offer.allocated,
         workers=fill.workers,
@@ -288,101 +326,15 @@ def _choose_shares(
         roll = rolls[offer.accelerator_class]
         less = 1 if roll.active and not roll.paused and not roll.surge and offer.serving > 1 else 0
         serving.append(replace(offer, serving=offer.serving - less))
-    wanted = share_traffic(required, serving)
-    counts = {offer.accelerator_class: offer.serving for offer in offers}
-    return hold_shares(wanted, memory.shares, counts, memory.shares_for)
+    wanted = share_traffic(required, split_returning(serving))
+    return hold_shares(wanted, memory.shares, _describe_groups(offers), memory.shares_for)
 
 
-def _tell_losses(
-    views: Sequence[VariantView],
-    memory: PoolMemory,
-    lost: Mapping[str, float],
-    required: float,
-    at: float,
-) -> list[Decision]:
-    told = []
-    for view in views:
-        if view.name in lost and view.name not in memory.lost:
-            reason = f"{view.lost}; {required:.2f}/s are required"
-            told.append(Decision(at, "CapacityLost", reason, warning=True))
-        elif view.name in memory.lost and view.name not in lost:
-            took = at - memory.lost[view.name]
-            reason = (
-                f"{view.name}: {view.serving} of {view.allocated} serve again after {took:.0f} s"
-            )
-            told.append(Decision(at, "CapacityBack", reason))
-    return told
-
-
-def _describe_fallback(pool: Pool, views: Sequence[VariantView], lost: Mapping[str, float]) -> str:
-    if not lost or pool.spec.fallback.mode == "Paused":
-        return ""
-    return "; ".join(view.lost for view in views if view.lost)
-
-
-def _list_problems(
-    fleet: Fleet, pool: Pool, views: Sequence[VariantView], missing: Sequence[str]
-) -> list[Problem]:
-    problems = [problem for view in views for problem in view.problems]
-    problems += [
-        Problem(Finding.CLASS_MISSING, _describe_missing(name, fleet.snapshot.unreadable))
-        for name in missing
-    ]
-    if pool.signals is None and fleet.snapshot.gateways == 0:
-        text = "no gateway is Ready: nothing is measured, so nothing scales down"
-        problems.append(Problem(Finding.SIGNALS_MISSING, text))
-    elif pool.signals is None:
-        text = f"not all of {fleet.snapshot.gateways} Ready gateways answer: signals are missing"
-        problems.append(Problem(Finding.SIGNALS_MISSING, text))
-    return problems
-
-
-def _describe_missing(name: str, unreadable: Mapping[str, str]) -> str:
-    stays = "its workers stay as they are and do not scale"
-    if name in unreadable:
-        return f"AcceleratorClass {name} cannot be read ({unreadable[name]}): {stays}; correct it"
-    return (
-        f"AcceleratorClass {name} does not exist: {stays}; create the class, or remove the variant"
-    )
-
-
-def _plan_variant(
-    view: VariantView,
-    wanted: Mapping[str, int],
-    shares: Mapping[str, int],
-    capacities: Mapping[str, float | None],
-    roll: Roll,
-) -> VariantPlan:
-    return VariantPlan(
-        accelerator_class=view.name,
-        wanted=wanted[view.name],
-        share=shares[view.name],
-        serving=view.serving,
-        ready=view.ready,
-        capacity=capacities[view.name],
-        quarantined=tuple(sorted(worker.name for worker in view.failed)),
-        surge=roll.surge,
-        paused=roll.paused,
-        cost_per_hour=float(view.accelerator.price.on_demand) * view.devices * view.bound,
-    )
-
-
-def _freeze_variant(pool: Pool, name: str) -> VariantPlan:
-    """Leave a variant whose class is gone as it was last rendered.
-
-    Nothing probes its workers any more, so their kubelets' word counts. The gateway sends to them
-    what no other variant can take; the planner moves the demand away, for without a class it knows
-    neither what they carry nor what they cost.
-    """
-    workers = [w for w in pool.workers if w.accelerator_class == name and not w.terminating]
-    ready = sum(w.ready for w in workers)
-    live = pool.deployments.get(name)
-    return VariantPlan(
-        accelerator_class=name,
-        wanted=live.replicas if live else 0,
-        share=0,
-        serving=ready,
-        ready=ready,
-        capacity=None,
-        frozen=True,
-    )
+def _describe_groups(offers: Sequence[Offer]) -> dict[str, int]:
+    """Return what the shares are given for: serving workers, and how far returning ones may go."""
+    found = {offer.accelerator_class: offer.serving for offer in offers}
+    for offer in offers:
+        if offer.returning:
+            found[name_returning(offer.accelerator_class)] = offer.returning
+            found[f"{offer.accelerator_class} (step)"] = round(1000 * offer.ramp_share)
+    return found

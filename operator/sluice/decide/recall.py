@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sluice.decide.limits import DECISIONS_KEPT
-from sluice.model.memory import Direction, PoolMemory, Step, VariantMemory
+from sluice.model.memory import Direction, PoolMemory, Ramp, Step, VariantMemory
 from sluice.model.plan import Decision
 from sluice.model.snapshot import Pool
 
@@ -43,15 +43,27 @@ def record_memory(memory: PoolMemory) -> dict[str, Any]:
             }
         if name in memory.lost:
             entry["lostSince"] = format_time(memory.lost[name])
+        if name in memory.ramps:
+            ramp = memory.ramps[name]
+            entry["ramp"] = {
+                "step": ramp.step,
+                "since": format_time(ramp.since),
+                "nodes": list(ramp.nodes),
+            }
         variants[name] = entry
-    return {"variants": variants}
+    document: dict[str, Any] = {"variants": variants}
+    if memory.ramped:
+        document["ramped"] = list(memory.ramped)
+    return document
 
 
 def recall_pool(pool: Pool, at: float) -> PoolMemory:
     """Return the memory found in a pool's status at a time (seconds); empty where there is none."""
-    recorded = _mapping(_mapping(pool.status.get("memory")).get("variants"))
+    document = _mapping(pool.status.get("memory"))
+    recorded = _mapping(document.get("variants"))
     variants: dict[str, VariantMemory] = {}
     lost: dict[str, float] = {}
+    ramps: dict[str, Ramp] = {}
     for name, raw in recorded.items():
         entry = _mapping(raw)
         wanted = entry.get("wanted")
@@ -61,8 +73,18 @@ def recall_pool(pool: Pool, at: float) -> PoolMemory:
         since = _recall_time(entry.get("lostSince"), at)
         if since is not None:
             lost[name] = since
+        ramp = _recall_ramp(entry.get("ramp"), at)
+        if ramp is not None:
+            ramps[name] = ramp
     decisions = _recall_decisions(pool.status, at)
-    return PoolMemory(uid=pool.uid, variants=variants, lost=lost, decisions=decisions)
+    return PoolMemory(
+        uid=pool.uid,
+        variants=variants,
+        lost=lost,
+        ramps=ramps,
+        ramped=_recall_names(document.get("ramped")),
+        decisions=decisions,
+    )
 
 
 def _recall_time(text: object, now: float) -> float | None:
@@ -80,6 +102,19 @@ def _recall_step(raw: object, now: float) -> Step | None:
     if at is None or entry.get("direction") not in set(Direction):
         return None
     return Step(Direction(entry["direction"]), at)
+
+
+def _recall_ramp(raw: object, now: float) -> Ramp | None:
+    entry = _mapping(raw)
+    step, since = entry.get("step"), _recall_time(entry.get("since"), now)
+    nodes = _recall_names(entry.get("nodes"))
+    if not isinstance(step, int) or isinstance(step, bool) or step < -1 or since is None:
+        return None
+    return Ramp(step, since, nodes) if nodes else None
+
+
+def _recall_names(raw: object) -> tuple[str, ...]:
+    return tuple(name for name in raw if isinstance(name, str)) if isinstance(raw, list) else ()
 
 
 def _recall_decisions(status: Mapping[str, Any], now: float) -> tuple[Decision, ...]:

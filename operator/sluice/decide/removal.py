@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sluice.decide.health import open_breaker, suspect_observer
+from sluice.decide.breaker import open_breaker, suspect_observer
 from sluice.decide.variants import Fleet, VariantView
 from sluice.model.plan import DeleteWorker, Finding, Problem
 from sluice.model.snapshot import Pool
@@ -22,7 +22,9 @@ def choose_deletes(
             text = f"{names}: bypassed but not deleted while {doubt}"
             problems.append(Problem(Finding.BREAKER_OPEN, text))
             continue
-        allowed, held = open_breaker(fleet.snapshot, fleet.nodes, view.name)
+        allowed, held = open_breaker(
+            fleet.snapshot, fleet.nodes, view.name, fleet.storms.get(view.name)
+        )
         if held:
             problems.append(Problem(Finding.BREAKER_OPEN, held))
         # Its replacement must not land there, nor a restart forget why: the mark is seen first.

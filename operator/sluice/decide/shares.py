@@ -4,11 +4,36 @@ Traffic is never ahead of ready capacity: a variant without a serving worker has
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sluice.decide import limits
-from sluice.decide.allocation import Offer
+from sluice.decide.allocation import EPSILON, Offer
 
-_EPSILON = 1e-9
+
+def name_returning(class_name: str) -> str:
+    """Return the name of the group of a class's workers that have just come back."""
+    return f"{class_name} (returning)"
+
+
+def split_returning(offers: Sequence[Offer]) -> list[Offer]:
+    """Return the offers with workers that have just come back as groups of their own.
+
+    Such a group comes before the others of its class: it shall have its step's share, however well
+    the others would do without it.
+    """
+    groups = []
+    for offer in offers:
+        if offer.returning:
+            groups.append(
+                replace(
+                    offer,
+                    accelerator_class=name_returning(offer.accelerator_class),
+                    serving=offer.returning,
+                    max_share=min(offer.max_share, offer.ramp_share),
+                )
+            )
+        groups.append(replace(offer, serving=offer.serving - offer.returning))
+    return groups
 
 
 def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
@@ -54,14 +79,14 @@ def _spread(
     ceilings: Mapping[str, float],
 ) -> None:
     """Add `left` to `taken` by capacity: below the largest shares first, else over all."""
-    open_ = {name: able[name] for name in able if taken[name] < ceilings[name] - _EPSILON}
-    while left > _EPSILON and open_:
+    open_ = {name: able[name] for name in able if taken[name] < ceilings[name] - EPSILON}
+    while left > EPSILON and open_:
         whole, spare = sum(open_.values()), left
         for name, weight in list(open_.items()):
             part = min(spare * weight / whole, ceilings[name] - taken[name])
             taken[name] += part
             left -= part
-            if taken[name] >= ceilings[name] - _EPSILON:
+            if taken[name] >= ceilings[name] - EPSILON:
                 del open_[name]
     whole = sum(able.values())
     for name, weight in able.items():

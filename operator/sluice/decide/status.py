@@ -18,7 +18,7 @@ _BLOCKING = frozenset(
 )
 """Findings that are a sharper reason for not being Ready than "nothing serves"."""
 
-_HARMLESS = frozenset({Finding.SIGNALS_MISSING})
+_HARMLESS = frozenset({Finding.SIGNALS_MISSING, Finding.KNOWN_ANSWERS_MISSING})
 """Findings that take nothing from the pool while they last."""
 
 
@@ -87,6 +87,14 @@ def _describe_variant(
     if variant.capacity is not None:
         before = shown.get(variant.accelerator_class, {}).get("capacity")
         described["capacity"] = _show_capacity(variant.capacity, before)
+    if variant.ramp is not None:
+        ramp = variant.ramp
+        described["ramp"] = {
+            "share": f"{ramp.share}%",
+            "pods": list(ramp.pods),
+            "step": f"{ramp.step}/{ramp.steps}",
+            "since": format_time(ramp.since),
+        }
     return described
 
 
@@ -125,6 +133,7 @@ def _list_conditions(
         ("Progressing", *_judge_progress(plan)),
         ("SLOMet", *_judge_slo(pool, plan)),
         ("FallbackActive", *_judge_fallback(plan)),
+        ("AnswersVerified", *_judge_answers(pool, problems)),
         ("Degraded", *_judge_degraded(problems)),
     ]
     before = {c["type"]: c for c in pool.status.get("conditions", ()) if "type" in c}
@@ -183,6 +192,16 @@ def _judge_fallback(plan: PoolPlan) -> tuple[str, str, str]:
     if plan.fallback:
         return "True", "CapacityLost", plan.fallback
     return "False", "NothingLost", "no capacity is lost to health"
+
+
+def _judge_answers(pool: Pool, problems: list[Problem]) -> tuple[str, str, str]:
+    """Tell whether workers are asked for known answers, or judged by liveness alone."""
+    for problem in problems:
+        if problem.finding is Finding.KNOWN_ANSWERS_MISSING:
+            return "False", problem.finding, problem.message
+    if any(worker.answers is not None and worker.answers.at for worker in pool.workers):
+        return "True", "KnownAnswers", "workers are asked for known answers, and compared"
+    return "Unknown", "NotAskedYet", "no worker has been asked for known answers yet"
 
 
 def _judge_degraded(problems: list[Problem]) -> tuple[str, str, str]:

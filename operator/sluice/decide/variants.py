@@ -1,16 +1,20 @@
 """One variant as the planner sees it: workers counted, losses named, problems worded."""
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.api.pool import VariantSpec
 from sluice.decide import limits
-from sluice.decide.health import selects
+from sluice.decide.devices import count_devices, count_held, devices_per_worker, find_variant
+from sluice.decide.matching import selects
+from sluice.decide.startup import expected_startup
 from sluice.model.memory import (
+    SERVING_STATES,
     NodeHealth,
     NodeState,
     PoolMemory,
+    Storm,
     VariantMemory,
     WorkerHealth,
     WorkerState,
@@ -21,34 +25,22 @@ from sluice.model.snapshot import Deployment, Node, NodeReady, Pool, Snapshot, W
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A snapshot with the health judged from it: what all pools share."""
+    """A snapshot with the health judged from it: what all pools share.
+
+    Attributes:
+        storms: by class, when its breaker last held something back.
+        turns: (node, state before, state after, reason) of nodes whose state changed in this pass.
+    """
 
     snapshot: Snapshot
     workers: Mapping[str, WorkerHealth]
     nodes: Mapping[str, NodeHealth]
+    storms: Mapping[str, Storm] = field(default_factory=dict)
+    turns: tuple[tuple[str, str, str, str], ...] = ()
 
     def list_nodes(self, accelerator: AcceleratorClassSpec) -> list[Node]:
         """Return the nodes that a class selects."""
         return [node for node in self.snapshot.nodes if selects(accelerator, node)]
-
-    @staticmethod
-    def count_devices(accelerator: AcceleratorClassSpec, node: Node) -> int:
-        """Return the node's devices of a class."""
-        return node.allocatable.get(accelerator.resource_name, 0)
-
-    def count_held(self, accelerator: AcceleratorClassSpec) -> dict[str, int]:
-        """Return the devices of a class that our workers hold, by node; Terminating ones count."""
-        held: dict[str, int] = {}
-        for pool in self.snapshot.pools:
-            for worker in pool.workers:
-                theirs = self.snapshot.classes.get(worker.accelerator_class)
-                if not worker.node or theirs is None:
-                    continue
-                if theirs.resource_name == accelerator.resource_name:
-                    variant = find_variant(pool, worker.accelerator_class)
-                    count = devices_per_worker(variant, theirs)
-                    held[worker.node] = held.get(worker.node, 0) + count
-        return held
 
     def count_stray(
         self, class_name: str, accelerator: AcceleratorClassSpec, nodes: Container[str]
@@ -61,10 +53,23 @@ class Fleet:
             if worker.accelerator_class == class_name and worker.node and worker.node not in nodes
         ]
 
+    def is_out(self, name: str) -> bool:
+        """Tell whether a node is in quarantine."""
+        return name in self.nodes and self.nodes[name].is_out
+
+    def is_returning(self, name: str | None) -> bool:
+        """Tell whether a node came back lately, and its share still climbs."""
+        health = self.nodes.get(name or "")
+        return health is not None and health.state is NodeState.RAMP
+
+    def list_returning(self) -> set[str]:
+        """Return the nodes that came back lately, and whose share still climbs."""
+        return {name for name, health in self.nodes.items() if health.state is NodeState.RAMP}
+
     def is_usable(self, node: Node) -> bool:
         """Tell whether new workers may go to a node."""
         return (
-            node.name not in self.nodes
+            not self.is_out(node.name)
             and not node.cordoned
             and node.ready is NodeReady.TRUE
             and (node.lease_age is None or node.lease_age <= limits.LEASE_STALE)
@@ -75,27 +80,12 @@ class Fleet:
 
         Terminating workers still hold theirs.
         """
-        held = self.count_held(accelerator)
+        held = count_held(self.snapshot, accelerator)
         return any(
-            self.count_devices(accelerator, node) - held.get(node.name, 0) >= devices
+            count_devices(accelerator, node) - held.get(node.name, 0) >= devices
             for node in self.list_nodes(accelerator)
             if self.is_usable(node)
         )
-
-
-def find_variant(pool: Pool, class_name: str) -> VariantSpec | None:
-    """Return the pool's variant on a class, or None when the spec has none (any more)."""
-    for variant in pool.spec.variants:
-        if variant.accelerator_class == class_name:
-            return variant
-    return None
-
-
-def devices_per_worker(variant: VariantSpec | None, accelerator: AcceleratorClassSpec) -> int:
-    """Return the devices one worker holds."""
-    if variant is not None and variant.devices is not None:
-        return variant.devices
-    return accelerator.devices_per_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +94,14 @@ class VariantView:
 
     Attributes:
         allocated: workers asked for before this pass.
-        serving: workers that count: pod ready, not Terminating, state Healthy or Suspect. A Suspect
-            one gets no new request from the gateway, but is expected back within a second.
+        serving: workers that count: pod ready, not Terminating, state Healthy, Ramp or Suspect. A
+            Suspect one gets no new request from the gateway, but is expected back within a second.
+        returning: those of them on nodes that came back lately.
         suspect: how many of them are Suspect.
         starting: workers on their way within the expected time.
         bound: workers that hold devices, Terminating ones included.
+        failed: workers that get no traffic and are to be deleted.
+        proving: workers that get no traffic, and prove themselves with their node.
         lost: why capacity counts as lost to health, or "".
     """
 
@@ -120,11 +113,13 @@ class VariantView:
     allocated: int
     workers: tuple[Worker, ...]
     serving: int
+    returning: tuple[Worker, ...]
     suspect: int
     ready: int
     starting: int
     bound: int
     failed: tuple[Worker, ...]
+    proving: tuple[Worker, ...]
     lost: str
     problems: tuple[Problem, ...]
 
@@ -151,19 +146,20 @@ def view_variant(
     workers = tuple(w for w in pool.workers if w.accelerator_class == name)
     live = [w for w in workers if not w.terminating]
     states = {w.uid: fleet.workers[w.uid].state for w in live if w.uid in fleet.workers}
-    counted = (WorkerState.HEALTHY, WorkerState.SUSPECT)
-    serving = sum(w.ready and states.get(w.uid) in counted for w in live)
+    serving = [w for w in live if w.ready and states.get(w.uid) in SERVING_STATES]
+    returning = tuple(w for w in serving if fleet.is_returning(w.node))
     failed = tuple(w for w in live if states.get(w.uid) is WorkerState.FAILED)
+    proving = tuple(w for w in live if states.get(w.uid) is WorkerState.PROBATION)
     waiting = [w for w in live if states.get(w.uid) is WorkerState.STARTING]
     overdue = [w for w in waiting if is_overdue(w, accelerator, fleet.snapshot.at)]
     starting = len(waiting) - len(overdue)
     lost = ""
-    if serving < allocated:
+    if len(serving) < allocated:
         lost = _describe_loss(
             fleet, accelerator, failed, overdue, remembered_loss=name in memory.lost
         )
     if lost:
-        lost = f"{serving} of {allocated} {name} workers serve: {lost}"
+        lost = f"{len(serving)} of {allocated} {name} workers serve: {lost}"
     return VariantView(
         spec=spec,
         accelerator=accelerator,
@@ -172,24 +168,17 @@ def view_variant(
         memory=remembered,
         allocated=allocated,
         workers=workers,
-        serving=serving,
+        serving=len(serving),
+        returning=returning,
         suspect=sum(state is WorkerState.SUSPECT for state in states.values()),
         ready=sum(w.ready for w in live),
         starting=starting,
         bound=sum(w.node is not None for w in workers),
         failed=failed,
+        proving=proving,
         lost=lost,
         problems=_find_problems(fleet, spec, accelerator, live, failed, deployment),
     )
-
-
-def expected_startup(accelerator: AcceleratorClassSpec) -> float:
-    """Return the seconds within which a worker of the class should serve."""
-    emulation = accelerator.emulation
-    if emulation is None:
-        return limits.STARTUP_UNKNOWN
-    compressed = emulation.startup / emulation.time_compression
-    return compressed * limits.STARTUP_FACTOR + limits.STARTUP_GRACE
 
 
 def is_overdue(worker: Worker, accelerator: AcceleratorClassSpec, at: float) -> bool:
@@ -210,7 +199,7 @@ def _describe_loss(
 ) -> str:
     """Return what took capacity away, or "" when the missing workers are merely starting."""
     causes = [f"{w.name} failed ({fleet.workers[w.uid].reason})" for w in failed]
-    out = [node.name for node in fleet.list_nodes(accelerator) if node.name in fleet.nodes]
+    out = [node.name for node in fleet.list_nodes(accelerator) if fleet.is_out(node.name)]
     if out:
         causes.append(f"quarantined: {', '.join(sorted(out))}")
     if overdue:
@@ -260,12 +249,37 @@ def _find_problems(
         )
     if deployment is not None and deployment.message:
         problems.append(Problem(Finding.PODS_REFUSED, f"variant {name}: {deployment.message}"))
-    problems += [
+    problems += _find_trouble_of_nodes(fleet, accelerator)
+    problems += _find_lack_of_answers(name, live)
+    return tuple(problems)
+
+
+def _find_trouble_of_nodes(fleet: Fleet, accelerator: AcceleratorClassSpec) -> list[Problem]:
+    """Say which nodes wait for a person, and whose marks a hand has made unreadable."""
+    nodes = fleet.list_nodes(accelerator)
+    latched = [
         Problem(Finding.NODE_LATCHED, f"node {node.name}: {fleet.nodes[node.name].reason}")
-        for node in fleet.list_nodes(accelerator)
+        for node in nodes
         if node.name in fleet.nodes and fleet.nodes[node.name].state is NodeState.LATCHED
     ]
-    return tuple(problems)
+    unreadable = [
+        Problem(Finding.NODE_MARK_UNREADABLE, f"node {node.name}: {node.mark_error}")
+        for node in nodes
+        if node.mark_error
+    ]
+    return latched + unreadable
+
+
+def _find_lack_of_answers(name: str, live: list[Worker]) -> list[Problem]:
+    """Say so when workers cannot be asked for known answers: then only liveness gates."""
+    for worker in live:
+        if worker.answers is not None and worker.answers.unavailable:
+            text = (
+                f"{name} workers are judged by liveness alone, not by known answers"
+                f" ({worker.name}: {worker.answers.unavailable}); 'sluice model record' makes them"
+            )
+            return [Problem(Finding.KNOWN_ANSWERS_MISSING, text)]
+    return []
 
 
 def _find_lack_of_devices(
@@ -273,7 +287,7 @@ def _find_lack_of_devices(
 ) -> list[Problem]:
     """Say so when the class has nodes, but none that could ever hold a worker."""
     devices = devices_per_worker(spec, accelerator)
-    offered = [fleet.count_devices(accelerator, node) for node in fleet.list_nodes(accelerator)]
+    offered = [count_devices(accelerator, node) for node in fleet.list_nodes(accelerator)]
     if spec.max == 0 or not offered or max(offered) >= devices:
         return []
     return [

@@ -9,30 +9,47 @@ down and nothing leaves quarantine.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from sluice.model.keys import PoolKey
 from sluice.model.plan import Decision
 
 
 class WorkerState(StrEnum):
-    """Our own word on a worker, next to the kubelet's."""
+    """Our own word on a worker, next to the kubelet's.
+
+    Failed and Probation get no traffic; Ramp gets the share of its step.
+    """
 
     STARTING = "Starting"
     HEALTHY = "Healthy"
     SUSPECT = "Suspect"
     FAILED = "Failed"
+    PROBATION = "Probation"
+    RAMP = "Ramp"
+
+
+SERVING_STATES: Final = frozenset({WorkerState.HEALTHY, WorkerState.SUSPECT, WorkerState.RAMP})
+"""States in which a ready worker counts; the gateway bypasses a Suspect one until it answers."""
 
 
 class NodeState(StrEnum):
     """Our own word on a node.
 
-    Only nodes that are out are remembered with their state. Healthy stands in the mark of one that
-    came back, for as long as its flaps count.
+    Failed, Latched and Probation are out: tainted. Ramp is back, with little traffic at first.
+    Healthy ones are not remembered; the word stands in the mark of one that came back, for as long
+    as its flaps count.
     """
 
     HEALTHY = "Healthy"
     FAILED = "Failed"
     LATCHED = "Latched"
+    PROBATION = "Probation"
+    RAMP = "Ramp"
+
+
+OUT_STATES: Final = frozenset({NodeState.FAILED, NodeState.LATCHED, NodeState.PROBATION})
+"""States in which a node carries our taint."""
 
 
 class Direction(StrEnum):
@@ -53,9 +70,12 @@ class WorkerHealth:
 
 @dataclass(frozen=True, slots=True)
 class NodeHealth:
-    """Health of one node; only nodes that are not Healthy are remembered.
+    """Health of one node; only nodes that are out, or on their way back, are remembered.
 
     Attributes:
+        since: when it was taken out; in Ramp, when it came back (durable).
+        reason: of the present state (durable).
+        entered: when the present state was entered, or recalled after a restart.
         alive_since: since when everything that speaks for the node has been good without a break;
             None while something speaks against it.
     """
@@ -63,7 +83,42 @@ class NodeHealth:
     state: NodeState
     since: float
     reason: str
+    entered: float = 0.0
     alive_since: float | None = None
+
+    @property
+    def is_out(self) -> bool:
+        """Tell whether the node carries our taint."""
+        return self.state in OUT_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """How far a variant's workers on nodes that came back have climbed.
+
+    Attributes:
+        step: index into spec.shift.ramp.steps; -1 is no traffic at all, after a gate failed at the
+            first step.
+        since: when the step was entered.
+        nodes: the nodes that came back, by name.
+    """
+
+    step: int
+    since: float
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """A class had more nodes out than its breaker lets act on.
+
+    Attributes:
+        at: when that was last so.
+        allowed: the nodes that were acted on.
+    """
+
+    at: float
+    allowed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +160,8 @@ class PoolMemory:
         rate, prompt_tokens, output_tokens: last known demand (requests/s) and mean lengths.
         shares, shares_for: the shares last given, and the serving workers they were given for.
         lost: since when a variant's capacity has been lost to health, by class (durable).
+        ramps: how far each class's workers that came back have climbed (durable).
+        ramped: nodes that have climbed to the top here (durable), until no pool's ramp needs them.
         decisions: the last ten, oldest first (durable).
         passed: time of the last pass over this pool.
     """
@@ -118,6 +175,8 @@ class PoolMemory:
     shares: Mapping[str, int] = field(default_factory=dict)
     shares_for: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, float] = field(default_factory=dict)
+    ramps: Mapping[str, Ramp] = field(default_factory=dict)
+    ramped: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
     passed: float | None = None
 
@@ -127,13 +186,15 @@ class Memory:
     """All that `plan` remembers; empty at start, filled from what is durable in the snapshot.
 
     Attributes:
-        nodes: those that are out, by name.
+        nodes: those that are out or on their way back, by name.
         outs: when each node was last taken out, oldest first; nodes that flap are let back later
             and later, and in the end only by hand.
+        storms: by class, the last time that its breaker held something back.
     """
 
     pools: Mapping[PoolKey, PoolMemory] = field(default_factory=dict)
     nodes: Mapping[str, NodeHealth] = field(default_factory=dict)
     outs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     workers: Mapping[str, WorkerHealth] = field(default_factory=dict)
+    storms: Mapping[str, Storm] = field(default_factory=dict)
     started: float | None = None

@@ -24,6 +24,8 @@ MANAGED_BY: Final = "sluice"
 WORKER: Final = "sluice-worker"
 GATEWAY: Final = "sluice-gateway"
 OPERATOR: Final = "sluice-operator"
+PROBATION: Final = "sluice-probe"
+"""Name label of the pods that prove quarantined nodes, and the prefix of their names."""
 
 TAINT_QUARANTINE: Final = f"{GROUP}/quarantine"
 """Taint key (effect NoSchedule) on a node that Sluice has taken out."""
@@ -31,6 +33,8 @@ ANNOTATION_HEALTH: Final = f"{GROUP}/health"
 """Node annotation with the durable part of a node's health, as JSON."""
 ANNOTATION_RELEASE: Final = f"{GROUP}/release"
 """Node annotation by hand, any value: end the quarantine and forget the flaps. Used up by that."""
+ANNOTATION_QUARANTINE: Final = f"{GROUP}/quarantine"
+"""Node annotation by hand, its value the reason: take the node out until it is released."""
 ANNOTATION_TEMPLATE: Final = f"{GROUP}/template-hash"
 """Deployment annotation: digest of the pod template that Sluice rendered."""
 ANNOTATION_FORCE_ROLL: Final = f"{GROUP}/force-roll"
@@ -49,6 +53,21 @@ def deployment_name(pool: str, accelerator_class: str) -> str:
 def service_name(pool: str) -> str:
     """Return the name of a pool's headless Service."""
     return f"{pool}-workers"
+
+
+def probation_name(node: str) -> str:
+    """Return the name of the pod that proves a node."""
+    return f"{PROBATION}-{node}"
+
+
+def proven_node(pod: str) -> str:
+    """Return the node that a probation pod of this name proves."""
+    return pod.removeprefix(f"{PROBATION}-")
+
+
+def slot_name(number: int) -> str:
+    """Return the name of a probation pod's container: one worker's worth of devices."""
+    return f"slot-{number}"
 
 
 def pdb_name(pool: str) -> str:

@@ -25,6 +25,24 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class RampPlan:
+    """How much traffic the workers on nodes that came back get.
+
+    Attributes:
+        share: whole percent of the pool's traffic; a part of the variant's share.
+        pods: names of those workers.
+        step, steps: which step of how many, from 1; 0 while a failed gate keeps all traffic away.
+        since: when the step was entered, seconds.
+    """
+
+    share: int
+    pods: tuple[str, ...]
+    step: int
+    steps: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class VariantPlan:
     """What one variant is to be.
 
@@ -40,6 +58,7 @@ class VariantPlan:
         paused: the Deployment must not roll now.
         frozen: leave the Deployment as it is (its class is gone).
         cost_per_hour: dollars, of the workers that hold devices.
+        ramp: what of it is on its way back, or None.
     """
 
     accelerator_class: str
@@ -53,6 +72,7 @@ class VariantPlan:
     paused: bool = False
     frozen: bool = False
     cost_per_hour: float = 0.0
+    ramp: RampPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +96,9 @@ class Finding(StrEnum):
     WORKER_CRASHES = "WorkerCrashes"
     WORKER_FAILED = "WorkerFailed"
     NODE_LATCHED = "NodeLatched"
+    NODE_MARK_UNREADABLE = "NodeMarkUnreadable"
+    KNOWN_ANSWERS_MISSING = "KnownAnswersMissing"
+    CAPACITY_SHORT = "CapacityShort"
     PODS_REFUSED = "PodsRefused"
     BREAKER_OPEN = "BreakerOpen"
     ROLL_WAITS = "RollWaits"
@@ -122,7 +145,7 @@ class QuarantineNode:
     """Taint a node and write its mark; applying it twice changes nothing.
 
     Attributes:
-        state: Failed or Latched, as it stands in the mark.
+        state: Failed, Latched or Probation, as it stands in the mark.
         outs: when the node was taken out lately, this time included.
     """
 
@@ -135,20 +158,53 @@ class QuarantineNode:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseNode:
-    """Remove our taint and mark from a node.
+    """Remove our taint from a node; its mark stays while it still says something.
 
     Attributes:
         at: snapshot time, seconds.
-        outs: when it was taken out lately; the mark stays to remember them, in state Healthy.
+        outs: when it was taken out lately; the mark stays to remember them.
+        state: what the mark says: Ramp while the node's share climbs, Healthy for the flaps alone
+            (then no outs mean no mark).
     """
 
     node: str
     reason: str
     at: float = 0.0
     outs: tuple[float, ...] = ()
+    state: str = "Healthy"
 
 
 NodeAction = QuarantineNode | ReleaseNode
+
+
+@dataclass(frozen=True, slots=True)
+class StartProbation:
+    """Make the pod that asks a node's free devices for known answers.
+
+    Attributes:
+        pool: whose model they are asked with.
+        slots: workers' worth of devices that are free on the node.
+        devices: of one slot.
+    """
+
+    node: str
+    accelerator_class: str
+    pool: PoolKey
+    slots: int
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndProbation:
+    """Delete a probation pod; uid and a live read guard it."""
+
+    node: str
+    name: str
+    uid: str
+    reason: str
+
+
+ProbationAction = StartProbation | EndProbation
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +214,7 @@ class Plan:
     at: float
     pools: Mapping[PoolKey, PoolPlan] = field(default_factory=dict)
     nodes: tuple[NodeAction, ...] = ()
+    probations: tuple[ProbationAction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

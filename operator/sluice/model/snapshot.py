@@ -174,6 +174,13 @@ class Distribution:
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
 
+    def plus(self, other: "Distribution") -> "Distribution":
+        """Add two up; where the bounds differ (two versions of gateways), keep the fuller one."""
+        if self.bounds != other.bounds:
+            return max(self, other, key=lambda one: sum(one.counts))
+        counts = tuple(x + y for x, y in zip(self.counts, other.counts, strict=True))
+        return Distribution(self.bounds, counts)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSignals:
@@ -191,6 +198,17 @@ class WorkerSignals:
     timeouts: int
     ttft: Distribution
     tpot: Distribution
+
+    def plus(self, other: "WorkerSignals") -> "WorkerSignals":
+        """Add up what was measured of two workers, or of one by two gateways."""
+        return WorkerSignals(
+            seconds=min(self.seconds, other.seconds),
+            finished=self.finished + other.finished,
+            errors=self.errors + other.errors,
+            timeouts=self.timeouts + other.timeouts,
+            ttft=self.ttft.plus(other.ttft),
+            tpot=self.tpot.plus(other.tpot),
+        )
 
 
 @dataclass(frozen=True, slots=True)

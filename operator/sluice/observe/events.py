@@ -5,7 +5,14 @@ from typing import Any
 import kopf
 
 from sluice.kube.paths import BUDGETS, CLASSES, DEPLOYMENTS, NODES, PODS, POOLS, SERVICES, Resource
-from sluice.model.names import GATEWAY, LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY, WORKER
+from sluice.model.names import (
+    GATEWAY,
+    LABEL_MANAGED_BY,
+    LABEL_NAME,
+    MANAGED_BY,
+    PROBATION,
+    WORKER,
+)
 from sluice.observe.store import Kind, Store
 
 _MANAGED = {LABEL_MANAGED_BY: MANAGED_BY}
@@ -16,6 +23,7 @@ WATCHED: tuple[tuple[Kind, Resource, dict[str, str]], ...] = (
     (Kind.NODES, NODES, {}),
     (Kind.WORKERS, PODS, {LABEL_NAME: WORKER}),
     (Kind.GATEWAYS, PODS, {LABEL_NAME: GATEWAY}),
+    (Kind.PROBATIONS, PODS, {LABEL_NAME: PROBATION}),
     (Kind.DEPLOYMENTS, DEPLOYMENTS, _MANAGED),
     (Kind.SERVICES, SERVICES, _MANAGED),
     (Kind.BUDGETS, BUDGETS, _MANAGED),
@@ -76,7 +84,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = EndlessBackoffs()
     settings.process.ultimate_exiting_timeout = 20
-    settings.watching.label_selectors["pods"] = f"{LABEL_NAME} in ({WORKER},{GATEWAY})"
+    names = ",".join(labels[LABEL_NAME] for _, kind, labels in WATCHED if kind is PODS)
+    settings.watching.label_selectors["pods"] = f"{LABEL_NAME} in ({names})"
     for resource in (DEPLOYMENTS, SERVICES, BUDGETS):
         settings.watching.label_selectors[resource.plural] = format_selector(_MANAGED)
 

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 
@@ -16,6 +17,8 @@ from sluice.model.clock import Clock
 from sluice.model.snapshot import Probe
 
 UID_HEADER = "X-Sluice-Worker-Uid"
+LONGEST_WORDS = 120
+"""Bytes that are read of what a worker says of itself; a healthy one says ok."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,35 +77,42 @@ class Prober:
         due = time.monotonic()
         while True:
             asked = time.monotonic()
-            answered = await self._ask(target)
+            why = await self._ask(target)
             took = time.monotonic() - asked
             # A timeout that fired late means that we slept, not that the worker was silent.
-            if answered or took < target.timeout * 2:
-                self._note(target.uid, answered=answered)
+            if not why or took < target.timeout * 2:
+                self._note(target.uid, why)
             due = max(due + target.period, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
-    async def _ask(self, target: Target) -> bool:
+    async def _ask(self, target: Target) -> str:
+        """Return why a probe was missed, "" if it was answered."""
         try:
             async with self._session.get(
                 target.url,
                 headers={UID_HEADER: target.uid},
                 timeout=aiohttp.ClientTimeout(total=target.timeout),
             ) as response:
-                await response.read()
-                same = response.headers.get(UID_HEADER, target.uid) == target.uid
-                return response.status == 200 and same  # noqa: PLR2004
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+                answering = response.headers.get(UID_HEADER, target.uid)
+                said = (await response.content.read(LONGEST_WORDS)).decode(errors="replace")
+        except TimeoutError:
+            return f"no answer within {target.timeout:g} s"
+        except (aiohttp.ClientError, OSError) as error:
+            return type(error).__name__
+        if answering != target.uid:
+            return f"pod {answering[:40]} answers at its address"
+        if response.status != HTTPStatus.OK:
+            return f"{response.status}: {' '.join(said.split())}"
+        return ""
 
-    def _note(self, uid: str, *, answered: bool) -> None:
+    def _note(self, uid: str, why: str) -> None:
         before = self._results.get(uid, Probe(0, 0, None))
-        if answered:
+        if why:
+            self.missed += 1
+            after = Probe(before.misses + 1, before.answered, None, why)
+        else:
             up_since = before.up_since if before.up_since is not None else self._clock()
             after = Probe(0, before.answered + 1, up_since)
-        else:
-            self.missed += 1
-            after = Probe(before.misses + 1, before.answered, None)
         self._results[uid] = after
         if after.misses != before.misses or not before.answered:
             self._changed()

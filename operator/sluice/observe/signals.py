@@ -5,7 +5,7 @@ A signal is complete only if every Ready gateway answered; else it is missing, n
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import aiohttp
@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from sluice.model.clock import Clock
 from sluice.model.keys import PoolKey
-from sluice.model.snapshot import Distribution, PoolSignals, VariantSignals
+from sluice.model.snapshot import Distribution, PoolSignals, VariantSignals, WorkerSignals
 
 log = structlog.get_logger()
 
@@ -48,6 +48,11 @@ class _Variant(_Wire):
 
 class _Worker(_Wire):
     consecutive_failures: Number
+    finished: Number = 0
+    errors: Number = 0
+    timeouts: Number = 0
+    ttft: tuple[Number, ...] = ()
+    tpot: tuple[Number, ...] = ()
 
 
 class _Pool(_Wire):
@@ -81,6 +86,12 @@ class GatewayReport(_Wire):
                         f"variant {name} has {len(variant.ttft)} counts of TTFT and"
                         f" {len(variant.tpot)} of TPOT; their bounds need {ttft} and {tpot}"
                     )
+            for uid, worker in pool.workers.items():
+                if len(worker.ttft) not in (0, ttft) or len(worker.tpot) not in (0, tpot):
+                    raise ValueError(
+                        f"worker {uid} has {len(worker.ttft)} counts of TTFT and"
+                        f" {len(worker.tpot)} of TPOT; their bounds need {ttft} and {tpot}"
+                    )
         return self
 
 
@@ -91,12 +102,14 @@ class Signals:
     Attributes:
         pools: by pool; empty while incomplete.
         failures: consecutive failures by worker uid, the largest that a gateway saw.
+        workers: what was measured of each worker, by uid; of the gateways that answered.
         complete: every Ready gateway answered, and there is one.
     """
 
     pools: Mapping[PoolKey, PoolSignals]
     failures: Mapping[str, int]
     complete: bool
+    workers: Mapping[str, WorkerSignals] = field(default_factory=dict)
 
 
 NOTHING = Signals({}, {}, complete=False)
@@ -141,18 +154,34 @@ async def _read_one(
 def merge_reports(reports: Iterable[GatewayReport], at: float, *, complete: bool) -> Signals:
     """Add up what the gateways saw; failures of workers count also while incomplete."""
     failures: dict[str, int] = {}
+    workers: dict[str, WorkerSignals] = {}
     pools: dict[PoolKey, PoolSignals] = {}
     for report in reports:
         for text, pool in report.pools.items():
             for uid, worker in pool.workers.items():
                 failures[uid] = max(failures.get(uid, 0), worker.consecutive_failures)
+                seen = _convert_worker(report, worker)
+                workers[uid] = workers[uid].plus(seen) if uid in workers else seen
             try:
                 key = PoolKey.parse(text)
             except ValueError:
                 continue
             one = _convert(report, pool, at)
             pools[key] = _add(pools[key], one) if key in pools else one
-    return Signals(pools if complete else {}, failures, complete)
+    return Signals(pools if complete else {}, failures, complete, workers)
+
+
+def _convert_worker(report: GatewayReport, worker: _Worker) -> WorkerSignals:
+    bounds = report.bounds
+    nothing_ttft, nothing_tpot = (0,) * (len(bounds.ttft) + 1), (0,) * (len(bounds.tpot) + 1)
+    return WorkerSignals(
+        seconds=report.observed_seconds,
+        finished=worker.finished,
+        errors=worker.errors,
+        timeouts=worker.timeouts,
+        ttft=Distribution(bounds.ttft, worker.ttft or nothing_ttft),
+        tpot=Distribution(bounds.tpot, worker.tpot or nothing_tpot),
+    )
 
 
 def _convert(report: GatewayReport, pool: _Pool, at: float) -> PoolSignals:
@@ -209,13 +238,6 @@ def _add_variant(a: VariantSignals, b: VariantSignals) -> VariantSignals:
         met=a.met + b.met,
         inflight=a.inflight + b.inflight,
         oldest_pending=max(a.oldest_pending, b.oldest_pending),
-        ttft=_add_distribution(a.ttft, b.ttft),
-        tpot=_add_distribution(a.tpot, b.tpot),
+        ttft=a.ttft.plus(b.ttft),
+        tpot=a.tpot.plus(b.tpot),
     )
-
-
-def _add_distribution(a: Distribution, b: Distribution) -> Distribution:
-    """Add histograms; where the bounds differ (two versions of gateways), keep the fuller one."""
-    if a.bounds != b.bounds:
-        return max(a, b, key=lambda distribution: sum(distribution.counts))
-    return Distribution(a.bounds, tuple(x + y for x, y in zip(a.counts, b.counts, strict=True)))

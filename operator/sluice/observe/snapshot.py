@@ -3,31 +3,36 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.api.pool import InferencePoolSpec
-from sluice.decide.health import selects
+from sluice.decide.matching import selects
 from sluice.decide.recall import parse_time
 from sluice.model.keys import PoolKey
 from sluice.model.names import (
     ANNOTATION_FORCE_ROLL,
     ANNOTATION_HEALTH,
+    ANNOTATION_QUARANTINE,
     ANNOTATION_RELEASE,
     ANNOTATION_TEMPLATE,
     LABEL_CLASS,
     LABEL_POOL,
     TAINT_QUARANTINE,
+    proven_node,
 )
 from sluice.model.snapshot import (
     Deployment,
+    KnownAnswers,
     Node,
+    NodeCondition,
     NodeMark,
     NodeReady,
     Pool,
+    ProbationPod,
     Probe,
     Snapshot,
     Worker,
@@ -50,6 +55,14 @@ class Sight:
     gateways: int
     endpoint: str
     worker_image: str
+    answers: Mapping[str, KnownAnswers] = field(default_factory=dict)
+    cool_down: float = 60.0
+    namespace: str = ""
+
+
+def slot_key(uid: str, slot: str) -> str:
+    """Return the key of a probation pod's slot among the known answers."""
+    return f"{uid}/{slot}"
 
 
 class Unreadable(NamedTuple):
@@ -89,6 +102,8 @@ def build_snapshot(store: Store, sight: Sight) -> tuple[Snapshot, dict[str, Unre
         observer_ok=sight.observer_ok,
         gateways=sight.gateways,
         endpoint=sight.endpoint,
+        probations=tuple(_list_probations(store, sight)),
+        cool_down=sight.cool_down,
     )
     return snapshot, unreadable
 
@@ -191,10 +206,6 @@ def _read_worker(item: Object, key: PoolKey, sight: Sight) -> Worker:
     meta, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
     containers = status.get("containerStatuses", ())
     node = spec.get("nodeName") or None
-    unschedulable = ""
-    for condition in status.get("conditions", ()):
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            unschedulable = str(condition.get("message", "no node fits"))
     return Worker(
         uid=meta["uid"],
         name=meta["name"],
@@ -206,9 +217,48 @@ def _read_worker(item: Object, key: PoolKey, sight: Sight) -> Worker:
         terminating=meta.get("deletionTimestamp") is not None,
         restarts=sum(container.get("restartCount", 0) for container in containers),
         waiting=_find_waiting(containers),
-        unschedulable="" if node else unschedulable,
+        unschedulable="" if node else _find_unschedulable(status),
         probe=sight.probes.get(meta["uid"]),
         gateway_failures=sight.signals.failures.get(meta["uid"], 0),
+        answers=sight.answers.get(meta["uid"]),
+        signals=sight.signals.workers.get(meta["uid"]),
+    )
+
+
+def _find_unschedulable(status: Mapping[str, Any]) -> str:
+    for condition in status.get("conditions", ()):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message", "no node fits"))
+    return ""
+
+
+def _list_probations(store: Store, sight: Sight) -> list[ProbationPod]:
+    """Return the probation pods of our own namespace; a pod elsewhere proves nothing."""
+    return [
+        _read_probation(item, sight)
+        for item in store.list(Kind.PROBATIONS)
+        if item["metadata"].get("namespace") == sight.namespace
+    ]
+
+
+def _read_probation(item: Object, sight: Sight) -> ProbationPod:
+    meta, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
+    ended = status.get("phase") in {"Succeeded", "Failed"}
+    waiting = _find_waiting(status.get("containerStatuses", ()))
+    if ended:
+        waiting = f"{status['phase']}: {status.get('reason', '')} {status.get('message', '')}"
+    slots = [container["name"] for container in spec.get("containers", ())]
+    return ProbationPod(
+        uid=meta["uid"],
+        name=meta["name"],
+        node=proven_node(meta["name"]),
+        accelerator_class=meta.get("labels", {}).get(LABEL_CLASS, ""),
+        created=parse_time(meta.get("creationTimestamp")) or 0.0,
+        ready=find_condition(item, "ContainersReady") == "True",
+        terminating=meta.get("deletionTimestamp") is not None,
+        waiting=waiting.strip(),
+        unschedulable="" if spec.get("nodeName") else _find_unschedulable(status),
+        slots={slot: sight.answers.get(slot_key(meta["uid"], slot)) for slot in slots},
     )
 
 
@@ -231,16 +281,17 @@ def _list_nodes(
     store: Store, sight: Sight, classes: Mapping[str, AcceleratorClassSpec]
 ) -> list[Node]:
     resources = {accelerator.resource_name for accelerator in classes.values()}
+    kinds = {kind for one in classes.values() for kind in one.health.node_conditions}
     found = []
     for item in store.list(Kind.NODES):
-        node = _read_node(item, sight, resources)
+        node = _read_node(item, sight, resources, kinds)
         marked = node.tainted or node.mark is not None or bool(node.mark_error) or node.released
         if marked or any(selects(accelerator, node) for accelerator in classes.values()):
             found.append(node)
     return found
 
 
-def _read_node(item: Object, sight: Sight, resources: set[str]) -> Node:
+def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str]) -> Node:
     meta, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
     name = meta["name"]
     annotations = meta.get("annotations", {})
@@ -262,7 +313,25 @@ def _read_node(item: Object, sight: Sight, resources: set[str]) -> Node:
         mark=mark,
         mark_error=mark_error,
         released=ANNOTATION_RELEASE in annotations,
+        banned=_read_ban(annotations.get(ANNOTATION_QUARANTINE)),
+        conditions={
+            str(c["type"]): NodeCondition(
+                str(c.get("status", "Unknown")), str(c.get("reason", "")), str(c.get("message", ""))
+            )
+            for c in status.get("conditions", ())
+            if c.get("type") in kinds
+        },
     )
+
+
+_LONGEST_BAN = 200
+
+
+def _read_ban(text: object) -> str:
+    """Return the reason that a hand gave, on one line; "no reason given" for an empty one."""
+    if not isinstance(text, str):
+        return ""
+    return " ".join(text.split())[:_LONGEST_BAN] or "no reason given"
 
 
 def read_mark(text: object) -> tuple[NodeMark | None, str]:

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     CLASSES = "classes"
     WORKERS = "workers"
     GATEWAYS = "gateways"
+    PROBATIONS = "probations"
     NODES = "nodes"
     DEPLOYMENTS = "deployments"
     SERVICES = "services"
@@ -118,7 +119,10 @@ def digest(kind: Kind, item: Object) -> object:
     if kind in {Kind.POOLS, Kind.CLASSES}:
         return (common, meta.get("generation"), meta.get("annotations"))
     if kind is Kind.NODES:
-        ready = [c.get("status") for c in status.get("conditions", ()) if c.get("type") == "Ready"]
+        # Every condition, for classes name theirs; their heartbeats and messages wake nobody.
+        conditions = [
+            (c.get("type"), c.get("status"), c.get("reason")) for c in status.get("conditions", ())
+        ]
         spec = item.get("spec", {})
         return (
             common,
@@ -126,9 +130,9 @@ def digest(kind: Kind, item: Object) -> object:
             spec.get("taints"),
             spec.get("unschedulable"),
             status.get("allocatable"),
-            ready,
+            conditions,
         )
-    if kind in {Kind.WORKERS, Kind.GATEWAYS}:
+    if kind in {Kind.WORKERS, Kind.GATEWAYS, Kind.PROBATIONS}:
         conditions = [
             (c.get("type"), c.get("status"), c.get("message")) for c in status.get("conditions", ())
         ]

@@ -79,11 +79,19 @@ def test_every_rule_says_what_must_be():
 def test_an_object_left_out_gets_the_defaults_inside_it():
     spec = SCHEMAS["AcceleratorClass"]["properties"]["spec"]["properties"]
     assert spec["health"]["default"] == {
+        "nodeConditions": ["AcceleratorHealthy"],
+        "knownAnswers": {"period": "10s"},
         "liveness": {"period": "1s", "timeout": "500ms", "failures": 3},
         "returnAfter": "60s",
         "maxUnhealthy": "50%",
         "latchAfterFlaps": 3,
     }
+
+
+def test_a_list_left_out_gets_its_default_in_the_api_s_own_form():
+    spec = SCHEMAS["InferencePool"]["properties"]["spec"]["properties"]
+    ramp = spec["shift"]["properties"]["ramp"]
+    assert ramp["default"] == {"steps": ["5%", "10%", "30%", "60%", "100%"], "dwell": "60s"}
 
 
 def test_the_committed_files_are_fresh():

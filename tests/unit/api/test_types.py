@@ -118,6 +118,7 @@ def test_the_status_that_is_written_is_the_one_that_is_declared():
         "Progressing",
         "SLOMet",
         "FallbackActive",
+        "AnswersVerified",
         "Degraded",
     }
     assert status.memory == record_memory(memory)

@@ -52,7 +52,14 @@ def world():
 @pytest.fixture
 def applier(writer, world):
     store = Store(lambda _: None)
-    return Applier(writer, store, lambda: world.now, worker_image="w:1", instance="me")
+    return Applier(
+        writer,
+        store,
+        lambda: world.now,
+        worker_image="w:1",
+        instance="me",
+        namespace="sluice-system",
+    )
 
 
 def decide(world):

@@ -58,7 +58,12 @@ class Setting:
         self.sensors = sensors = FakeSensors(self.world)
         self.recorder = Recorder("me")
         applier = Applier(
-            self.writer, sensors.store, lambda: self.world.now, worker_image="w:1", instance="me"
+            self.writer,
+            sensors.store,
+            lambda: self.world.now,
+            worker_image="w:1",
+            instance="me",
+            namespace="sluice-system",
         )
         self.loop = PlannerLoop(
             sensors,

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.decide.allocation import Offer, allocate_workers
+from sluice.decide.allocation import Offer
+from sluice.decide.allocation import allocate_workers as allocate_in_order
+from sluice.decide.fallback import cover_losses
 
 
 def offer(name, **over):
@@ -18,6 +20,11 @@ def offer(name, **over):
         "capacity": 1.0,
     } | over
     return Offer(name, **values)
+
+
+def allocate_workers(required, offers):
+    """Return the fills, losses covered."""
+    return cover_losses(*allocate_in_order(required, offers), offers=offers)[0]
 
 
 def test_fills_the_preferred_variant_first():

@@ -178,7 +178,7 @@ def test_what_failed_before_is_not_deleted_once_the_observer_is_in_doubt(world, 
     (held,) = (p for p in world.chat().problems if p.finding is Finding.BREAKER_OPEN)
     assert "not deleted while" in held.message
     world.observer_ok, world.dead = True, {"maia-0"}
-    world.step()
+    world.run(4)  # the node is marked first
     assert world.chat().deletes
 
 

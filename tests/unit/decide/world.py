@@ -11,19 +11,24 @@ from sluice.api.pool import InferencePoolSpec
 from sluice.decide.planner import plan
 from sluice.model.keys import PoolKey
 from sluice.model.memory import Memory
-from sluice.model.plan import QuarantineNode, ReleaseNode
+from sluice.model.names import probation_name, slot_name
+from sluice.model.plan import EndProbation, QuarantineNode, ReleaseNode, StartProbation
 from sluice.model.snapshot import (
     Deployment,
     Distribution,
+    KnownAnswers,
     Node,
+    NodeCondition,
     NodeMark,
     NodeReady,
     Pool,
     PoolSignals,
+    ProbationPod,
     Probe,
     Snapshot,
     VariantSignals,
     Worker,
+    WorkerSignals,
 )
 
 BOUNDS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -66,7 +71,7 @@ def pool_spec(**over):
             {"acceleratorClass": "gpu", "min": 0, "max": 4},
         ],
         "autoscaling": {"stableWindow": "30s"},
-        "shift": {"holdDown": "12s"},
+        "shift": {"holdDown": "12s", "ramp": {"steps": ["10%", "50%"], "dwell": "6s"}},
     } | over
     return InferencePoolSpec.model_validate(document)
 
@@ -88,6 +93,11 @@ class World:
     devices: dict[str, int] = field(default_factory=dict)
     slow: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
+    wrong: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    banned: dict[str, str] = field(default_factory=dict)
+    failing: set[str] = field(default_factory=set)
+    unasked: str = ""
     classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
     memory: Memory = field(default_factory=Memory)
     status: dict[str, dict] = field(default_factory=dict)
@@ -102,6 +112,7 @@ class World:
         self.workers: dict[str, Worker] = {}
         self.misses: dict[str, int] = {}
         self.leases: dict[str, float] = dict.fromkeys(self.nodes, self.now)
+        self.probations: dict[str, ProbationPod] = {}
         self.born = 0
 
     def run(self, seconds):
@@ -136,6 +147,7 @@ class World:
             unreadable=self.unreadable,
             observer_ok=self.observer_ok,
             gateways=int(self.gateway),
+            probations=tuple(self.probations.values()),
         )
 
     def wanted(self, pool="chat"):
@@ -185,6 +197,31 @@ class World:
             signals=self._signals(name) if self.gateway else None,
             status=self.status.get(name, {}),
         )
+
+    def _measure(self, worker):
+        """Return what the gateways saw of one worker: errors only where requests fail."""
+        if not worker.ready or not self.gateway:
+            return None
+        bad = worker.node in self.failing
+        counts = one_bucket(0, 0 if bad else 20)
+        return WorkerSignals(
+            seconds=30.0,
+            finished=0 if bad else 20,
+            errors=5 if bad else 0,
+            timeouts=0,
+            ttft=Distribution(BOUNDS, counts),
+            tpot=Distribution(BOUNDS, counts),
+        )
+
+    def _answer(self, before, node):
+        """Return what a round of known answers adds on a node."""
+        if self.unasked:
+            return KnownAnswers(unavailable=self.unasked)
+        before = before or KnownAnswers()
+        if node in self.wrong:
+            detail = "prompt 1: expected 4 17, got 4 99"
+            return KnownAnswers(0, before.wrong + 1, self.now, detail)
+        return KnownAnswers(before.right + 1, before.wrong, self.now)
 
     def _signals(self, name):
         key = PoolKey("default", name)
@@ -247,6 +284,12 @@ class World:
             tainted=name in self.marks,
             mark=self.marks.get(name, self.returned.get(name)),
             released=name in self.release,
+            banned=self.banned.get(name, ""),
+            conditions={
+                "AcceleratorHealthy": NodeCondition("False", "XID79", "device 0 fell off the bus")
+                if name in self.broken
+                else NodeCondition("True", "Healthy", "")
+            },
         )
 
     def _advance_pods(self):
@@ -257,6 +300,12 @@ class World:
             else:
                 bound = worker if worker.node is not None else self._bind(worker)
                 self.workers[uid] = self._probe(bound, dead=dead)
+        for name, pod in list(self.probations.items()):
+            if pod.terminating:
+                del self.probations[name]
+            elif pod.node not in self.dead and self.now - pod.created >= self.startup:
+                slots = {k: self._answer(v, pod.node) for k, v in pod.slots.items()}
+                self.probations[name] = replace(pod, ready=True, slots=slots)
 
     def _probe(self, worker, *, dead):
         ready = worker.node is not None and (worker.ready or (not dead and self._started(worker)))
@@ -266,7 +315,14 @@ class World:
         misses = before.misses + 2 if dead else 0
         up_since = None if misses else before.up_since or self.now
         answered = before.answered + (not dead)
-        return replace(worker, ready=True, probe=Probe(misses, answered, up_since))
+        answers = worker.answers if dead else self._answer(worker.answers, worker.node)
+        return replace(
+            worker,
+            ready=True,
+            probe=Probe(misses, answered, up_since),
+            answers=answers,
+            signals=self._measure(worker),
+        )
 
     def _started(self, worker):
         return self.now - worker.created >= self.startup
@@ -280,18 +336,8 @@ class World:
         return replace(worker, unschedulable="0/4 nodes are available")
 
     def _apply(self):
-        for action in self.plan.nodes:
-            if isinstance(action, QuarantineNode):
-                self.marks[action.node] = NodeMark(
-                    action.state, action.since, action.reason, action.outs
-                )
-            elif isinstance(action, ReleaseNode):
-                self.marks.pop(action.node, None)
-                self.returned.pop(action.node, None)
-                self.release.discard(action.node)
-                if action.outs:
-                    mark = NodeMark("Healthy", action.at, action.reason, action.outs)
-                    self.returned[action.node] = mark
+        self._apply_marks()
+        self._apply_probations()
         for key, planned in self.plan.pools.items():
             for delete in planned.deletes:
                 self.workers[delete.uid] = replace(self.workers[delete.uid], terminating=True)
@@ -299,6 +345,40 @@ class World:
                 if not variant.frozen:
                     self.replicas[key.name, variant.accelerator_class] = variant.wanted
                     self._scale(key, variant.accelerator_class, variant.wanted)
+
+    def _apply_marks(self):
+        for action in self.plan.nodes:
+            if isinstance(action, QuarantineNode):
+                self.marks[action.node] = NodeMark(
+                    action.state, action.since, action.reason, action.outs
+                )
+                self.returned.pop(action.node, None)
+                self.release.discard(action.node)
+            elif isinstance(action, ReleaseNode):
+                self.marks.pop(action.node, None)
+                self.returned.pop(action.node, None)
+                self.release.discard(action.node)
+                if action.outs or action.state != "Healthy":
+                    mark = NodeMark(action.state, action.at, action.reason, action.outs)
+                    self.returned[action.node] = mark
+
+    def _apply_probations(self):
+        for action in self.plan.probations:
+            if isinstance(action, StartProbation):
+                name = probation_name(action.node)
+                self.probations[name] = ProbationPod(
+                    uid=f"uid-{name}-{self.now:g}",
+                    name=name,
+                    node=action.node,
+                    accelerator_class=action.accelerator_class,
+                    created=self.now,
+                    ready=False,
+                    terminating=False,
+                    slots={slot_name(i): None for i in range(action.slots)},
+                )
+            elif isinstance(action, EndProbation) and action.name in self.probations:
+                pod = self.probations[action.name]
+                self.probations[action.name] = replace(pod, terminating=True)
 
     def _scale(self, key, kind, count):
         live = [

@@ -1,0 +1,155 @@
+"""Evidence: what speaks against a worker or a node, each piece with time, source and weight.
+
+The weights of what speaks against one thing at one moment add up: at `FAILED` it is Failed, above
+nothing it is Suspect. Client evidence (wrong answers, requests that failed at the gateways)
+outweighs what a worker says of itself: it fails a worker whose own health endpoint is content. What
+is slow is never failed for that alone: overload looks the same.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from sluice.api.accelerator import Health
+from sluice.decide import limits
+from sluice.decide.demand import find_quantile
+from sluice.model.snapshot import Node, Worker
+
+FAILED: Final = 1.0
+"""Sum of weights at which a worker or node is Failed."""
+_ROUNDING: Final = 1e-9
+
+
+class Source(StrEnum):
+    """Who says so."""
+
+    LIVENESS = "liveness"
+    ANSWERS = "known answers"
+    GATEWAY = "gateway"
+    LATENCY = "latency"
+    CONDITION = "node condition"
+    HAND = "hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One thing that speaks against a worker or a node.
+
+    Attributes:
+        at: when it was seen, seconds.
+        weight: 1 is enough to fail it.
+        text: the numbers behind it, as they stand in a reason.
+    """
+
+    at: float
+    source: Source
+    weight: float
+    text: str
+
+
+def is_enough(evidence: Iterable[Evidence]) -> bool:
+    """Tell whether the evidence fails what it speaks against."""
+    return sum(piece.weight for piece in evidence) >= FAILED - _ROUNDING
+
+
+def word_evidence(evidence: Iterable[Evidence]) -> str:
+    """Return one sentence, the heaviest piece first."""
+    ranked = sorted(evidence, key=lambda piece: -piece.weight)
+    return ", ".join(piece.text for piece in ranked)
+
+
+def has_wrong_answer(evidence: Iterable[Evidence]) -> bool:
+    """Tell whether a wrong answer is among it, which latches."""
+    return any(piece.source is Source.ANSWERS for piece in evidence)
+
+
+def gather_worker(
+    worker: Worker, node: Node | None, health: Health, siblings: Sequence[Worker], at: float
+) -> tuple[Evidence, ...]:
+    """Return what speaks against a worker.
+
+    Args:
+        worker: the worker, heard before by our probes.
+        node: its node, if it is known.
+        health: how its class is judged.
+        siblings: the other workers of its variant.
+        at: snapshot time, seconds.
+    """
+    found = [
+        _hear_liveness(worker, health, at),
+        _hear_gateways(worker, health, at),
+        _hear_answers(worker, at),
+        _compare_latency(worker, siblings, at),
+    ]
+    about_node = gather_node(node, health, at) if node is not None else ()
+    return (*(piece for piece in found if piece is not None), *about_node)
+
+
+def gather_node(node: Node, health: Health, at: float) -> tuple[Evidence, ...]:
+    """Return what speaks against a node itself.
+
+    Its conditions count only while its Lease is renewed: those of a dead node stay as they were.
+    """
+    found = []
+    if node.banned:
+        text = f"taken out by hand: {node.banned}"
+        found.append(Evidence(at, Source.HAND, FAILED, text))
+    if node.lease_age is not None and node.lease_age <= limits.LEASE_STALE:
+        for kind in health.node_conditions:
+            condition = node.conditions.get(kind)
+            if condition is not None and condition.status == "False":
+                text = f"{kind} is False on {node.name}: {condition.reason}: {condition.message}"
+                found.append(Evidence(at, Source.CONDITION, FAILED, text.removesuffix(": ")))
+    return tuple(found)
+
+
+def _hear_liveness(worker: Worker, health: Health, at: float) -> Evidence | None:
+    probe, needed = worker.probe, health.liveness.failures
+    if probe is None or not probe.misses:
+        return None
+    text = f"{probe.misses} of {needed} liveness probes in a row missed"
+    if probe.why:
+        text += f" ({probe.why})"
+    return Evidence(at, Source.LIVENESS, min(1.0, probe.misses / needed), text)
+
+
+def _hear_gateways(worker: Worker, health: Health, at: float) -> Evidence | None:
+    """Requests that failed in a row, with no token in between.
+
+    As many as liveness needs misses make a worker Suspect, and Failed with any other sign; twice as
+    many fail it alone, whatever it says of itself.
+    """
+    failures, needed = worker.gateway_failures, health.liveness.failures
+    if failures < needed:
+        return None
+    weight = FAILED if failures >= 2 * needed else limits.WEIGHT_FAILED_REQUESTS
+    text = f"{failures} requests in a row failed at the gateway"
+    return Evidence(at, Source.GATEWAY, weight, text)
+
+
+def _hear_answers(worker: Worker, at: float) -> Evidence | None:
+    answers = worker.answers
+    if answers is None or not answers.wrong or answers.right >= limits.PROOF_ROUNDS:
+        return None
+    text = f"wrong answer to a known question: {answers.detail or 'no detail'}"
+    when = min(at, answers.at) if answers.at is not None else at
+    return Evidence(when, Source.ANSWERS, FAILED, text)
+
+
+def _compare_latency(worker: Worker, siblings: Sequence[Worker], at: float) -> Evidence | None:
+    """Time per token against the siblings', where enough was measured of all."""
+    own = find_quantile(worker.signals.tpot, 0.5) if worker.signals is not None else None
+    others = sorted(
+        median
+        for sibling in siblings
+        if sibling.signals is not None
+        and (median := find_quantile(sibling.signals.tpot, 0.5)) is not None
+    )
+    if own is None or not others:
+        return None
+    usual = others[len(others) // 2]
+    if own < limits.OUTLIER_FACTOR * usual:
+        return None
+    text = f"{own:.3g} s a token, its siblings {usual:.3g} s"
+    return Evidence(at, Source.LATENCY, limits.WEIGHT_OUTLIER, text)

@@ -1,0 +1,178 @@
+"""Probation: what a node's devices must answer before its taint goes.
+
+A bare pod takes all free devices of the node, one container a worker's worth of them, and each is
+asked for known answers; a worker still bound there is asked through its own slot. Only when every
+one has answered all rounds right is the node proven. Where there are no known answers (no
+probes.json for the weights), starting and staying alive is all the proof there is, and says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.decide import limits
+from sluice.decide.devices import count_free, devices_per_worker, find_variant
+from sluice.decide.matching import find_class_name, list_workers
+from sluice.decide.startup import expected_startup
+from sluice.model.memory import NodeHealth, NodeState
+from sluice.model.plan import EndProbation, ProbationAction, StartProbation
+from sluice.model.snapshot import KnownAnswers, Node, Pool, ProbationPod, Snapshot, Worker
+
+
+class Verdict(StrEnum):
+    """What the proof has come to."""
+
+    PENDING = "pending"
+    PROVEN = "proven"
+    WRONG = "wrong"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The state of a node's proof, with the numbers behind it."""
+
+    verdict: Verdict
+    text: str
+
+
+def find_pod(snapshot: Snapshot, node: str) -> ProbationPod | None:
+    """Return the probation pod of a node, or None."""
+    return next((pod for pod in snapshot.probations if pod.node == node), None)
+
+
+def list_bound(snapshot: Snapshot, node: str) -> list[Worker]:
+    """Return the workers on a node that are to stay there."""
+    return [w for w in list_workers(snapshot) if w.node == node and not w.terminating]
+
+
+def choose_pool(snapshot: Snapshot, class_name: str) -> Pool | None:
+    """Return the pool whose model a node of the class is proven with: the first by priority."""
+    able = [
+        pool
+        for pool in snapshot.pools
+        if any(v.accelerator_class == class_name and v.max > 0 for v in pool.spec.variants)
+    ]
+    return min(able, key=lambda p: (-p.spec.priority, p.created, p.key), default=None)
+
+
+def weigh_proof(
+    snapshot: Snapshot, node: Node, accelerator: AcceleratorClassSpec, health: NodeHealth
+) -> Proof:
+    """Judge how far the proof of a node in Probation has come."""
+    pod = find_pod(snapshot, node.name)
+    bound = list_bound(snapshot, node.name)
+    answers: dict[str, KnownAnswers | None] = {w.name: w.answers for w in bound}
+    if pod is not None and not pod.terminating:
+        answers |= {f"{pod.name} {slot}": heard for slot, heard in sorted(pod.slots.items())}
+    wrong = _find_wrong(answers)
+    if wrong:
+        return Proof(Verdict.WRONG, wrong)
+    waited = snapshot.at - health.entered
+    patience = expected_startup(accelerator) + limits.PROOF_PATIENCE
+    missing = _find_missing(snapshot, node, accelerator, pod, bound)
+    if not missing:
+        missing = _find_unanswered(answers)
+    if missing and waited > patience:
+        return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}")
+    if missing:
+        return Proof(Verdict.PENDING, missing)
+    return Proof(Verdict.PROVEN, _word_proven(answers))
+
+
+def _find_wrong(answers: Mapping[str, KnownAnswers | None]) -> str:
+    for name, heard in answers.items():
+        if heard is not None and heard.wrong and heard.right < limits.PROOF_ROUNDS:
+            return f"{name} gave a wrong answer in probation: {heard.detail or 'no detail'}"
+    return ""
+
+
+def _find_missing(
+    snapshot: Snapshot,
+    node: Node,
+    accelerator: AcceleratorClassSpec,
+    pod: ProbationPod | None,
+    bound: Sequence[Worker],
+) -> str:
+    """Return what is not even there to be asked, or ""."""
+    silent = [w.name for w in bound if not w.ready or w.probe is None or w.probe.up_since is None]
+    if silent:
+        return f"{', '.join(silent)} does not answer its liveness probes"
+    if pod is not None:
+        return _find_missing_of_pod(pod)
+    name = find_class_name(node, snapshot.classes) or ""
+    pool = choose_pool(snapshot, name)
+    if pool is None:
+        return f"no pool uses class {name}, so there is no model to prove the node with"
+    devices = devices_per_worker(find_variant(pool, name), accelerator)
+    if count_free(snapshot, accelerator, node) >= devices:
+        return "the probation pod is not there yet"
+    return "" if bound else f"the node offers no free {accelerator.resource_name}"
+
+
+def _find_missing_of_pod(pod: ProbationPod) -> str:
+    if pod.terminating:
+        return f"{pod.name} of an earlier proof is still ending"
+    if pod.waiting or pod.unschedulable:
+        return f"{pod.name} does not start: {pod.waiting or pod.unschedulable}"
+    return "" if pod.ready else f"{pod.name} is starting"
+
+
+def _find_unanswered(answers: Mapping[str, KnownAnswers | None]) -> str:
+    for name, heard in answers.items():
+        if heard is None:
+            return f"{name} has not been asked yet"
+        if not heard.unavailable and heard.right < limits.PROOF_ROUNDS:
+            return f"{name} has answered {heard.right} of {limits.PROOF_ROUNDS} rounds right"
+    return ""
+
+
+def _word_proven(answers: Mapping[str, KnownAnswers | None]) -> str:
+    asked = [name for name, heard in answers.items() if heard is not None and not heard.unavailable]
+    text = f"{limits.PROOF_ROUNDS} rounds of known answers right on {', '.join(asked)}"
+    unproven = {
+        name: heard.unavailable
+        for name, heard in answers.items()
+        if heard is not None and heard.unavailable
+    }
+    if not unproven:
+        return text
+    name, why = next(iter(unproven.items()))
+    alive = f"{', '.join(unproven)} stays alive, but has no known answers ({name}: {why})"
+    return f"{text}; {alive}" if asked else alive
+
+
+def choose_probations(
+    snapshot: Snapshot, nodes: Mapping[str, NodeHealth]
+) -> tuple[ProbationAction, ...]:
+    """Return the probation pods to make and to delete.
+
+    A pod is made once the node's mark says Probation: a restart must not forget why it is there.
+    """
+    actions: list[ProbationAction] = []
+    for pod in snapshot.probations:
+        health = nodes.get(pod.node)
+        if pod.terminating or (health is not None and health.state is NodeState.PROBATION):
+            continue
+        state = health.state.value if health is not None else "not in probation"
+        actions.append(EndProbation(pod.node, pod.name, pod.uid, f"its node is {state}"))
+    for node in snapshot.nodes:
+        health = nodes.get(node.name)
+        marked = node.tainted and node.mark is not None and node.mark.state == NodeState.PROBATION
+        if health is None or health.state is not NodeState.PROBATION or not marked:
+            continue
+        if find_pod(snapshot, node.name) is None:
+            actions += _start(snapshot, node)
+    return tuple(actions)
+
+
+def _start(snapshot: Snapshot, node: Node) -> tuple[StartProbation, ...]:
+    name = find_class_name(node, snapshot.classes)
+    pool = choose_pool(snapshot, name) if name is not None else None
+    if name is None or pool is None:
+        return ()
+    accelerator = snapshot.classes[name]
+    devices = devices_per_worker(find_variant(pool, name), accelerator)
+    slots = count_free(snapshot, accelerator, node) // devices
+    return (StartProbation(node.name, name, pool.key, slots, devices),) if slots else ()
