@@ -57,7 +57,7 @@ def make_pool(name, **over):
             {"acceleratorClass": "h100", "min": 0, "max": 2},
         ],
         "autoscaling": {"stableWindow": "8s"},
-        "shift": {"holdDown": f"{HOLD_DOWN:g}s"},
+        "shift": {"holdDown": f"{HOLD_DOWN:g}s", "ramp": {"steps": ["20%", "60%"], "dwell": "3s"}},
     } | over
     return {
         "apiVersion": "sluice.dev/v1alpha1",

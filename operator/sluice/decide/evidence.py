@@ -19,6 +19,7 @@ from sluice.model.snapshot import Node, Worker
 FAILED: Final = 1.0
 """Sum of weights at which a worker or node is Failed."""
 _ROUNDING: Final = 1e-9
+_TOLD: Final = 2
 
 
 class Source(StrEnum):
@@ -54,9 +55,11 @@ def is_enough(evidence: Iterable[Evidence]) -> bool:
 
 
 def word_evidence(evidence: Iterable[Evidence]) -> str:
-    """Return one sentence, the heaviest piece first."""
+    """Return one sentence: the two heaviest pieces, and how many more there are."""
     ranked = sorted(evidence, key=lambda piece: -piece.weight)
-    return ", ".join(piece.text for piece in ranked)
+    told = ", ".join(piece.text for piece in ranked[:_TOLD])
+    more = len(ranked) - _TOLD
+    return f"{told} and {more} more" if more > 0 else told
 
 
 def has_wrong_answer(evidence: Iterable[Evidence]) -> bool:

@@ -87,8 +87,18 @@ def describe_fallback(pool: Pool, views: Sequence[VariantView], shares: Mapping[
 
 
 def find_shortfall(offers: Sequence[Offer], required: float, left: float) -> tuple[Problem, ...]:
-    """Say what is missing when the others cannot take all that was lost."""
-    if left <= EPSILON or not any(offer.is_reduced for offer in offers):
+    """Say what is missing when the others cannot take all that was lost.
+
+    Workers that have just come back take more than their ramp allows before anything is refused.
+    """
+    if not any(offer.is_reduced for offer in offers):
+        return ()
+    left -= sum(
+        max(0.0, offer.returning * (offer.capacity or 0.0) - offer.ramp_limit)
+        for offer in offers
+        if offer.ramp_share > 0
+    )
+    if left <= EPSILON:
         return ()
     full = ", ".join(
         f"{offer.accelerator_class} {'serves' if offer.is_reduced else 'has at most'}"

@@ -111,8 +111,9 @@ def judge_nodes(
 def _keep_absent(snapshot: Snapshot, before: Mapping[str, NodeHealth]) -> dict[str, NodeHealth]:
     """Return what is kept of nodes that are gone: one that registers anew has proven nothing."""
     present = {node.name for node in snapshot.nodes}
+    still = {NodeState.PROBATION: NodeState.FAILED}
     return {
-        name: replace(health, alive_since=None)
+        name: replace(health, state=still.get(health.state, health.state), alive_since=None)
         for name, health in before.items()
         if name not in present and health.is_out and snapshot.at - health.since < limits.FLAP_WINDOW
     }
@@ -219,8 +220,8 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
     if at - since < window:
         return replace(before, alive_since=since), outs, ""
     text = (
-        f"looked good for {at - since:.0f} s (needed: {window:g} s): ready, its Lease renewed,"
-        f" nothing failed on it; was out because: {before.reason}"
+        f"looked good for {at - since:.0f} s of {window:g} s needed (ready, its Lease renewed,"
+        f" nothing failed on it); was out because: {before.reason}"
     )
     return _enter(before, NodeState.PROBATION, text, at), outs, ""
 

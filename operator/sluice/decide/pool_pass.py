@@ -242,7 +242,7 @@ class _Scene:
             and self.at - memory.since >= window
             and not self.lost
             and not self.climb.ramps
-            and not any(view.starting for view in self.views)
+            and not any(view.starting or view.suspect for view in self.views)
             and not any(roll.active for roll in self.rolls.values())
         )
 

@@ -154,7 +154,7 @@ def find_failed_gate(
         if own is None or own <= bound:
             continue
         if usual is None or own > limits.GATE_SLOWER * usual:
-            beside = f", the other workers' {usual:.3g} s" if usual is not None else ""
+            beside = f", the others' {usual:.3g} s" if usual is not None else ""
             return f"p95 {what} {own:.3g} s against the SLO's {bound:g} s{beside}"
     return ""
 

@@ -32,7 +32,8 @@ def split_returning(offers: Sequence[Offer]) -> list[Offer]:
                     max_share=min(offer.max_share, offer.ramp_share),
                 )
             )
-        groups.append(replace(offer, serving=offer.serving - offer.returning))
+        settled = offer.serving - offer.returning
+        groups.append(replace(offer, serving=settled, returning=0))
     return groups
 
 
@@ -40,7 +41,7 @@ def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
     """Return whole percents by class name that add up to 100 (all 0 when nothing serves).
 
     The variants are filled in order up to what they carry and to their largest share; what nobody
-    carries is spread by capacity.
+    carries is spread by capacity. The keys are those of the offers: classes, or groups of them.
     """
     able = {
         offer.accelerator_class: offer.serving * (offer.capacity or 1.0)
@@ -61,8 +62,15 @@ def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
         room = required if unknown else able[name]
         taken[name] = min(left, room, offer.max_share * required)
         left -= taken[name]
-    if left > 0:
-        _spread(left, taken, able, {o.accelerator_class: o.max_share * required for o in offers})
+    for offer in offers:
+        # A ramp holds traffic back only while others can carry it: in need, what has proven itself
+        # takes what it can before the others take more than they can.
+        if offer.returning and offer.ramp_share > 0 and left > EPSILON:
+            extra = min(left, able[offer.accelerator_class] - taken[offer.accelerator_class])
+            taken[offer.accelerator_class] += extra
+            left -= extra
+    if left > EPSILON:
+        _spread(left, taken, able, {o.accelerator_class: _ceiling(o, required) for o in offers})
     parts = {name: value / required for name, value in taken.items()}
     return {
         offer.accelerator_class: percent
@@ -70,6 +78,11 @@ def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
             offers, _round([parts.get(o.accelerator_class, 0.0) for o in offers]), strict=True
         )
     }
+
+
+def _ceiling(offer: Offer, required: float) -> float:
+    """Return the most a group takes when all are past what they carry: for returning ones, that."""
+    return 0.0 if offer.returning else offer.max_share * required
 
 
 def _spread(

@@ -197,8 +197,11 @@ def _describe_loss(
     *,
     remembered_loss: bool,
 ) -> str:
-    """Return what took capacity away, or "" when the missing workers are merely starting."""
-    causes = [f"{w.name} failed ({fleet.workers[w.uid].reason})" for w in failed]
+    """Return what took capacity away, or "" when the missing workers are merely starting.
+
+    Names alone: what speaks against each stands in its own problem, and in its node's mark.
+    """
+    causes = [f"{', '.join(w.name for w in failed)} failed"] if failed else []
     out = [node.name for node in fleet.list_nodes(accelerator) if fleet.is_out(node.name)]
     if out:
         causes.append(f"quarantined: {', '.join(sorted(out))}")

@@ -134,7 +134,9 @@ class World:
     def restart_operator(self):
         """Forget everything that is not durable, as a new process does."""
         for key, remembered in self.memory.pools.items():
-            self.status[key.name] = record(remembered)
+            self.status[key.name] = record(remembered) | {
+                "variants": [{"quarantined": self.quarantined(key.name)}]
+            }
         self.memory = Memory()
 
     def snapshot(self):
@@ -163,6 +165,11 @@ class World:
     def chat(self):
         """Return the last plan of the pool named chat."""
         return self.plan.pools[PoolKey("default", "chat")]
+
+    def quarantined(self, pool="chat"):
+        """Return the pods that get no traffic by the last plan."""
+        planned = self.plan.pools[PoolKey("default", pool)]
+        return [name for v in planned.variants for name in v.quarantined]
 
     def told(self, action):
         """Return the reasons of all decisions of one kind, oldest first."""

@@ -1,0 +1,150 @@
+"""What speaks against workers and nodes, how much it weighs, and what comes of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from sluice.model.memory import WorkerState
+from sluice.model.snapshot import Distribution, WorkerSignals
+
+from .world import BOUNDS, World, one_bucket
+
+
+@pytest.fixture
+def world():
+    world = World()
+    world.rate["chat"] = 4.0
+    world.run(80)
+    return world
+
+
+def states(world, node):
+    return {
+        world.memory.workers[w.uid].state
+        for w in world.workers.values()
+        if w.node == node and w.uid in world.memory.workers
+    }
+
+
+def give(world, node, **seen):
+    """Let all workers of a node be seen otherwise, for one more pass."""
+    for uid, worker in world.workers.items():
+        if worker.node == node:
+            world.workers[uid] = replace(worker, **seen)
+
+
+def test_a_wrong_answer_fails_the_worker_and_latches_its_node_at_once(world):
+    world.wrong = {"maia-0"}
+    world.step()
+    assert states(world, "maia-0") == {WorkerState.FAILED}
+    assert world.marks["maia-0"].state == "Latched"
+    assert "prompt 1: expected 4 17, got 4 99" in world.marks["maia-0"].reason
+    assert world.told("CapacityLost")
+
+
+def test_a_false_condition_of_a_node_that_lives_takes_it_out_with_its_workers(world):
+    world.broken = {"maia-0"}
+    world.step()
+    assert "XID79: device 0 fell off the bus" in world.marks["maia-0"].reason
+    assert states(world, "maia-0") == {WorkerState.FAILED}
+
+
+def test_a_condition_of_a_node_whose_lease_is_old_says_nothing(world):
+    world.broken = {"maia-0"}
+    world.leases["maia-0"] = world.now - 100
+    world.dead = {"maia-0"}
+    world.step()
+    assert "XID79" not in world.marks.get("maia-0", "").__repr__()
+
+
+def test_conditions_that_flap_every_pass_take_a_node_out_once_and_keep_it_out(world):
+    for _ in range(120):
+        world.broken = set() if world.broken else {"maia-0"}
+        world.step()
+    assert world.marks["maia-0"].state == "Failed"
+    assert len(world.marks["maia-0"].outs) == 1
+
+
+def test_requests_that_fail_outweigh_a_health_endpoint_that_is_content(world):
+    # The world's workers answer every liveness probe here.
+    give(world, "maia-0", gateway_failures=3)
+    world.step()
+    assert states(world, "maia-0") == {WorkerState.SUSPECT}
+    assert not world.marks
+    give(world, "maia-0", gateway_failures=6)
+    world.step()
+    assert states(world, "maia-0") == {WorkerState.FAILED}
+    assert "6 requests in a row failed at the gateway" in world.marks["maia-0"].reason
+
+
+def test_a_worker_slower_than_its_siblings_is_suspect_and_never_failed_for_that(world):
+    slow = WorkerSignals(
+        30.0,
+        20,
+        0,
+        0,
+        Distribution(BOUNDS, one_bucket(0, 20)),
+        Distribution(BOUNDS, one_bucket(4, 20)),
+    )
+    uid = next(uid for uid, w in world.workers.items() if w.node == "maia-0")
+    measure = world._measure
+    world._measure = lambda worker: slow if worker.uid == uid else measure(worker)
+    for _ in range(60):
+        world.step()
+        assert world.memory.workers[uid].state is WorkerState.SUSPECT
+    assert "2 s a token, its siblings 0.1 s" in world.memory.workers[uid].reason
+    assert not world.marks
+
+
+def test_a_hand_takes_a_node_out_and_only_a_release_brings_it_back(world):
+    world.banned = {"maia-0": "new firmware"}
+    world.step()
+    assert world.marks["maia-0"].state == "Latched"
+    assert world.marks["maia-0"].reason.startswith("taken out by hand: new firmware")
+    assert states(world, "maia-0") == {WorkerState.FAILED}
+    world.run(300)
+    world.banned = {}
+    world.run(300)
+    assert world.marks["maia-0"].state == "Latched"
+    world.release = {"maia-0"}
+    world.run(40)
+    assert "maia-0" not in world.marks
+    assert not (world.returned["maia-0"].outs if "maia-0" in world.returned else ())
+
+
+def test_a_hand_also_takes_out_what_our_own_sight_cannot_judge(world):
+    world.observer_ok = False
+    world.banned = {"maia-0": "new firmware"}
+    world.step()
+    assert "maia-0" in world.marks
+    assert not world.chat().deletes
+
+
+def test_a_worker_that_failed_before_the_operator_started_gets_no_traffic_after(world):
+    world.wrong = {"maia-0", "maia-1"}
+    world.run(4)
+    kept = set(world.quarantined())
+    assert kept
+    world.restart_operator()
+    world.step()
+    live = {w.name for w in world.workers.values() if not w.terminating}
+    assert kept & live
+    assert kept & live <= set(world.quarantined())
+
+
+def test_after_a_storm_no_further_worker_is_deleted_until_it_has_cooled_down(world):
+    world.dead = {"maia-0", "maia-1"}
+    world.run(8)
+    world.dead = {"maia-1"}
+    held = [p.message for p in world.chat().problems if p.finding == "BreakerOpen"]
+    assert "maxUnhealthy allows 1" in held[0]
+    began = world.now
+    on_maia_1 = [w for w in world.workers.values() if w.node == "maia-1"]
+    bound = {w.name for w in on_maia_1 if not w.terminating}
+    while not bound & {delete.name for delete in world.chat().deletes}:
+        assert not [name for name in bound if world.workers[name].terminating]
+        world.step()
+        assert world.now - began < 300
+    # maia-0 had to prove itself, and the storm to cool down, before maia-1 was touched.
+    assert "maia-0" not in world.marks
+    assert world.now - began >= 60

@@ -1,0 +1,175 @@
+"""A node that was out proves itself before it returns; what it says of itself is no proof."""
+
+import pytest
+
+from sluice.decide.limits import PROOF_PATIENCE
+from sluice.model.snapshot import NodeMark
+
+from .world import World, pool_spec
+
+RETURN_AFTER = 20.0
+
+
+@pytest.fixture
+def world():
+    world = World()
+    world.rate["chat"] = 4.0
+    world.run(80)
+    return world
+
+
+def fail(world, node="maia-0"):
+    """Let a node die and heal; its devices come back as they are."""
+    world.dead = {node}
+    world.run(12)
+    assert world.marks[node].state == "Failed"
+    world.dead = set()
+
+
+def state(world, node="maia-0"):
+    mark = world.marks.get(node) or world.returned.get(node)
+    return mark.state if mark else "Healthy"
+
+
+def test_a_node_goes_through_probation_and_a_ramp_and_is_healthy_in_the_end(world):
+    fail(world)
+    seen = []
+    for _ in range(60):
+        world.step()
+        if not seen or state(world) != seen[-1]:
+            seen.append(state(world))
+    assert seen == ["Failed", "Probation", "Ramp", "Healthy"]
+    assert world.told("NodeProbation")[0].startswith(
+        "maia-0 Failed → Probation: looked good for 20"
+    )
+    assert "3 rounds of known answers right on" in world.told("NodeReturned")[0]
+
+
+def test_the_probation_pod_takes_every_free_device_and_goes_when_it_is_over(world):
+    fail(world)
+    while "maia-0" in world.marks:
+        world.step()
+        slots = {name: len(p.slots) for name, p in world.probations.items() if not p.terminating}
+        assert slots in ({}, {"sluice-probe-maia-0": 2})
+        if slots:
+            assert state(world) == "Probation"
+    world.run(6)
+    assert not world.probations
+
+
+def test_a_worker_that_still_runs_there_is_asked_through_its_own_slot(world):
+    # The breaker holds the second node back, so its workers stay.
+    world.dead = {"maia-0", "maia-1"}
+    world.run(12)
+    world.dead = set()
+    bound = [w.name for w in world.workers.values() if w.node == "maia-1" and not w.terminating]
+    assert bound
+    world.run(60)
+    assert state(world, "maia-1") in ("Ramp", "Healthy")
+    told = [one for one in world.told("NodeReturned") if one.startswith("maia-1")]
+    assert all(name in told[0] for name in bound)
+
+
+def test_wrong_answers_in_probation_latch(world):
+    fail(world)
+    world.wrong = {"maia-0"}
+    world.run(60)
+    assert state(world) == "Latched"
+    assert "gave a wrong answer in probation" in world.marks["maia-0"].reason
+    assert "sluice node release maia-0" in world.marks["maia-0"].reason
+    world.wrong = set()
+    world.run(400)
+    assert state(world) == "Latched"
+    assert not world.probations
+
+
+def test_devices_that_do_not_answer_are_no_proof_and_the_window_begins_anew(world):
+    fail(world)
+    world.startup = 1e9
+    world.run(RETURN_AFTER + PROOF_PATIENCE + 60)
+    assert "maia-0" in world.marks
+    failed = [one for one in world.told("NodeFailed") if "Probation → Failed" in one]
+    assert "no proof within" in failed[0]
+    assert "is starting" in failed[0]
+    world.startup = 4.0
+    world.run(60)
+    assert "maia-0" not in world.marks
+
+
+def test_what_goes_bad_in_probation_is_out_again_and_counts_no_flap(world):
+    fail(world)
+    while state(world) != "Probation":
+        world.step()
+    world.broken = {"maia-0"}
+    world.run(4)
+    assert state(world) == "Failed"
+    assert "went bad in probation: AcceleratorHealthy is False" in world.marks["maia-0"].reason
+    assert len(world.marks["maia-0"].outs) == 1
+    world.broken = set()
+    world.run(60)
+    assert "maia-0" not in world.marks
+
+
+def test_without_known_answers_staying_alive_is_all_the_proof_and_says_so(world):
+    world.unasked = "probes.json is of another model"
+    world.run(10)
+    (problem,) = (
+        p
+        for p in world.chat().problems
+        if p.finding == "KnownAnswersMissing" and "maia" in p.message
+    )
+    assert "probes.json is of another model" in problem.message
+    fail(world)
+    world.run(60)
+    assert "maia-0" not in world.marks
+    assert "has no known answers" in world.told("NodeReturned")[0]
+
+
+def test_a_node_of_a_class_that_no_pool_uses_waits_for_one(world):
+    fail(world)
+    world.specs["chat"] = pool_spec(variants=[{"acceleratorClass": "gpu", "min": 1, "max": 4}])
+    world.run(200)
+    assert "maia-0" in world.marks
+    world.specs["chat"] = pool_spec()
+    world.run(200)
+    assert "maia-0" not in world.marks
+
+
+@pytest.mark.parametrize("moment", ["Failed", "Probation", "Ramp"])
+def test_an_operator_that_restarts_releases_nothing_and_repeats_nothing(world, moment):
+    fail(world)
+    while state(world) != moment:
+        world.step()
+    mark = world.marks.get("maia-0") or world.returned["maia-0"]
+    world.restart_operator()
+    world.step()
+    assert state(world) == moment
+    assert (world.marks.get("maia-0") or world.returned["maia-0"]) == mark
+    world.run(120)
+    assert state(world) == "Healthy"
+    assert world.returned["maia-0"].outs == mark.outs
+    assert not world.probations
+
+
+def test_a_node_that_is_deleted_in_probation_takes_its_pod_along_and_has_proven_nothing(world):
+    fail(world)
+    while not world.probations:
+        world.step()
+    kind = world.nodes.pop("maia-0")
+    world.marks.clear()
+    world.run(6)
+    assert not world.probations
+    world.nodes = {"maia-0": kind, **world.nodes}
+    world.run(4)
+    assert state(world) in ("Failed", "Probation")
+    world.run(80)
+    assert "maia-0" not in world.marks
+
+
+@pytest.mark.parametrize("nonsense", ["Ramp", "Healthy"])
+def test_a_mark_that_a_hand_has_edited_does_not_let_a_tainted_node_back(world, nonsense):
+    fail(world)
+    world.marks["maia-0"] = NodeMark(nonsense, world.now, "edited by hand")
+    world.restart_operator()
+    world.run(4)
+    assert state(world) == "Failed"
