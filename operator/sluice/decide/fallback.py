@@ -86,19 +86,21 @@ def describe_fallback(pool: Pool, views: Sequence[VariantView], shares: Mapping[
     return "; ".join(parts)
 
 
-def find_shortfall(offers: Sequence[Offer], required: float, left: float) -> tuple[Problem, ...]:
+def find_shortfall(
+    offers: Sequence[Offer], fills: Mapping[str, Fill], demanded: float
+) -> tuple[Problem, ...]:
     """Say what is missing when the others cannot take all that was lost.
 
-    Workers that have just come back take more than their ramp allows before anything is refused.
+    Args:
+        offers: the variants in the order of the spec.
+        fills: the workers that each is to have, losses covered.
+        demanded: requests/s that really come, headroom included.
     """
     if not any(offer.is_reduced for offer in offers):
         return ()
-    left -= sum(
-        max(0.0, offer.returning * (offer.capacity or 0.0) - offer.ramp_limit)
-        for offer in offers
-        if offer.ramp_share > 0
-    )
-    if left <= EPSILON:
+    carried = sum(_carry_in_need(offer, fills[offer.accelerator_class]) for offer in offers)
+    short = demanded - carried
+    if short <= EPSILON:
         return ()
     full = ", ".join(
         f"{offer.accelerator_class} {'serves' if offer.is_reduced else 'has at most'}"
@@ -106,8 +108,18 @@ def find_shortfall(offers: Sequence[Offer], required: float, left: float) -> tup
         for offer in offers
     )
     text = (
-        f"{left:.2f}/s of {required:.2f}/s required find no worker while capacity is lost ({full};"
-        " devices, quota and spec.max bound it): what is served goes by spec.priority, the rest is"
-        " refused with 429"
+        f"{short:.2f}/s of {demanded:.2f}/s (headroom included) find no worker while capacity is"
+        f" lost ({full}; devices, quota and spec.max bound it): pools are served by spec.priority,"
+        " the rest is refused with 429"
     )
     return (Problem(Finding.CAPACITY_SHORT, text),)
+
+
+def _carry_in_need(offer: Offer, fill: Fill) -> float:
+    """Return what a variant carries; workers that came back take more than their step in need."""
+    workers = min(fill.workers, offer.maximum)
+    if offer.impaired:
+        workers = min(workers, offer.serving)
+    if offer.ramp_share > 0:
+        return workers * (offer.capacity or 0.0)
+    return offer.carry(workers)

@@ -54,7 +54,8 @@ def plan_pool(
     counts = _choose_counts(pool, memory, offers, required, demand, scene)
     for name, wanted in counts.wanted.items():
         inventory.take(pool, name, wanted)
-    shares = _choose_shares(memory, offers, required, rolls)
+    demanded = _add_headroom(pool, demand)
+    shares = _choose_shares(memory, offers, required, demanded, rolls)
     deletes, breaker = choose_deletes(fleet, pool, views)
     decisions = (
         *tell_nodes(fleet, pool),
@@ -221,7 +222,12 @@ def _make_offers(
 def _require(pool: Pool, offers: Sequence[Offer], demand: Demand) -> float:
     """Return the requests/s to carry: demand with headroom, at least what the minima carry."""
     floor = sum(offer.minimum * (offer.capacity or 0.0) for offer in offers)
-    return max(demand.rate * (1 + pool.spec.autoscaling.headroom), floor)
+    return max(_add_headroom(pool, demand), floor)
+
+
+def _add_headroom(pool: Pool, demand: Demand) -> float:
+    """Return the requests/s that come, with the headroom that the pool wants."""
+    return demand.rate * (1 + pool.spec.autoscaling.headroom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +261,7 @@ def _choose_counts(
     demand: Demand,
     scene: _Scene,
 ) -> _Counts:
-    fills, short = cover_losses(*allocate_workers(required, offers), offers=offers)
+    fills, _ = cover_losses(*allocate_workers(required, offers), offers=offers)
     lower, _ = cover_losses(
         *allocate_workers(max(required, demand.rate / limits.DOWN_UTILISATION), offers),
         offers=offers,
@@ -282,7 +288,8 @@ def _choose_counts(
             before = replace(before, step=Step(direction, scene.at))
         wanted[view.name] = count
         variants[view.name] = replace(before, wanted=count)
-    return _Counts(wanted, variants, tuple(decisions), find_shortfall(offers, required, short))
+    short = find_shortfall(offers, fills, _add_headroom(pool, demand))
+    return _Counts(wanted, variants, tuple(decisions), short)
 
 
 def _guard(
@@ -318,6 +325,7 @@ def _choose_shares(
     memory: PoolMemory,
     offers: Sequence[Offer],
     required: float,
+    demanded: float,
     rolls: Mapping[str, Roll],
 ) -> Mapping[str, int]:
     """Return the shares; a variant that rolls without a surge counts with one worker less."""
@@ -326,7 +334,7 @@ def _choose_shares(
         roll = rolls[offer.accelerator_class]
         less = 1 if roll.active and not roll.paused and not roll.surge and offer.serving > 1 else 0
         serving.append(replace(offer, serving=offer.serving - less))
-    wanted = share_traffic(required, split_returning(serving))
+    wanted = share_traffic(required, split_returning(serving), demanded)
     return hold_shares(wanted, memory.shares, _describe_groups(offers), memory.shares_for)
 
 

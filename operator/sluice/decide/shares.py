@@ -37,11 +37,19 @@ def split_returning(offers: Sequence[Offer]) -> list[Offer]:
     return groups
 
 
-def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
+def share_traffic(
+    required: float, offers: Sequence[Offer], demanded: float = 0.0
+) -> dict[str, int]:
     """Return whole percents by class name that add up to 100 (all 0 when nothing serves).
 
     The variants are filled in order up to what they carry and to their largest share; what nobody
     carries is spread by capacity. The keys are those of the offers: classes, or groups of them.
+
+    Args:
+        required: requests/s to spread, at least what the minima carry.
+        offers: the variants in the order of the spec, or their groups.
+        demanded: requests/s that really come, headroom included; more than the others carry of it
+            goes to returning workers, past their step.
     """
     able = {
         offer.accelerator_class: offer.serving * (offer.capacity or 1.0)
@@ -62,13 +70,16 @@ def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
         room = required if unknown else able[name]
         taken[name] = min(left, room, offer.max_share * required)
         left -= taken[name]
+    # A ramp holds traffic back only while others can carry it: in need, what has proven itself
+    # takes what it can before the others take more than they can.
+    need = demanded - sum(able[o.accelerator_class] for o in offers if _is_settled(o, able))
     for offer in offers:
-        # A ramp holds traffic back only while others can carry it: in need, what has proven itself
-        # takes what it can before the others take more than they can.
-        if offer.returning and offer.ramp_share > 0 and left > EPSILON:
-            extra = min(left, able[offer.accelerator_class] - taken[offer.accelerator_class])
-            taken[offer.accelerator_class] += extra
+        name = offer.accelerator_class
+        if name in able and offer.returning and offer.ramp_share > 0:
+            extra = max(0.0, min(left, able[name] - taken[name], need - taken[name]))
+            taken[name] += extra
             left -= extra
+            need -= taken[name]
     if left > EPSILON:
         _spread(left, taken, able, {o.accelerator_class: _ceiling(o, required) for o in offers})
     parts = {name: value / required for name, value in taken.items()}
@@ -78,6 +89,10 @@ def share_traffic(required: float, offers: Sequence[Offer]) -> dict[str, int]:
             offers, _round([parts.get(o.accelerator_class, 0.0) for o in offers]), strict=True
         )
     }
+
+
+def _is_settled(offer: Offer, able: Mapping[str, float]) -> bool:
+    return offer.accelerator_class in able and not offer.returning
 
 
 def _ceiling(offer: Offer, required: float) -> float:

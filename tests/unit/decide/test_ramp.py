@@ -85,7 +85,9 @@ def test_returning_workers_get_no_more_than_their_step_while_others_can_carry_th
     while ramp(world) is not None:
         seen.add((ramp(world).step, ramp(world).share))
         world.step()
-    assert seen == {(1, 10), (2, 50)}
+    assert (1, 10) in seen
+    assert {step for step, _ in seen} == {1, 2}
+    assert all(10 < share <= 50 for step, share in seen if step == 2)
 
 
 def test_in_need_what_has_proven_itself_takes_more_than_its_step(world):
@@ -167,7 +169,7 @@ class OnlySlo:
         (
             measured(ttft=6),
             measured(),
-            "p95 TTFT 8 s against the SLO's 2 s, the other workers' 0.1",
+            "p95 TTFT 8 s against the SLO's 2 s, the others' 0.1",
         ),
         (measured(ttft=6), measured(ttft=6), ""),
         (measured(tpot=3), None, "p95 time per token 1 s against the SLO's 0.2 s"),
