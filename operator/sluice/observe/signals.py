@@ -160,12 +160,13 @@ def merge_reports(reports: Iterable[GatewayReport], at: float, *, complete: bool
         for text, pool in report.pools.items():
             for uid, worker in pool.workers.items():
                 failures[uid] = max(failures.get(uid, 0), worker.consecutive_failures)
-                seen = _convert_worker(report, worker)
-                workers[uid] = workers[uid].plus(seen) if uid in workers else seen
             try:
                 key = PoolKey.parse(text)
             except ValueError:
                 continue
+            for uid, worker in pool.workers.items():
+                seen = _convert_worker(report, worker)
+                workers[uid] = workers[uid].plus(seen) if uid in workers else seen
             one = _convert(report, pool, at)
             pools[key] = _add(pools[key], one) if key in pools else one
     return Signals(pools if complete else {}, failures, complete, workers)

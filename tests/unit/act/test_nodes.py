@@ -78,3 +78,34 @@ def test_a_release_by_hand_uses_up_its_annotation():
     after = apply(live, plan_patch(live, ReleaseNode("gpu-0", "released by hand")))
     assert after["metadata"]["annotations"] == {}
     assert after["spec"]["taints"] == []
+
+
+def read_mark(live):
+    return json.loads(live["metadata"]["annotations"]["sluice.dev/health"])
+
+
+def test_a_node_goes_through_its_marks_and_none_is_left():
+    live = apply(node(), plan_patch(node(), QuarantineNode("gpu-0", 1.0, "dead", "Failed", (1.0,))))
+    live = apply(
+        live, plan_patch(live, QuarantineNode("gpu-0", 1.0, "looked good", "Probation", (1.0,)))
+    )
+    assert read_mark(live)["state"] == "Probation"
+    assert live["spec"]["taints"] == [OURS]
+    live = apply(live, plan_patch(live, ReleaseNode("gpu-0", "proven", 9.0, (1.0,), "Ramp")))
+    assert read_mark(live) == {"state": "Ramp", "since": 9.0, "reason": "proven", "outs": [1.0]}
+    assert live["spec"]["taints"] == []
+    live = apply(live, plan_patch(live, ReleaseNode("gpu-0", "climbed", 20.0, (1.0,))))
+    assert read_mark(live)["state"] == "Healthy"
+    live = apply(live, plan_patch(live, ReleaseNode("gpu-0", "forgotten", 4000.0)))
+    assert live["metadata"]["annotations"] == {}
+
+
+def test_a_ramp_is_marked_also_where_no_flap_is_remembered():
+    live = apply(node([OURS]), plan_patch(node([OURS]), ReleaseNode("gpu-0", "r", 9.0, (), "Ramp")))
+    assert read_mark(live) == {"state": "Ramp", "since": 9.0, "reason": "r"}
+
+
+def test_a_release_by_hand_is_used_up_by_the_mark_it_leads_to():
+    live = node([OURS], {"sluice.dev/release": "yes"})
+    live = apply(live, plan_patch(live, QuarantineNode("gpu-0", 1.0, "released", "Probation")))
+    assert set(live["metadata"]["annotations"]) == {"sluice.dev/health"}

@@ -100,3 +100,15 @@ async def test_a_probe_that_ended_by_a_mistake_is_begun_again(prober, worker, mo
     await asyncio.sleep(0)
     prober.set_targets([target])
     await until(lambda: find(prober))
+
+
+async def test_a_miss_says_what_it_was_in_the_worker_s_own_words(worker, prober):
+    worker.status = 503
+    prober.set_targets([Target("u", worker.url, 0.01, 5.0)])
+    await until(lambda: prober.results().get("u") and prober.results()["u"].misses > 1)
+    assert prober.results()["u"].why.startswith("503: ")
+    worker.status, worker.uid = 200, "another"
+    await until(lambda: "another" in prober.results()["u"].why)
+    worker.uid = None
+    await until(lambda: prober.results()["u"].misses == 0)
+    assert prober.results()["u"].why == ""

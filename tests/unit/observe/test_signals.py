@@ -9,7 +9,7 @@ from sluice.observe.signals import GatewayReport, merge_reports
 KEY = PoolKey("default", "chat")
 
 
-def report(*, arrived=10, failures=0, seconds=30.0, bounds=(1.0, 2.0), version=1):
+def report(*, arrived=10, failures=0, seconds=30.0, bounds=(1.0, 2.0), version=1, worker=None):
     variant = {
         "sent": arrived,
         "finished": arrived,
@@ -19,7 +19,9 @@ def report(*, arrived=10, failures=0, seconds=30.0, bounds=(1.0, 2.0), version=1
         "ttft": [arrived, 0, 0],
         "tpot": [arrived, 0, 0],
     }
-    worker = {"consecutiveFailures": failures, "pod": "chat-maia-1", "variant": "maia"}
+    worker = {"consecutiveFailures": failures, "pod": "chat-maia-1", "variant": "maia"} | (
+        worker or {}
+    )
     pool = {
         "arrived": arrived,
         "finished": arrived,
@@ -81,3 +83,18 @@ def test_incomplete_signals_are_missing_but_failures_still_speak():
 def test_histograms_of_other_bounds_are_not_mixed():
     merged = merge_reports([report(), report(arrived=40, bounds=(3.0, 4.0))], 7.0, complete=True)
     assert merged.pools[KEY].variants["maia"].ttft.counts == (40, 0, 0)
+
+
+def test_what_was_measured_of_a_worker_adds_up_over_the_gateways():
+    reports = [
+        report(worker={"finished": 3, "errors": 1, "ttft": [3, 0, 0], "tpot": [3, 0, 0]}),
+        report(worker={"finished": 2, "timeouts": 4}),
+    ]
+    seen = merge_reports(reports, 9.0, complete=True).workers["w1"]
+    assert (seen.finished, seen.errors, seen.timeouts) == (5, 1, 4)
+    assert seen.ttft.counts == (3, 0, 0)
+
+
+def test_a_worker_s_counts_that_do_not_fit_their_bounds_are_refused():
+    with pytest.raises(ValidationError, match="worker w1 has 0 counts of TTFT and 1 of TPOT"):
+        report(worker={"tpot": [1]})

@@ -3,7 +3,7 @@
 import pytest
 
 from sluice.model.keys import PoolKey
-from sluice.model.snapshot import NodeReady, Probe
+from sluice.model.snapshot import KnownAnswers, NodeCondition, NodeReady, Probe
 from sluice.observe.leases import LeaseBook
 from sluice.observe.signals import NOTHING
 from sluice.observe.snapshot import Sight, build_snapshot, read_mark
@@ -162,3 +162,83 @@ def test_a_mark_without_a_real_time_is_none(since):
     mark, said = read_mark(f'{{"state": "Failed", "since": {since}, "reason": "r"}}')
     assert mark is None
     assert "cannot be read" in said
+
+
+def probe_pod(name="sluice-probe-maia-0", namespace="sluice-system", **status):
+    return {
+        "metadata": {
+            "namespace": namespace,
+            "name": name,
+            "uid": f"uid-{namespace}",
+            "labels": {"sluice.dev/accelerator-class": "maia-200"},
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"nodeName": "maia-0", "containers": [{"name": "slot-0"}, {"name": "slot-1"}]},
+        "status": status,
+    }
+
+
+def test_a_probation_pod_names_its_node_and_what_each_slot_answered():
+    store = Store(lambda _: None)
+    store.put(
+        Kind.PROBATIONS, probe_pod(conditions=[{"type": "ContainersReady", "status": "True"}])
+    )
+    store.put(Kind.PROBATIONS, probe_pod(namespace="a-tenant"))
+    heard = KnownAnswers(right=2, at=49.0)
+    sight = Sight(
+        at=50.0,
+        probes={},
+        signals=NOTHING,
+        leases=LeaseBook(lambda: 50.0),
+        observer_ok=True,
+        gateways=1,
+        endpoint="",
+        worker_image="w:1",
+        answers={"uid-sluice-system/slot-1": heard},
+        namespace="sluice-system",
+    )
+    (found,) = build_snapshot(store, sight)[0].probations
+    assert (found.node, found.accelerator_class, found.ready) == ("maia-0", "maia-200", True)
+    assert found.slots == {"slot-0": None, "slot-1": heard}
+
+
+def test_a_probation_pod_that_has_ended_says_why():
+    ended = probe_pod(phase="Failed", reason="OutOfcpu", message="no cpu")
+    store = Store(lambda _: None)
+    store.put(Kind.PROBATIONS, ended)
+    sight = Sight(
+        at=50.0,
+        probes={},
+        signals=NOTHING,
+        leases=LeaseBook(lambda: 50.0),
+        observer_ok=True,
+        gateways=1,
+        endpoint="",
+        worker_image="w:1",
+        namespace="sluice-system",
+    )
+    (found,) = build_snapshot(store, sight)[0].probations
+    assert found.waiting == "Failed: OutOfcpu no cpu"
+
+
+def test_a_node_carries_the_conditions_that_its_class_names_and_the_hands_on_it():
+    item = {
+        "metadata": {
+            "name": "maia-0",
+            "uid": "n",
+            "labels": {"accelerator": "maia"},
+            "annotations": {"sluice.dev/quarantine": " new\n firmware " + "x" * 500},
+        },
+        "spec": {},
+        "status": {
+            "conditions": [
+                {"type": "AcceleratorHealthy", "status": "False", "reason": "XID79"},
+                {"type": "MemoryPressure", "status": "False"},
+            ]
+        },
+    }
+    snapshot, _ = take(classes=[CLASS], nodes=[item])
+    (node,) = snapshot.nodes
+    assert node.conditions == {"AcceleratorHealthy": NodeCondition("False", "XID79", "")}
+    assert node.banned.startswith("new firmware xxx")
+    assert len(node.banned) == 200

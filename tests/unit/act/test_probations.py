@@ -1,0 +1,48 @@
+"""Probation pods are made once, and deleted only if they are still the ones that were meant."""
+
+from sluice.act.probations import end_probation, start_probation
+from sluice.kube.errors import ConflictError, NotFoundError
+from sluice.model.plan import EndProbation
+
+END = EndProbation("maia-0", "sluice-probe-maia-0", "u1", "its node is Ramp")
+
+
+class FakeWriter:
+    """Holds at most one pod."""
+
+    def __init__(self, live=None):
+        self.live, self.deleted = live, []
+
+    async def create(self, resource, manifest):
+        if self.live is not None:
+            raise ConflictError(409, "AlreadyExists", "it is there")
+        self.live = manifest
+
+    async def read(self, resource, namespace, name):
+        if self.live is None:
+            raise NotFoundError(404, "NotFound", name)
+        return self.live
+
+    async def delete(self, resource, live):
+        self.deleted.append(live["metadata"]["uid"])
+
+
+def pod(uid, **meta):
+    return {"metadata": {"name": END.name, "uid": uid, **meta}}
+
+
+async def test_a_pod_that_is_there_already_is_not_made_again():
+    writer = FakeWriter()
+    assert await start_probation(writer, pod("u1"))
+    assert not await start_probation(writer, pod("u2"))
+    assert writer.live["metadata"]["uid"] == "u1"
+
+
+async def test_only_the_pod_that_was_meant_is_deleted_and_once():
+    for live in (None, pod("another"), pod("u1", deletionTimestamp="2026-01-01T00:00:00Z")):
+        writer = FakeWriter(live)
+        assert not await end_probation(writer, END, "sluice-system")
+        assert writer.deleted == []
+    writer = FakeWriter(pod("u1"))
+    assert await end_probation(writer, END, "sluice-system")
+    assert writer.deleted == ["u1"]
