@@ -30,7 +30,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     ),
     "gateway": LazyCommand("sluice.cli.gateway", "gateway", "Find the gateway of a cluster."),
     "demo": LazyCommand(
-        "sluice.cli.demo.command", "demo", "Show scaling, spill, failover and return."
+        "sluice.cli.demo.command",
+        "demo",
+        "Show scaling, failover, a gated return, and a silent corruption that is caught.",
     ),
     "model": LazyCommand("sluice.cli.model", "model", "Record known answers of a model."),
     "explain": LazyCommand(

@@ -17,7 +17,7 @@ from sluice.cli.demo.fleet import Fleet, read_view
 from sluice.cli.demo.load import Load, Outcome
 from sluice.cli.demo.prompts import Question, draw_requests, list_gaps, load_questions, load_trace
 from sluice.cli.demo.report import describe_run, find_last_request, format_report
-from sluice.cli.demo.story import Kill, Story
+from sluice.cli.demo.story import Corruption, Kill, Story
 from sluice.cli.demo.table import show_variants
 from sluice.cli.errors import CommandError, ExitCode, run_command
 from sluice.cli.main import sluice
@@ -108,14 +108,22 @@ def test_the_last_request_to_dead_workers_is_read_from_the_gateways_log(
     assert find_last_request(log, Kill("maia-0", 100.0, workers=("dead",))) == seen
 
 
-def make_run(**over: Any) -> dict[str, Any]:
+def make_run(*outcomes: Outcome, **over: Any) -> dict[str, Any]:
     """Return the document of a run, measured on nothing, with some values replaced."""
     fleet: Any = SimpleNamespace(overrun_share=lambda: 0.01)
     load = make_load(Client())
     load.outcomes.append(Outcome(1.0, QUESTION, 8, first=1.5, ended=2.0, text="1 2"))
+    for sent, ended in ((199.0, 201.0), (207.0, 211.0)):
+        load.outcomes.append(Outcome(sent, QUESTION, 8, ended=ended, text="9", wrong=True))
+    load.outcomes += outcomes
+    load.outcomes.append(Outcome(50.0, QUESTION, 8, ended=50.1, error="429", shed=True))
     story: Any = Story(fleet, load, lambda *_: None, lambda _: None)
     story.kills.append(Kill("maia-0", 100.0, detection_s=2.25, workers=("dead",)))
     story.spilled = story.fell_back = story.returned = True
+    story.steps += ["1/3", "2/3", "3/3"]
+    story.corruptions.append(
+        Corruption("maia-1", 200.0, 1e-2, ("odd",), caught_s=8.0, returned_s=40.0, cause="prompt 2")
+    )
     return describe_run(story, load, fleet, [], [log_line("dead", 100.5)]) | over
 
 
@@ -124,17 +132,36 @@ def test_the_document_has_what_scripts_rely_on() -> None:
     assert found["detection_s"] == [2.25]
     assert found["last_request_to_dead_node_s"] == [0.5]
     assert found["replacement_wanted_s"] == found["replacement_ready_s"] == [None]
-    assert (found["requests"], found["failed"], found["wrong_answers"]) == (1, 0, 0)
+    assert (found["requests"], found["failed"], found["wrong_answers"]) == (4, 1, 0)
+    assert (found["shed"], found["failed_before_first_token"]) == (1, 0)
+    assert found["wrong_answers_before_catch"] == 2
     assert found["fell_back"] is found["returned"] is True
     assert "emulated" in format_report(found)
     assert "not seen" in format_report(found)
+
+
+def test_wrong_answers_after_the_corruption_was_caught_are_counted_against_us() -> None:
+    late = Outcome(209.0, QUESTION, 8, ended=212.0, text="9", wrong=True)
+    assert make_run(late)["wrong_answers"] == 1
+    with pytest.raises(CommandError, match="1 answers were wrong"):
+        judge(make_run(late))
+
+
+@pytest.mark.parametrize("missing", ["caught_s", "returned_s"])
+def test_a_corruption_that_nobody_catches_or_heals_fails_the_run(missing: str) -> None:
+    run = make_run()
+    run["corruptions"][0][missing] = None
+    with pytest.raises(CommandError, match=r"corruption|repaired"):
+        judge(run)
 
 
 def test_a_good_run_passes() -> None:
     judge(make_run())
 
 
-@pytest.mark.parametrize("over", [{"fell_back": False}, {"returned": False}, {"wrong_answers": 1}])
+@pytest.mark.parametrize(
+    "over", [{"fell_back": False}, {"returned": False}, {"wrong_answers": 1}, {"ramp_steps": []}]
+)
 def test_a_failed_run_fails(over: dict[str, Any]) -> None:
     with pytest.raises(CommandError) as caught:
         judge(make_run(**over))

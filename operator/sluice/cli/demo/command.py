@@ -20,7 +20,7 @@ MANIFESTS = Path("manifests")
 )
 @click.option("--name", default="demo", show_default=True, help="Name of the cluster to start.")
 def demo(*, keep: bool, json_file: Path | None, name: str) -> None:
-    """Show scaling, spill, failover and return.
+    """Show scaling, failover, a gated return, and a silent corruption that is caught.
 
     Starts a cluster of its own, and removes it.
     """
@@ -82,11 +82,18 @@ def judge(found: dict[str, Any]) -> None:
             ("the pool did not return", not found["returned"]),
             (f"{found['wrong_answers']} answers were wrong", found["wrong_answers"] > 0),
             ("the pool did not spill", not found["spilled"]),
+            ("the node came back without a ramp", not found["ramp_steps"]),
+            ("the corruption was not caught", _lacks(found, "caught_s")),
+            ("the repaired node did not come back", _lacks(found, "returned_s")),
         )
         if bad
     ]
     if wrong:
         raise CommandError(f"The demo failed: {'; '.join(wrong)}.")
+
+
+def _lacks(found: dict[str, Any], key: str) -> bool:
+    return any(one[key] is None for one in found["corruptions"])
 
 
 def _suggest(name: str) -> str:
@@ -98,6 +105,8 @@ Everything is still running. Try:
   kubectl describe ipool chat
   kubectl explain ipool.spec.variants
   sluice explain chat
-  sluice node freeze maia-1 {flag}
+  sluice explain maia-0
+  sluice node break maia-1 --fault off-bus {flag}
+  sluice node heal maia-1 {flag}
   curl $(sluice gateway url {flag})/v1/models
   sluice cluster down {flag}"""

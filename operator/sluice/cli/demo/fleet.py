@@ -1,6 +1,7 @@
 """What the demo sees of the cluster: the pool's status, its workers, and their steps."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import aiohttp
 from sluice.kube.client import KubeClient
 from sluice.kube.errors import KubeError
 from sluice.kube.paths import NODES, PODS, POOLS
-from sluice.model.names import LABEL_NAME, LABEL_POOL, TAINT_QUARANTINE, WORKER
+from sluice.model.names import ANNOTATION_HEALTH, LABEL_NAME, LABEL_POOL, TAINT_QUARANTINE, WORKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Variant:
     wanted: int
     serving: int
     share: int
+    ramp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,10 @@ class View:
         """Return a variant's serving workers."""
         return self.variants[name].serving if name in self.variants else 0
 
+    def ramp(self, name: str) -> str:
+        """Return which step of its ramp a variant is at, as 2/5; "" without a ramp."""
+        return self.variants[name].ramp if name in self.variants else ""
+
     def wanted(self, name: str) -> int:
         """Return a variant's wanted workers."""
         return self.variants[name].wanted if name in self.variants else 0
@@ -62,6 +68,7 @@ class Fleet:
     view: View = EMPTY
     workers: dict[str, list[str]] = field(default_factory=dict)
     tainted: set[str] = field(default_factory=set)
+    marks: dict[str, tuple[str, str]] = field(default_factory=dict)
     steps: dict[str, tuple[float, float]] = field(default_factory=dict)
     _counting: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -71,11 +78,13 @@ class Fleet:
             found = await self.client.get(POOLS, self.namespace, self.pool)
             self.view = read_view(found.get("status", {}))
             await self._look_at_workers()
+            nodes = [node async for node in self.client.list_pages(NODES)]
             self.tainted = {
                 node["metadata"]["name"]
-                async for node in self.client.list_pages(NODES)
+                for node in nodes
                 if any(t.get("key") == TAINT_QUARANTINE for t in node["spec"].get("taints", ()))
             }
+            self.marks = {node["metadata"]["name"]: read_state(node) for node in nodes}
         except KubeError:
             return self.view
         return self.view
@@ -127,12 +136,26 @@ class Fleet:
         return sum(overrun for _, overrun in self.steps.values()) / total if total else 0.0
 
 
+def read_state(node: dict[str, Any]) -> tuple[str, str]:
+    """Return state and reason of a node's mark; Healthy where it bears none."""
+    text = node["metadata"].get("annotations", {}).get(ANNOTATION_HEALTH, "{}")
+    try:
+        mark = json.loads(text)
+        return str(mark.get("state", "Healthy")), str(mark.get("reason", ""))
+    except (ValueError, AttributeError):
+        return "Unreadable", text
+
+
 def read_view(status: dict[str, Any]) -> View:
     """Return the view that a status document gives."""
     return View(
         variants={
             v["acceleratorClass"]: Variant(
-                v["acceleratorClass"], v["wanted"], v["serving"], int(v["share"].rstrip("%"))
+                v["acceleratorClass"],
+                v["wanted"],
+                v["serving"],
+                int(v["share"].rstrip("%")),
+                v.get("ramp", {}).get("step", ""),
             )
             for v in status.get("variants", ())
         },

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from sluice.cli.demo.prompts import LONGEST_OUTPUT, Question, Request
@@ -31,6 +32,7 @@ class Outcome:
     accelerator: str = ""
     finish: str = ""
     error: str = ""
+    shed: bool = False
     wrong: bool = False
 
     @property
@@ -101,6 +103,7 @@ class Load:
                 await self._stream(outcome)
         except Exception as error:  # noqa: BLE001  # whatever the client raises, the request failed
             outcome.error = f"{type(error).__name__}: {error}"[:200]
+            outcome.shed = getattr(error, "status_code", None) == HTTPStatus.TOO_MANY_REQUESTS
         outcome.ended = time.time()
         reference = self.references.get(outcome.question.prompt)
         if reference is not None and not outcome.error:

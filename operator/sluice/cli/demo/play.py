@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sluice.cli.gateway import choose_address
 from sluice.devcluster.binaries.programs import Binaries
 from sluice.devcluster.cluster import Cluster
 from sluice.kube.client import KubeClient
+from sluice.model.names import ANNOTATION_RELEASE
 
 QUESTIONS = 24
 READY_SECONDS = 90.0
@@ -79,6 +81,11 @@ def find_gateway(cluster: Cluster, programs: Binaries) -> str:
     return f"{choose_address(json.loads(found)['items'])}/v1"
 
 
+def release_node(cluster: Cluster, programs: Binaries, node: str) -> None:
+    """Ask for a node's release, as `sluice node release` does."""
+    kubectl(cluster, programs, "annotate", "node", node, f"{ANNOTATION_RELEASE}=yes", "--overwrite")
+
+
 async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, Any]:
     """Play the whole story with what `install` has applied; return what was measured.
 
@@ -90,7 +97,8 @@ async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, 
         async with aiohttp.ClientSession() as session:
             fleet = Fleet(client, session, "default", "chat")
             load = _prepare_load(cluster, programs, models)
-            story = Story(fleet, load, cluster.act_on_node, _say)
+            release = partial(release_node, cluster, programs)
+            story = Story(fleet, load, cluster.act_on_node, _say, release)
             try:
                 calibration = await _calibrate(story, cluster, programs)
                 await _play_under_load(story)
@@ -135,6 +143,7 @@ async def _play_under_load(story: Story) -> None:
         await story.climb()
         await story.ease()
         await story.kill_and_return()
+        await story.corrupt_and_catch()
         _say("lowering the load")
         story.load.rate = LAST_RATE
         await asyncio.sleep(LAST_SECONDS)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sluice.cli.demo.fleet import Fleet
 from sluice.cli.demo.load import Load, Outcome
-from sluice.cli.demo.story import Kill, Story
+from sluice.cli.demo.story import Corruption, Kill, Story
 
 NOTICE = "emulated devices, Maia constants assumed: no hardware measurement"
 OVERRUN_LIMIT = 0.05
@@ -45,6 +45,7 @@ def describe_run(
     ended = [one for one in outcomes if one.ended is not None]
     ttfts = sorted(one.ttft for one in ended if one.ttft is not None)
     right = sum(one.text == one.question.answer for one in calibration)
+    caught = [one for one in ended if one.wrong and _is_before_catch(one, story.corruptions)]
     return {
         "notice": NOTICE,
         "kills": [kill.node for kill in story.kills],
@@ -55,8 +56,23 @@ def describe_run(
         "returned_s": [_round(kill.returned_s) for kill in story.kills],
         "requests": len(outcomes),
         "failed": sum(bool(one.error) for one in ended),
-        "failed_before_first_token": sum(bool(one.error) and not one.text for one in ended),
-        "wrong_answers": sum(one.wrong for one in ended),
+        "failed_before_first_token": sum(
+            bool(one.error) and not one.text and not one.shed for one in ended
+        ),
+        "shed": sum(one.shed for one in ended),
+        "wrong_answers": sum(one.wrong for one in ended) - len(caught),
+        "corruptions": [
+            {
+                "node": one.node,
+                "rate": one.rate,
+                "caught_s": _round(one.caught_s),
+                "returned_s": _round(one.returned_s),
+                "cause": one.cause,
+            }
+            for one in story.corruptions
+        ],
+        "wrong_answers_before_catch": len(caught),
+        "ramp_steps": story.steps,
         "unfinished": len(outcomes) - len(ended),
         "by_class": {
             name: sum(one.accelerator == name for one in ended)
@@ -72,6 +88,18 @@ def describe_run(
         "returned": story.returned,
         "errors": sorted({one.error for one in ended if one.error})[:5],
     }
+
+
+def _is_before_catch(outcome: Outcome, corruptions: Sequence[Corruption]) -> bool:
+    """Tell whether an answer may have come from a device that computed wrongly, not caught yet.
+
+    A stream that began before the catch may end after it.
+    """
+    return any(
+        (outcome.ended or 0.0) >= one.at
+        and (one.caught_s is None or outcome.sent <= one.at + one.caught_s)
+        for one in corruptions
+    )
 
 
 def _round(value: float | None) -> float | None:
@@ -97,13 +125,19 @@ def format_report(found: dict[str, Any]) -> str:
                 ("back on Maia after", "returned_s"),
             )
         ]
+    for one in found["corruptions"]:
+        lines.append(f"  {one['node']} computed one value in {1 / one['rate']:.0f} wrongly")
+        lines.append(f"    {'caught by known answers after':36}{_seconds(one['caught_s'])}")
+        lines.append(f"    {'proven again and back after':36}{_seconds(one['returned_s'])}")
     share = 100 * found["overrun_share"]
     accuracy = 100 * (found["model_accuracy"] or 0)
     early = found["failed_before_first_token"]
-    cut = found["failed"] - early
+    cut = found["failed"] - early - found["shed"]
     text = f"""\
-  requests {found["requests"]}; wrong answers {found["wrong_answers"]}
-  failed before their first token {early}; streams cut by the kill {cut}
+  requests {found["requests"]}; wrong answers {found["wrong_answers"]}, and \
+{found["wrong_answers_before_catch"]} until the corruption was caught
+  failed before their first token {early}; shed with 429 {found["shed"]}; streams cut {cut}
+  the share of the workers that came back climbed by {", ".join(found["ramp_steps"])}
   by class {found["by_class"]}
   TTFT p50 {found["ttft_p50_s"]} s, p95 {found["ttft_p95_s"]} s
   the compact model itself answers {accuracy:.0f} % of these questions right

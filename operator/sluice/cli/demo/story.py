@@ -1,9 +1,13 @@
-"""The story: load until the pool spills, kill a Maia node, watch fallback and return."""
+"""The story: load until the pool spills, kill a Maia node, watch fallback and the gated return.
+
+Then a device of a Maia node begins to compute wrongly: known answers must catch it.
+"""
 
 import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from sluice.cli.demo.fleet import Fleet, View
 from sluice.cli.demo.load import Load
@@ -13,6 +17,8 @@ SPARE = "h100"
 HIGHEST_RATE = 8.0
 AFTER_SPILL = 0.65
 LOOK_EVERY = 0.5
+RETURN_SECONDS = 240.0
+CATCH_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -32,14 +38,47 @@ class Kill:
 
 
 @dataclass(slots=True)
+class Corruption:
+    """What was seen of a device that computed wrongly; seconds since then, None for not seen.
+
+    Attributes:
+        workers: pods on the node; what they answered wrong before the catch is the fault's doing.
+        cause: what the node's mark says.
+    """
+
+    node: str
+    at: float
+    rate: float
+    workers: tuple[str, ...] = ()
+    caught_s: float | None = None
+    returned_s: float | None = None
+    cause: str = ""
+
+
+class Act(Protocol):
+    """Does something to a node."""
+
+    def __call__(self, node: str, action: str, **options: Any) -> object:
+        """Kill, freeze, stop, start, break or heal it."""
+
+
+@dataclass(slots=True)
 class Story:
-    """Plays the phases; `act` does something to a node, `say` tells which phase it is."""
+    """Plays the phases; `act` does something to a node, `say` tells which phase it is.
+
+    Attributes:
+        release: asks for a node's release from quarantine, as a person would.
+        steps: steps of the ramp that were seen, in order.
+    """
 
     fleet: Fleet
     load: Load
-    act: Callable[[str, str], object]
+    act: Act
     say: Callable[[str], None]
+    release: Callable[[str], object] = lambda _: None
     kills: list[Kill] = field(default_factory=list)
+    corruptions: list[Corruption] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
     spilled: bool = False
     fell_back: bool = False
     returned: bool = False
@@ -48,7 +87,11 @@ class Story:
         """Look until something holds; False when it did not in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if holds(await self.fleet.look()):
+            view = await self.fleet.look()
+            step = view.ramp(PREFERRED)
+            if step and step not in self.steps[-1:]:
+                self.steps.append(step)
+            if holds(view):
                 return True
             await asyncio.sleep(LOOK_EVERY)
         return False
@@ -75,10 +118,7 @@ class Story:
     async def kill_and_return(self, harm: str = "kill") -> Kill:
         """Kill or freeze the preferred node with most workers, see what happens, heal it."""
         view = await self.fleet.look()
-        node = max(
-            (name for name in self.fleet.workers if name.startswith("maia-")),
-            key=lambda name: len(self.fleet.workers[name]),
-        )
+        node = self._choose_node()
         kill = Kill(
             node,
             time.time(),
@@ -96,16 +136,53 @@ class Story:
         self.say(f"healing {node}")
         self.act(node, "start")
         self.returned = await self.until(
-            lambda v: (
-                v.conditions.get("FallbackActive") == "False"
-                and node not in self.fleet.tainted
-                and v.share(PREFERRED) >= share_before - 15
-            ),
-            150.0,
+            lambda v: self._is_back(v, node) and v.share(PREFERRED) >= share_before - 15,
+            RETURN_SECONDS,
         )
         if self.returned:
             kill.returned_s = time.time() - kill.at
         return kill
+
+    async def corrupt_and_catch(self, rate: float = 1e-2) -> Corruption:
+        """Let a device of the preferred class compute wrongly until known answers catch it.
+
+        Then it is repaired and released by hand, has to prove itself, and comes back.
+        """
+        await self.fleet.look()
+        node = self._choose_node()
+        seen = Corruption(node, time.time(), rate, tuple(self.fleet.workers[node]))
+        self.corruptions.append(seen)
+        self.say(
+            f"silent corruption: one value in {1 / rate:.0f} is wrong on {node}, all else well"
+        )
+        self.act(node, "break", fault="corruption", device="all", rate=rate)
+        seen.at = time.time()
+        latched = await self.until(lambda _: self.fleet.marks[node][0] == "Latched", CATCH_SECONDS)
+        if latched:
+            seen.caught_s, seen.cause = time.time() - seen.at, self.fleet.marks[node][1]
+            self.say(f"caught after {seen.caught_s:.1f} s: {seen.cause}")
+        self.act(node, "heal")
+        self.say(f"{node} is repaired, and released by hand: it has to prove itself first")
+        self.release(node)
+        if await self.until(lambda view: self._is_back(view, node), RETURN_SECONDS):
+            seen.returned_s = time.time() - seen.at
+        return seen
+
+    def _is_back(self, view: View, node: str) -> bool:
+        """Tell whether a node has come back all the way, and nothing falls back any more."""
+        return (
+            view.conditions.get("FallbackActive") == "False"
+            and node not in self.fleet.tainted
+            and self.fleet.marks.get(node, ("", ""))[0] == "Healthy"
+            and not view.ramp(PREFERRED)
+        )
+
+    def _choose_node(self) -> str:
+        """Return the node of the preferred class with most workers."""
+        return max(
+            (name for name in self.fleet.workers if name.startswith("maia-")),
+            key=lambda name: len(self.fleet.workers[name]),
+        )
 
     def _count_spares(self) -> int:
         """Return how many workers are bound to nodes of the spare class."""
