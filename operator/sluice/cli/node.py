@@ -1,6 +1,7 @@
 """`sluice node`: does to an emulated node what may happen to a real one; takes any out and back."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -51,21 +52,13 @@ def start(**options: Any) -> None:
     _act("start", "running", **options)
 
 
-class _DeviceNumber(click.ParamType[int | str]):
-    """A device's number, or `all`."""
-
-    name = "N|all"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """Return the number, or `all`."""
-        text = str(value)
-        if text == "all":
-            return text
-        if not (text.isascii() and text.isdigit()):
-            self.fail(f"'{text}' is neither a device's number nor 'all'.", param, ctx)
-        return int(text)
+def _parse_device(_: click.Context, __: click.Parameter, text: str) -> int | str:
+    """Return a device's number, or `all`."""
+    if text == "all":
+        return text
+    if not (text.isascii() and text.isdigit()):
+        raise click.BadParameter(f"'{text}' is neither a device's number nor 'all'.")
+    return int(text)
 
 
 @node.command(name="break")
@@ -77,7 +70,14 @@ class _DeviceNumber(click.ParamType[int | str]):
     help="What goes wrong: off-bus and ecc are logged by the driver, throttle shows in clocks and "
     "latency, hang and corruption in nothing but tokens; crash ends the process once.",
 )
-@click.option("--device", type=_DeviceNumber(), default=0, show_default=True, help="Which device.")
+@click.option(
+    "--device",
+    callback=_parse_device,
+    metavar="N|all",
+    default="0",
+    show_default=True,
+    help="Which device.",
+)
 @click.option(
     "--rate", type=float, help=f"Share of wrong values, for corruption.  [default: {DEFAULT_RATE}]"
 )
@@ -103,11 +103,11 @@ def break_(
     The fault stays until 'sluice node heal', whatever happens to the agent. Another fault of the
     same kind replaces it. A crash ends the processes that use the device now, and is over then.
     """
-    numbers: dict[str, Any] = {"rate": rate, "slowdown": slowdown, "seed": seed}
-    wanted = {name: value for name, value in numbers.items() if value is not None}
+    wanted = {"fault": fault, "device": device, "rate": rate, "slowdown": slowdown, "seed": seed}
+    given = {name: value for name, value in wanted.items() if value is not None}
     which = "all its devices have" if device == "all" else f"its device {device} has"
     outcome = f"broken: {which} the fault '{fault}'"
-    _act("break", outcome, fault=fault, device=device, **wanted, **options)
+    _act("break", outcome, given, **options)
 
 
 @node.command()
@@ -187,9 +187,15 @@ async def _annotate(
 
 
 def _act(
-    action: str, outcome: str, *, node_name: str, name: str, output: str, **wanted: Any
+    action: str,
+    outcome: str,
+    given: Mapping[str, Any] | None = None,
+    *,
+    node_name: str,
+    name: str,
+    output: str,
 ) -> None:
     from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
 
-    entry = find_cluster(name).act_on_node(node_name, action, **wanted)
+    entry = find_cluster(name).act_on_node(node_name, action, **(given or {}))
     print_result(entry, f"{node_name} is {outcome}.", output=output)
