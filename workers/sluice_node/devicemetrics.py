@@ -35,6 +35,8 @@ _FIELDS: Final = {
     "ECC_DBE_VOL_TOTAL": "Total number of double-bit volatile ECC errors.",
     "ROW_REMAP_FAILURE": "Whether remapping of rows has failed.",
 }
+_COUNTS: Final = ("THERMAL_VIOLATION", "ECC_DBE_VOL_TOTAL")
+"""Served untyped: the library would add `_total` to the name of a counter."""
 
 
 def measure_device(state: DeviceState, now: float) -> dict[str, float]:
@@ -68,9 +70,8 @@ class DeviceCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return all fields of all devices."""
-        # Untyped, because the library would add `_total` to the names of counters.
         metrics = {
-            field: Metric(f"DCGM_FI_DEV_{field}", text, "untyped")
+            field: Metric(f"DCGM_FI_DEV_{field}", text, "untyped" if field in _COUNTS else "gauge")
             for field, text in _FIELDS.items()
         }
         now = time.time()

@@ -72,6 +72,7 @@ async def test_the_node_serves_them_on_its_own_address(tmp_path: Path):
         for family in text_string_to_metric_families(text)
         if family.name == "DCGM_FI_DEV_XID_ERRORS"
     ]
+    assert family.type == "gauge"
     assert {sample.labels["device"]: sample.value for sample in family.samples} == {
         "nvidia0": 0,
         "maia0": 48,
