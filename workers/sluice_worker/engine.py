@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.errors import RequestError
+from sluice_worker.errors import DeviceError, RequestError
 from sluice_worker.knownanswers import POSITIONS
 from sluice_worker.metrics import Metrics
-from sluice_worker.pacing import Pacer
+from sluice_worker.pacing import DeviceCall, Pacer
 from sluice_worker.sampling import SamplingParams, choose_token
 
 log = structlog.get_logger()
@@ -83,6 +83,10 @@ class Engine:
         pacer: the emulated device's clock.
         metrics: where to count.
         emit: called from the engine's thread with all that a step brought.
+
+    Attributes:
+        beat: monotonic time when the last step began.
+        device_error: the driver's words if a device failed, else ""; no engine survives that.
     """
 
     def __init__(
@@ -110,18 +114,24 @@ class Engine:
         self._positions = self.context * limits.sequences
         metrics.tell_cache_size(self.context, limits.sequences)
         self.beat = time.monotonic()
+        self.device_error = ""
         self._thread = threading.Thread(target=self._run_forever, name="engine", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread after its step."""
+    @property
+    def call(self) -> DeviceCall | None:
+        """The device call that the engine waits for, None while it computes or rests."""
+        return self._pacer.call
+
+    def stop(self, patience: float = 10.0) -> None:
+        """End the thread after its step, if that ends within so many seconds."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(timeout=10)
+        self._thread.join(patience)
 
     def is_alive(self) -> bool:
         """Tell whether the thread lives."""
@@ -216,6 +226,10 @@ class Engine:
                     with self._changed:
                         if not (self._waiting or self._probe or self._stopping):
                             self._changed.wait(IDLE_BEAT)
+        except DeviceError as error:
+            log.critical(str(error))
+            self.device_error = str(error)
+            self._fail_all()
         except Exception as error:  # whatever it was: clients get their end, the probe a new worker
             log.exception("the engine has failed", error=str(error))
             self._fail_all()
@@ -239,6 +253,7 @@ class Engine:
             self._pacer.rest()
             return False
         self._pacer.begin()
+        self._decoder.disturb = self._pacer.devices.disturb
         logits = self._decoder.run([chunk for _, chunk in chunks])
         # All tokens are drawn before any is accepted: if one fails, no sequence has ended unseen.
         drawn = []

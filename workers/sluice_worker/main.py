@@ -22,18 +22,23 @@ from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
+from sluice_worker.device import SOCKETS, Devices
 from sluice_worker.engine import Engine, Limits
-from sluice_worker.errors import CheckpointError, EmulationError, KnownAnswersError
+from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
 from sluice_worker.knownanswers import POSITIONS, load_known_answers
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import EmulatedDevice, Pacer
 from sluice_worker.server import Server
 from sluice_worker.tokens import Vocabulary
+from sluice_worker.watchdog import LOOK_EVERY
 
 log = structlog.get_logger()
 
 DRAIN_SECONDS = 50.0
 """Longest time to finish what runs after SIGTERM, inside the pod's grace period of 60 s."""
+
+STOP_SECONDS = 2.0
+"""After that, how long the last step may take: several of the slowest."""
 
 CLOSE_SECONDS = 5.0
 """After that, how long clients that still read may take for what is written already."""
@@ -69,9 +74,13 @@ def load_model(path: Path) -> tuple[Checkpoint, Vocabulary]:
 
 
 async def serve(
-    server: Server, engine: Engine, host: str, port: int, startup_seconds: float
+    server: Server, engine: Engine, devices: Devices, host: str, port: int, startup_seconds: float
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what runs; a second signal ends that, too."""
+    """Serve until SIGTERM or SIGINT, then finish what runs; a second signal ends that, too.
+
+    Raises:
+        DeviceError: a device failed; nothing more can be served from this process.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def note_signal() -> None:
@@ -87,35 +96,65 @@ async def serve(
     )
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=256).start()
-    if startup_seconds:
-        server.not_ready = f"loading, emulated as {startup_seconds:g} s"
-        log.info("emulated start-up", seconds=startup_seconds)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), startup_seconds)
-    if not stop.is_set():
-        server.attach(engine)
-        engine.start()
-        server.not_ready = ""
-        log.info("ready", host=host, port=port)
-        await stop.wait()
-        server.not_ready = "draining"
-        log.info("draining", requests=engine.load())
-        await _drain(engine, hurry)
-        await asyncio.to_thread(engine.stop)
-    await runner.cleanup()
+    try:
+        await _start_up(server, devices, stop, startup_seconds)
+        if not stop.is_set():
+            server.attach(engine)
+            engine.start()
+            server.not_ready = ""
+            known = server.known.unavailable or len(server.known.answers)
+            log.info("ready", host=host, port=port, known_answers=known)
+            while not stop.is_set() and not engine.device_error:
+                await _wait(stop, LOOK_EVERY)
+            server.not_ready = engine.device_error or "draining"
+            log.info("draining", requests=engine.load())
+            await _drain(server, engine, hurry)
+    finally:
+        await runner.cleanup()
+    if engine.device_error:
+        raise DeviceError(engine.device_error)
     log.info("ended")
 
 
-async def _drain(engine: Engine, hurry: asyncio.Event) -> None:
+async def _start_up(
+    server: Server, devices: Devices, stop: asyncio.Event, startup_seconds: float
+) -> None:
+    """Take the time that loading takes; like a real one, it ends with calls to the devices.
+
+    Raises:
+        DeviceError: a device failed meanwhile.
+    """
+    if startup_seconds:
+        server.not_ready = f"loading, emulated as {startup_seconds:g} s"
+        log.info("emulated start-up", seconds=startup_seconds)
+        await _wait(stop, startup_seconds)
+    devices.check()
+    while devices.effects.hung and not stop.is_set():
+        server.not_ready = "loading: a device does not answer"
+        await _wait(stop, LOOK_EVERY)
+    devices.check()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+
+
+async def _drain(server: Server, engine: Engine, hurry: asyncio.Event) -> None:
     """Wait until the engine has nothing to do, the time is over, or somebody is in a hurry."""
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
     # The engine runs in a thread: there is no event of this loop to wait for.
     while engine.load() and not hurry.is_set():
         if asyncio.get_running_loop().time() >= deadline:
             break
+        if fault := server.find_fault():
+            log.warning("the drain waits for nothing", fault=fault)
+            break
         await asyncio.sleep(0.05)
     if left := engine.load():
         log.warning("the drain ends with requests unfinished", requests=left)
+    # A step that hangs is not waited for: the grace period has an end, too.
+    await asyncio.to_thread(engine.stop, STOP_SECONDS)
 
 
 def _number(
@@ -189,14 +228,19 @@ def main(
     except EmulationError as error:
         raise click.UsageError(str(error)) from error
     configure_logging()
-    if known.unavailable:
-        log.warning("no known answers", why=known.unavailable)
     metrics = Metrics(served_model_name)
     server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics, known)
     limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)
-    engine = Engine(Decoder(checkpoint), limits, Pacer(device), metrics, server.emit)
+    devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
+    pacer = Pacer(device, devices=devices)
+    engine = Engine(Decoder(checkpoint), limits, pacer, metrics, server.emit)
     try:
-        uvloop.run(serve(server, engine, host, port, startup_seconds))
+        devices.start()
+        devices.check()
+        uvloop.run(serve(server, engine, devices, host, port, startup_seconds))
+    except DeviceError as error:
+        sys.stderr.write(f"sluice-worker: {error}: nothing can run on it until it is repaired\n")
+        sys.exit(1)
     except (OSError, UnicodeError) as error:  # a name that cannot be one is a UnicodeError
         why = error.strerror if isinstance(error, OSError) else error
         sys.stderr.write(f"sluice-worker: cannot listen on {host}:{port}: {why}\n")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sluice_accel.nominal import NominalModel
 from sluice_accel.profiles import AcceleratorProfile
 from sluice_accel.timing import StepBatch, memory_need, step_time
+from sluice_worker.device import Devices
 from sluice_worker.errors import EmulationError
 
 
@@ -64,19 +65,46 @@ class EmulatedDevice:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceCall:
+    """A call that the engine waits for.
+
+    Attributes:
+        due: monotonic time when a healthy device would have ended it.
+        expected: seconds that the whole step takes on one; 0 without an emulated device.
+    """
+
+    due: float
+    expected: float
+
+
 class Pacer:
-    """Holds steps to the device's schedule; without a device it holds nothing."""
+    """Holds steps to the device's schedule; without a device it holds nothing.
+
+    A throttled device takes its factor longer. Without an emulated device there is no clock that
+    could be lowered, and throttling changes nothing.
+
+    Attributes:
+        devices: what is wrong with the devices.
+        call: what the engine waits for, None while it computes or rests. Computing is ours and as
+            slow as this machine; it is never held against a device.
+        overran: whether the last step was computed too late for the device's schedule.
+        late: seconds that it ended behind the schedule.
+    """
 
     def __init__(
         self,
         device: EmulatedDevice | None,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        devices: Devices | None = None,
     ) -> None:
         self._device = device
         self._now = now
         self._sleep = sleep
         self._end: float | None = None
+        self.devices = devices or Devices()
+        self.call: DeviceCall | None = None
         self.overran = False
         self.late = 0.0
 
@@ -92,17 +120,30 @@ class Pacer:
     def finish(self, chunks: Sequence[tuple[int, int, bool]]) -> None:
         """Wait until the device would have finished the step that `begin` opened.
 
-        Sets `overran`, whether it was too late already, and `late`, seconds behind the schedule.
+        Raises:
+            DeviceError: the device failed.
         """
         self.overran, self.late = False, 0.0
-        if self._device is None or self._end is None:
+        begun, now = self._end, self._now()
+        seconds = 0.0 if self._device is None else self._device.time_step(chunks)
+        due = now if begun is None else max(now, begun + seconds)
+        self.call = DeviceCall(due, seconds)
+        try:
+            self._finish(begun, now, seconds)
+        finally:
+            self.call = None
+
+    def _finish(self, begun: float | None, now: float, seconds: float) -> None:
+        if self._device is None or begun is None:
+            self.devices.finish_call()
             return
-        self._end += self._device.time_step(chunks)
-        left = self._end - self._now()
+        self._end = begun + seconds * self.devices.effects.slowdown
+        left = self._end - now
         if left > 0:
             self._sleep(left)
         self.overran = left <= 0
+        hung = self.devices.finish_call()
         now = self._now()
         self.late = max(0.0, now - self._end)
-        if self.overran:
+        if self.overran or hung:
             self._end = now  # the device is never faster than itself: lost time stays lost

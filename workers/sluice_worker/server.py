@@ -28,7 +28,7 @@ from sluice_worker.protocol import (
 )
 from sluice_worker.shapes import ChatShape, CompletionShape, Shape
 from sluice_worker.tokens import TextStream, Vocabulary
-from sluice_worker.watchdog import Watchdog
+from sluice_worker.watchdog import LOOK_EVERY, Watchdog
 
 log = structlog.get_logger()
 
@@ -54,6 +54,9 @@ class Server:
         vocabulary: tokenizer.
         metrics: what /metrics shows.
         known: the model's known answers.
+
+    Attributes:
+        not_ready: why nothing is served, "" while it is.
     """
 
     def __init__(
@@ -68,9 +71,10 @@ class Server:
         self._uid = uid
         self._vocabulary = vocabulary
         self._metrics = metrics
-        self._known = known
+        self.known = known
         self._engine: Engine | None = None
         self._watchdog: Watchdog | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outputs: dict[GenerationRequest, Output] = {}
         self._started = int(time.time())
@@ -81,6 +85,21 @@ class Server:
         self._engine = engine
         self._watchdog = Watchdog(engine)
         self._loop = asyncio.get_running_loop()
+        self._watch = self._loop.create_task(self._watch_device(self._watchdog))
+
+    async def _watch_device(self, watchdog: Watchdog) -> None:
+        told = ""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            watchdog.look()
+            fault = watchdog.find_fault()
+            if bool(fault) != bool(told):
+                log.warning("fault found" if fault else "healthy again", fault=fault or told)
+            told = fault
+
+    async def _stop_watching(self, _: web.Application) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
     def emit(self, emissions: Sequence[Emission]) -> None:
         """Take what a step brought; called from the engine's thread."""
@@ -96,6 +115,7 @@ class Server:
     def make_app(self) -> web.Application:
         """Return the application."""
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
+        app.on_cleanup.append(self._stop_watching)
         app.add_routes(
             [
                 web.post("/v1/completions", self._complete),
@@ -137,16 +157,16 @@ class Server:
                 code="misdirected",
             )
 
-    def _find_fault(self) -> str:
+    def find_fault(self) -> str:
         """Return what is wrong with the engine, "" if nothing is."""
         return self._watchdog.find_fault() if self._watchdog is not None else ""
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        fault = self._find_fault()
+        fault = self.find_fault()
         return web.Response(status=503 if fault else 200, text=fault or "ok")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        reason = self.not_ready or self._find_fault()
+        reason = self.not_ready or self.find_fault()
         return web.Response(status=503 if reason else 200, text=reason or "ok")
 
     async def _show_metrics(self, _: web.Request) -> web.Response:
@@ -169,9 +189,9 @@ class Server:
         }
 
     async def _list_known_answers(self, _: web.Request) -> web.Response:
-        if self._known.unavailable:
-            raise RequestError(self._known.unavailable, status=404, code="no_known_answers")
-        answers = [asdict(one) for one in self._known.answers]
+        if self.known.unavailable:
+            raise RequestError(self.known.unavailable, status=404, code="no_known_answers")
+        answers = [asdict(one) for one in self.known.answers]
         return web.json_response({**self._describe_known(), "answers": answers})
 
     async def _answer_known(self, request: web.Request) -> web.Response:
@@ -191,7 +211,7 @@ class Server:
         return web.json_response({**self._describe_known(), "output": sequence.output})
 
     def _describe_known(self) -> Json:
-        return {"modelDigest": self._known.digest, "numerics": NUMERICS}
+        return {"modelDigest": self.known.digest, "numerics": NUMERICS}
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked = parse_request(CompletionRequest, await request.read())
@@ -276,7 +296,7 @@ class Server:
             )
 
     def _require_engine(self) -> Engine:
-        reason = self.not_ready or self._find_fault()
+        reason = self.not_ready or self.find_fault()
         if self._engine is None or reason:
             raise RequestError(
                 f"this worker is not ready: {reason or 'starting'}",

@@ -29,6 +29,7 @@ class ScriptedEngine:
 
     def __init__(self):
         self.beat = time.monotonic()
+        self.call = None
         self.alive = True
         self.script = []
         self.server = None

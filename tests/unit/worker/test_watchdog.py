@@ -9,7 +9,7 @@ from sluice_worker.watchdog import CONFIRM_AFTER, STUCK_AFTER, Watchdog
 
 @pytest.fixture
 def watched():
-    engine = SimpleNamespace(beat=100.0, is_alive=lambda: True)
+    engine = SimpleNamespace(beat=100.0, call=None, is_alive=lambda: True)
     clock = SimpleNamespace(now=100.0)
     return engine, clock, Watchdog(engine, lambda: clock.now)
 
