@@ -257,7 +257,7 @@ async def test_a_worker_that_says_nothing_is_late(relaying, act, outcome):
             assert outcome.encode() in await response.read()
         assert world.request_lines()[-1]["attempts"][0]["outcome"] == outcome
         told = (await world.signals())["pools"]["default/chat"]["workers"]["uid-w1"]
-        assert (told["timeouts"], told["suspect"]) == (1, False)
+        assert (told["timeouts"], told["suspect"]) == (1, True)
 
 
 async def test_a_bug_of_ours_is_a_500_and_a_line(world, monkeypatch):

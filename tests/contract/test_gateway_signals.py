@@ -42,8 +42,10 @@ WORKER = {
     "timeouts": int,
     "consecutiveFailures": int,
     "lastSuccessAgeSeconds": NUMBER,
+    "missedProbes": int,
     "suspect": bool,
     "ttft": list,
+    "tpot": list,
 }
 
 
@@ -95,6 +97,7 @@ async def test_signals_have_the_agreed_shape(world):
     assert pool["workers"].keys() == {"uid-w1"}
     check(pool["workers"]["uid-w1"], WORKER)
     assert len(pool["workers"]["uid-w1"]["ttft"]) == len(bounds["ttft"]) + 1
+    assert len(pool["workers"]["uid-w1"]["tpot"]) == len(bounds["tpot"]) + 1
 
 
 async def test_signals_count_what_happened(world):
@@ -110,6 +113,7 @@ async def test_signals_count_what_happened(world):
     assert (sum(maia["ttft"]), sum(maia["tpot"])) == (1, 1)  # of the stream
     worker = pool["workers"]["uid-w1"]
     assert (worker["pod"], worker["variant"], worker["finished"]) == ("w1", "maia", 2)
+    assert (sum(worker["ttft"]), sum(worker["tpot"])) == (1, 1)
     assert worker["lastSuccessAgeSeconds"] < 5
 
 

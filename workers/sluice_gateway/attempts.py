@@ -4,19 +4,14 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 
 from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress
 from sluice_gateway.fleet import Pool, Worker
+from sluice_gateway.pace import Phase
 
-
-class Phase(Enum):
-    """What an attempt is waiting for."""
-
-    FIRST = "first"  # the worker's first token, or its whole answer
-    NEXT = "next"  # the worker's next token
-    CLIENT = "client"  # the client taking what was written
+_PROMPT_SECONDS = 0.005
+"""A client that takes what it is sent sooner than this does not keep its worker waiting."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -27,8 +22,15 @@ class Attempt:
         reason: Why this worker.
         dispatched: Monotonic seconds; `dispatched_at` is the same as wall time.
         pending_since: When its client began to wait for a first token; None if it is not.
+        size: Bytes of the request, as often as it has choices.
+        streaming: It gives tokens as they come.
+        tokens_most: The longest answer; None if the request does not say.
+        alone: Nothing else ran on the worker when it began.
         deadline: Monotonic seconds at which what it waits for (`phase`) is late.
-        cut_why: Set when somebody else ended it, with the reason.
+        waiting_since: Since when it has been waiting for that.
+        token_at: When a token last came; None before the first.
+        cut_why: Set when its worker failed the probes, with the reason.
+        silent_why: Set when its worker gave nothing to anybody, with the reason.
         outcome: Short word for the log, from a fixed set.
         progress: What has come of the answer.
         begun: The client has been sent a part of the stream.
@@ -39,9 +41,16 @@ class Attempt:
     dispatched: float
     dispatched_at: float
     pending_since: float | None
+    size: int = 0
+    streaming: bool = False
+    tokens_most: int | None = None
+    alone: bool = False
     deadline: float = float("inf")
+    waiting_since: float = 0.0
+    token_at: float | None = None
     phase: Phase = Phase.FIRST
     cut_why: str = ""
+    silent_why: str = ""
     outcome: str = "running"
     progress: StreamProgress | None = None
     begun: bool = False
@@ -51,6 +60,12 @@ class Attempt:
         """End it now: its worker is gone. It leaves its scope with a TimeoutError."""
         if not self.cut_why:
             self.cut_why = why
+            self.expire()
+
+    def give_up(self, why: str) -> None:
+        """End it now: its worker is silent. What waits for its client is left to it."""
+        if self.phase is not Phase.CLIENT and not self.silent_why:
+            self.silent_why = why
             self.expire()
 
     def expire(self) -> None:
@@ -73,6 +88,32 @@ class Attempt:
         if progress is None or progress.first_at is None or progress.last_at is None or tokens < 2:  # noqa: PLR2004
             return None
         return (progress.last_at - progress.first_at) / (tokens - 1)
+
+    @property
+    def was_queueing(self) -> bool:
+        """Whether it had no token yet while others on its worker got on: a long line, no fault."""
+        return self.phase is Phase.FIRST and self.worker.pace.progressed_at > self.dispatched
+
+    @property
+    def was_silence(self) -> bool:
+        """Whether nothing at all came of its worker while it waited."""
+        return self.worker.pace.progressed_at <= self.waiting_since
+
+    def measure_pace(self, *, fresh: bool) -> None:
+        """Let the worker's pace learn from what came now, if the worker sent it only now."""
+        progress = self.progress
+        if progress is None or progress.last_at is None:
+            return
+        before, self.token_at = self.token_at, progress.last_at
+        if not fresh or before == self.token_at:
+            return
+        pace = self.worker.pace
+        if before is None:
+            pace.first.add(self.token_at - self.dispatched)
+            if self.alone and self.size:
+                pace.prefill.add((self.token_at - self.dispatched) / self.size)
+        elif self.waiting_since - before < _PROMPT_SECONDS:
+            pace.token.add(self.token_at - before)
 
     @contextmanager
     def guarded_by(self, scope: asyncio.Timeout) -> Iterator[None]:

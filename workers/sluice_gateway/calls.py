@@ -23,6 +23,7 @@ class Call:
         streaming: The client wants server-sent events.
         wants_usage: The client itself asked for usage in the stream.
         choices: Completions asked for (`n`).
+        tokens_most: The longest answer that it allows, in tokens; None if it does not say.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Call:
     streaming: bool
     wants_usage: bool
     choices: int
+    tokens_most: int | None = None
 
 
 def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
@@ -57,6 +59,7 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         document["seed"] = seed
     wants_usage = _ask_for_usage(document) if streaming else False
     choices = document.get("n")
+    most = document.get("max_completion_tokens") or document.get("max_tokens")
     return Call(
         path=path,
         model=model,
@@ -64,6 +67,7 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         streaming=bool(streaming),
         wants_usage=wants_usage,
         choices=choices if isinstance(choices, int) and choices > 0 else 1,
+        tokens_most=most if isinstance(most, int) and most > 0 else None,
     )
 
 

@@ -12,12 +12,14 @@ from typing import Protocol
 
 from sluice_gateway.health import Verdict, WorkerHealth
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
+from sluice_gateway.pace import Pace, Waiting
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.routing import Ranking, find_effective_shares, rank_workers
+from sluice_gateway.settings import Patience
 from sluice_gateway.shares import ShareWindow
 
 
-class Running(Protocol):
+class Running(Waiting, Protocol):
     """A request that runs on a worker."""
 
     @property
@@ -27,16 +29,20 @@ class Running(Protocol):
     def cut(self, why: str) -> None:
         """End it now: its worker is gone."""
 
+    def give_up(self, why: str) -> None:
+        """End it now: its worker gives nothing to anybody."""
+
     def expire_after(self, now: float) -> None:
         """End it if what it waits for is late by now."""
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker pod, what is known of its health, and what runs on it."""
+    """One worker pod, what is known of its health and pace, and what runs on it."""
 
     pod: WorkerPod
     health: WorkerHealth
+    pace: Pace = field(default_factory=Pace)
     running: set[Running] = field(default_factory=set)
     held_until: float = 0.0
 
@@ -85,6 +91,7 @@ class Fleet:
         clock: Monotonic seconds.
         inflight_most: Requests of this gateway that one worker may have.
         failures_to_fail: Missed probes in a row that make a worker failed.
+        patience: How long silent workers get no requests.
 
     Attributes:
         on_workers_changed: Called when a worker was added, changed or removed.
@@ -92,8 +99,14 @@ class Fleet:
     """
 
     def __init__(
-        self, *, clock: Callable[[], float], inflight_most: int, failures_to_fail: int
+        self,
+        *,
+        clock: Callable[[], float],
+        inflight_most: int,
+        failures_to_fail: int,
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._clock = clock
         self._inflight_most = inflight_most
         self._failures_to_fail = failures_to_fail
@@ -187,12 +200,24 @@ class Fleet:
         return self.is_wanted(pool, worker) and worker.health.verdict is Verdict.LIVE
 
     def is_usable(self, pool: Pool, worker: Worker, now: float) -> bool:
-        """Return whether a worker can take one more request now."""
-        return (
-            self.is_healthy(pool, worker)
-            and worker.held_until <= now
-            and worker.inflight < self._inflight_most
-        )
+        """Return whether a worker can take one more request now.
+
+        One that is doubted can take one alone, when its hold is over: to find out.
+        """
+        if self.is_healthy(pool, worker):
+            return worker.held_until <= now and worker.inflight < self._inflight_most
+        return self._may_be_tried(pool, worker, now)
+
+    def list_usable(self, pool: Pool, now: float) -> list[Worker]:
+        """Return the workers that can take one more request now.
+
+        Where nobody is healthy, a doubted worker is better than none, and is tried early.
+        """
+        workers = pool.workers.values()
+        usable = [worker for worker in workers if self.is_usable(pool, worker, now)]
+        if usable or any(self.is_healthy(pool, worker) for worker in workers):
+            return usable
+        return [worker for worker in workers if self._may_be_tried(pool, worker, now, early=True)]
 
     def choose_worker(
         self, pool: Pool, *, excluded: Collection[str], counted: bool, tie: float
@@ -206,7 +231,7 @@ class Fleet:
             tie: Number in [0, 1) that decides between equally loaded workers.
         """
         now = self._clock()
-        usable = [worker for worker in pool.workers.values() if self.is_usable(pool, worker, now)]
+        usable = self.list_usable(pool, now)
         rules = find_effective_shares(pool.decision.shares, usable)
         ranking: Ranking[Worker] = rank_workers(
             usable,
@@ -233,10 +258,19 @@ class Fleet:
 
     # What happens to workers.
 
-    def note_success(self, worker: Worker) -> None:
-        """A worker answered: usable again, if it was not."""
+    def note_answer(self, worker: Worker) -> None:
+        """A worker answered a probe: usable again, if only probes spoke against it."""
+        missed = worker.health.misses
+        worker.health.note_answer(self._clock())
+        if missed:
+            self._wake_pool_of(worker)
+
+    def note_progress(self, worker: Worker) -> None:
+        """A request on a worker got on: usable again, if it was not."""
         was_live = worker.health.verdict is Verdict.LIVE
-        worker.health.note_success(self._clock())
+        now = self._clock()
+        worker.health.note_progress(now)
+        worker.pace.note_progress(now)
         if not was_live:
             self._wake_pool_of(worker)
 
@@ -249,11 +283,20 @@ class Fleet:
     def hold_worker(self, worker: Worker, seconds: float) -> None:
         """Send a worker no new requests for a while."""
         worker.held_until = max(worker.held_until, self._clock() + seconds)
-        # Timers are exact to a millisecond: wake the waiters when the hold is surely over.
-        asyncio.get_running_loop().call_later(seconds + 0.005, self._wake_pool_of, worker)
+        self._wake_after(worker, seconds)
+
+    def doubt_worker(self, worker: Worker) -> None:
+        """A worker gives nothing to anybody: send it nothing for a while, then one at a time."""
+        now = self._clock()
+        told = self._patience
+        worker.health.note_silence(now, first=told.hold_first, most=told.hold_most)
+        for moment in worker.health.find_trial_times():
+            self._wake_after(worker, moment - now)
 
     def start_running(self, worker: Worker, running: Running) -> None:
         """Count a request on a worker."""
+        if not worker.running:
+            worker.pace.note_busy(self._clock())
         worker.running.add(running)
 
     def stop_running(self, worker: Worker, running: Running) -> None:
@@ -267,11 +310,9 @@ class Fleet:
         """Wake as many waiting requests as there are free places, the longest waiting first."""
         if not pool.waiters:
             return
-        now = self._clock()
         places = sum(
-            self._inflight_most - worker.inflight
-            for worker in pool.workers.values()
-            if self.is_usable(pool, worker, now)
+            1 if worker.health.doubted else self._inflight_most - worker.inflight
+            for worker in self.list_usable(pool, self._clock())
         )
         while places > 0 and pool.waiters:
             waiter = pool.waiters.popleft()
@@ -288,6 +329,20 @@ class Fleet:
         """Return the workers that need probes."""
         everybody = [*self.workers.values(), *self._departed]
         return [worker for worker in everybody if self.needs_probes(worker)]
+
+    def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
+        """Return whether a doubted worker may have one request, to find out what it is good for."""
+        return (
+            not worker.running
+            and worker.held_until <= now
+            and worker.health.may_be_tried(now, early=early)
+            and self.is_wanted(pool, worker)
+        )
+
+    def _wake_after(self, worker: Worker, seconds: float) -> None:
+        # Timers are exact to a millisecond: wake the waiters when the hold is surely over.
+        delay = max(0.0, seconds) + 0.005
+        asyncio.get_running_loop().call_later(delay, self._wake_pool_of, worker)
 
     def _tell_workers_changed(self) -> None:
         for tell in self.on_workers_changed:

@@ -29,6 +29,7 @@ from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
 from sluice_gateway.settings import Settings
 from sluice_gateway.signals import Signals
+from sluice_gateway.sweep import Sweep
 from sluice_gateway.upstream import Upstream
 
 _SEED_BITS = 31
@@ -72,6 +73,7 @@ class Gateway:
             clock=self._clock,
             inflight_most=settings.relaying.inflight_most,
             failures_to_fail=settings.probing.failures,
+            patience=settings.patience,
         )
         self._signals = Signals(
             self.fleet, uid=settings.uid, clock=self._clock, started_at=time.time()
@@ -143,7 +145,14 @@ class Gateway:
         self._stack.push_async_callback(prober.close)
         self.fleet.on_workers_changed.append(prober.follow_fleet)
         relay = self._build_relay(await self._open_session(), prober)
-        self._start_task("sweep", relay.sweep_deadlines())
+        sweep = Sweep(
+            self.fleet,
+            patience=settings.patience,
+            probe_now=prober.probe_now,
+            clock=self._clock,
+            log=self._log,
+        )
+        self._start_task("sweep", sweep.run())
         self._start_watching(await self._open_session(limit=8))
         self._registry.register(FleetCollector(self.fleet, self._reflectors, self._clock))
         await self._start_public(relay)

@@ -36,6 +36,12 @@ class Metrics:
             (*_POOL_CLASS, "outcome"),
             registry=registry,
         )
+        self.timeouts = Counter(
+            "sluice_gateway_worker_timeouts",
+            "Attempts without a token in time, first or next, that speak against the worker.",
+            (*_POOL_CLASS, "phase"),
+            registry=registry,
+        )
         self.denied = Counter(
             "sluice_gateway_retries_denied",
             "Retries that the budget did not allow.",
@@ -85,6 +91,7 @@ class Metrics:
         for metric in (
             self.requests,
             self.attempts,
+            self.timeouts,
             self.denied,
             self.met,
             self.tokens,

@@ -83,11 +83,12 @@ class Prober:
     def _judge(self, worker: Worker, why: str | None, *, started: float, before: Verdict) -> None:
         """Put a probe's result into the fleet, and log a change of the verdict."""
         if why is None:
-            self._fleet.note_success(worker)
+            self._fleet.note_answer(worker)
         else:
             worker.health.note_missed_probe(started=started)
             self._fleet.note_verdict(worker)
         after = worker.health.verdict
+        doubted = worker.health.doubted
         if after is not before:
             say = self._log.info if after is Verdict.LIVE else self._log.warning
             say(
@@ -97,7 +98,7 @@ class Prober:
                 before=before,
                 after=after,
                 misses=worker.health.misses,
-                reason=why or "answered",
+                reason=why or ("answered; but it serves nobody" if doubted else "answered"),
                 running=worker.inflight,
             )
 

@@ -20,7 +20,6 @@ from sluice_gateway.settings import Relaying
 from sluice_gateway.signals import Signals
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
 
-_SWEEP_SECONDS = 0.25
 _ERROR_EVENT_SECONDS = 1.0
 
 
@@ -77,7 +76,7 @@ class Relay:
             try:
                 answer = await self._run(exchange, attempt, call, client)
             except Fault as fault:
-                self._note_fault(attempt, fault)
+                self._note_fault(pool, attempt, fault)
                 if attempt.begun:
                     await self._end_broken(exchange, client, fault)
                     return None
@@ -87,25 +86,19 @@ class Relay:
                 self._note_served(exchange, pool, attempt, call, answer)
                 return answer
 
-    async def sweep_deadlines(self) -> None:
-        """End attempts that have waited too long for their worker or client; runs until cancelled.
-
-        One sweep over all of them is cheaper than a timer re-armed with every token.
-        """
-        while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
-            now = self._clock()
-            for worker in self._fleet.list_probed():
-                for running in list(worker.running):
-                    running.expire_after(now)
-
     def _dispatch(self, exchange: Exchange, choice: Choice, call: Call) -> Attempt:
+        now = self._clock()
         attempt = Attempt(
             worker=choice.worker,
             reason=choice.reason,
-            dispatched=self._clock(),
+            dispatched=now,
             dispatched_at=self._wall(),
             pending_since=exchange.arrival if call.streaming else None,
+            size=len(call.body) * call.choices,
+            streaming=call.streaming,
+            tokens_most=call.tokens_most,
+            alone=not choice.worker.running,
+            waiting_since=now,
         )
         exchange.attempts.append(attempt)
         self._signals.count_dispatch(choice.pool, choice.worker)
@@ -139,7 +132,8 @@ class Relay:
     def _note_progress(self, exchange: Exchange, attempt: Attempt, fresh: bool) -> None:  # noqa: FBT001 - a callback's argument
         """A worker answered, or tokens came: if it sent them now, it lives; the first is timed."""
         if fresh:
-            self._fleet.note_success(attempt.worker)
+            self._fleet.note_progress(attempt.worker)
+        attempt.measure_pace(fresh=fresh)
         progress = attempt.progress
         if attempt.pending_since is None or progress is None or progress.first_at is None:
             return
@@ -178,28 +172,36 @@ class Relay:
             tokens=exchange.tokens,
         )
 
-    def _note_fault(self, attempt: Attempt, fault: Fault) -> None:
+    def _note_fault(self, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Put what an attempt says of its worker where routing and the operator see it."""
         worker = attempt.worker
-        late = fault.kind is FaultKind.LATE
-        self._signals.count_worker(worker, "timeouts" if late else "errors")
-        if late:
-            worker.health.note_late_request()
-        if fault.kind is FaultKind.LOST:
-            if fault.code != "probes_failed":
-                worker.health.note_broken_request()
-            self._fleet.hold_worker(worker, self._relaying.breath)
-            self._probe_now(worker)
-        if fault.kind is FaultKind.REFUSED:
+        now = self._clock()
+        if fault.kind is FaultKind.REFUSED:  # by a worker that is busy or leaving, as it should
             self._fleet.hold_worker(worker, fault.hold)
+        elif fault.kind is FaultKind.ERROR:
+            self._signals.count_worker(worker, "errors")
+        elif fault.kind is FaultKind.LOST:
+            if fault.code != "probes_failed":  # that was us, not the request
+                self._signals.count_worker(worker, "errors")
+                worker.health.note_broken_request(now, held=worker.held_until > now)
+            breath = self._relaying.breath * 2.0 ** max(0, worker.health.breaks - 1)
+            self._fleet.hold_worker(worker, min(breath, self._relaying.breath_most))
+            self._probe_now(worker)
+        elif not attempt.was_queueing:
+            self._signals.count_worker(worker, "timeouts")
+            self._metrics.timeouts.labels(pool.spec.key, worker.variant, attempt.phase.value).inc()
+            worker.health.note_late_request(now)
+            if attempt.was_silence:
+                self._fleet.doubt_worker(worker)
+                self._probe_now(worker)
 
     def _allow_retry(self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Return if the request may be tried again.
 
-        Moving off a dead worker is free, as is moving off one that refuses because it is going
-        away. A retry after an error answer needs the pool's budget whatever else is known of the
-        worker: a missed probe makes nobody else able to serve what workers fail at. After an error
-        (not a mere refusal) it also needs another worker to try.
+        Moving off a dead or silent worker is free, as is moving off one that refuses because it is
+        going away. A retry after an error answer needs the pool's budget whatever else is known of
+        the worker: a missed probe makes nobody else able to serve what workers fail at. After an
+        error (not a mere refusal) it also needs another worker to try.
 
         Raises:
             Refusal: If it may not; with what the last worker answered.
@@ -210,7 +212,7 @@ class Relay:
         if len(exchange.attempts) >= self._relaying.moves_most:
             raise refusal
         leaving = fault.kind is FaultKind.REFUSED and not self._fleet.is_wanted(pool, worker)
-        if fault.kind is FaultKind.LOST or leaving:
+        if fault.kind in (FaultKind.LOST, FaultKind.SILENT) or leaving:
             return
         exchange.error_answers += 1
         others = fault.kind is FaultKind.REFUSED or self._fleet.has_other(pool, exchange.excluded)

@@ -15,7 +15,8 @@ class FaultKind(StrEnum):
     LOST = "lost"  # it is dead, cut off, or not the pod we meant: moving away is free
     REFUSED = "refused"  # it did no work and said so (429, 503)
     ERROR = "error"  # it answered with an error or with nonsense
-    LATE = "late"  # it gave no token in time
+    SILENT = "silent"  # it gave nothing to anybody in time: moving away is free
+    LATE = "late"  # it gave this request no token in time
 
 
 class Fault(Exception):  # noqa: N818 - a fault is a result of an attempt, handled by its kind

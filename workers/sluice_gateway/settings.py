@@ -38,13 +38,14 @@ class Relaying:
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
         moves_most: Dispatches of one request in all.
         connect_seconds: Opening a connection to a worker.
-        first_token_seconds: From the dispatch to the first token of a stream.
-        idle_stream_seconds: Between two events of a stream.
-        whole_seconds: From the dispatch to the end of an answer that does not stream.
+        first_token_seconds: From the dispatch to the first token of a stream, at most.
+        idle_stream_seconds: Between two events of a stream, at most.
+        whole_seconds: From the dispatch to the end of an answer that does not stream, at most.
         answer_bytes: One answer that does not stream.
         event_bytes: One server-sent event.
         breath: A worker that broke a connection gets no new request for that long, even if it
-            answers otherwise.
+            answers otherwise; each further one in a row doubles it.
+        breath_most: The longest of these.
         refusal_hold_most: The longest time for which a worker's Retry-After is believed.
     """
 
@@ -60,7 +61,39 @@ class Relaying:
     answer_bytes: int = 32 << 20
     event_bytes: int = 1 << 20
     breath: float = 0.25
+    breath_most: float = 10.0
     refusal_hold_most: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When a worker that gives nothing to anybody is silent. Times in seconds.
+
+    Attributes:
+        tokens: A worker may be silent for as long as so many tokens of a stream take it. A step
+            that takes twenty times as long is no slow step: batch and context make a factor of 3.
+        next_least: It may be silent so long in any case while it decodes.
+        first_least: The same while it has given no first token to any of its requests: a
+            tokenizer's first call, or a connection on a busy machine, must not look like a fault.
+        margin: How much longer than expected a prompt may take. The expectation is a mean over
+            lighter batches, and steps are about twice as long in full ones.
+        slots: Requests that a worker runs at once; those beyond queue there.
+        chunk_bytes: Bytes of a prompt that a step computes at least, until it is known better.
+        hold_first: A silent worker gets no new requests for so long, then one at a time until one
+            gets on. Long enough for the operator to take it out before that.
+        hold_most: Each silence doubles the hold, up to this.
+        stall_seconds: A sweep that is so late says that we stood still.
+    """
+
+    tokens: float = 20.0
+    next_least: float = 1.0
+    first_least: float = 2.0
+    margin: float = 3.0
+    slots: int = 8
+    chunk_bytes: int = 16
+    hold_first: float = 10.0
+    hold_most: float = 80.0
+    stall_seconds: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +153,6 @@ class Settings:
     drain_seconds: float = 50.0
     limits: Limits = Limits()
     relaying: Relaying = Relaying()
+    patience: Patience = Patience()
     probing: Probing = Probing()
     watching: Watching = Watching()

@@ -45,8 +45,17 @@ class Signals:
       TPOT is (last token - first token) / (tokens - 1). A request that does not stream meets the
       SLO if it took no longer than a stream inside the SLO may: TTFT + (tokens - 1) x TPOT.
     - `oldestPendingSeconds` is the age of the oldest stream without a first token.
-    - `consecutiveFailures` counts probes and requests that failed on a worker in a row;
-      `lastSuccessAgeSeconds` is the time since either succeeded, or since the worker is known.
+    - `ttft` and `tpot` are histograms: counts by the document's `bounds` (upper ends, in seconds),
+      and one more for what lies above.
+    - Of a worker, `errors` counts attempts that ended in an error answer, nonsense or a broken
+      connection; `timeouts` those without a token in time, first or next. Neither counts what says
+      nothing against it: refusals (429, 503), requests that queued while others got on, and those
+      cut because its probes failed.
+    - `consecutiveFailures` counts requests in a row that a worker broke or gave no token in time.
+      Only a request that gets on ends the row, or two minutes without a failure; an answered probe
+      does not. `missedProbes` counts our probes missed in a row.
+    - `lastSuccessAgeSeconds` is the time since a probe was answered or a request got on, or since
+      the worker is known. `suspect` says that it gets no new requests.
 
     Args:
         uid: Identity of this process.
@@ -112,7 +121,8 @@ class Signals:
         self._pools[pool.spec.key].add("outputTokens", now, tokens[1])
         if tpot is not None:
             variant = self._variants[pool.spec.key, worker.variant]
-            variant.observe("tpot", TPOT_BOUNDS, tpot, now)
+            for series in (variant, self._workers[worker.uid]):
+                series.observe("tpot", TPOT_BOUNDS, tpot, now)
 
     def render(self, window: int) -> dict[str, Any]:
         """Return the document for the last `window` seconds (1 to 300)."""
@@ -173,10 +183,12 @@ class Signals:
             "variant": worker.variant,
             "inflight": worker.inflight,
             **_pick(total, _WORKER_COUNTS),
-            "consecutiveFailures": health.failures,
+            "consecutiveFailures": health.count_failures(now),
+            "missedProbes": health.misses,
             "lastSuccessAgeSeconds": round(now - health.last_success, 3),
             "suspect": health.verdict is not Verdict.LIVE,
             "ttft": read_histogram(total, "ttft", TTFT_BOUNDS),
+            "tpot": read_histogram(total, "tpot", TPOT_BOUNDS),
         }
 
     def forget_departed(self) -> None:

@@ -14,9 +14,10 @@ import aiohttp
 
 from sluice_gateway import names
 from sluice_gateway.answers import JSON_TYPE, Answer, answer_bad_gateway
-from sluice_gateway.attempts import Attempt, Phase
+from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import Call
 from sluice_gateway.events import EventSplitter, StreamError, StreamProgress
+from sluice_gateway.pace import Phase
 from sluice_gateway.prober import render_host
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
@@ -187,10 +188,12 @@ class Upstream:
                 now = self._clock()
                 out = progress.take(splitter.feed(data), now)
                 if progress.begun:
-                    on_progress(now - asked >= _BUFFERED_SECONDS)
+                    # Before the first token nobody was slow to read: it came only now.
+                    on_progress(not attempt.begun or now - asked >= _BUFFERED_SECONDS)
                     await self._send(attempt, client, out)
                     attempt.phase = Phase.NEXT
-                    attempt.deadline = now + self._relaying.idle_stream_seconds
+                    attempt.waiting_since = self._clock()
+                    attempt.deadline = attempt.waiting_since + self._relaying.idle_stream_seconds
                 if progress.failure is not None:
                     raise progress.failure
         except StreamError as error:
@@ -216,6 +219,9 @@ class Upstream:
             return _lost("probes_failed", attempt.cut_why)
         if attempt.phase is Phase.CLIENT:
             return ClientLostError("slow_reader")
+        if attempt.silent_why:
+            answer = answer_bad_gateway(attempt.silent_why, code="worker_silent", status=504)
+            return Fault(FaultKind.SILENT, "silent", attempt.silent_why, answer=answer)
         seconds = self._clock() - attempt.dispatched
         message = f"the worker gave nothing for too long, {seconds:.1f} s after the dispatch"
         code = "late" if attempt.phase is Phase.FIRST else "stream_idle"

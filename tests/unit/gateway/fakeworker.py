@@ -30,6 +30,8 @@ class FakeWorker:
             An int is a status; the words are methods `_do_<word>`; `word:3` sends 3 tokens first.
         healthy: What /healthz says: a status, or `hang`.
         frozen: Nothing moves while set.
+        mute: Only /healthz moves while set.
+        slots: Requests that are served at once; the others queue.
         got: Bodies of the requests that arrived.
         ended: Requests whose handlers were cancelled: their client went away.
         flooded: Bytes of tokens that a `flood` has sent.
@@ -43,6 +45,8 @@ class FakeWorker:
         self.script = []
         self.healthy = 200
         self.frozen = False
+        self.mute = False
+        self.slots = asyncio.Semaphore(1000)
         self.step = 0.0
         self.got = []
         self.headers = []
@@ -78,11 +82,12 @@ class FakeWorker:
             raise
 
     async def _answer_or_fail(self, request):
-        await self._thaw()
         if request.path == "/healthz":
+            await self._until_not("frozen")
             if self.healthy == "hang":
                 await asyncio.sleep(3600)
             return web.Response(status=self.healthy, headers={UID_HEADER: self.uid})
+        await self._until_not("frozen")
         if request.headers.get(UID_HEADER) != self.uid:
             return web.Response(status=421, headers={UID_HEADER: self.uid})
         document = json.loads(await request.read())
@@ -94,7 +99,9 @@ class FakeWorker:
             headers = {UID_HEADER: self.uid, "Retry-After": count or "0"}
             body = {"error": {"message": f"fake {word}", "type": "t", "code": "c"}}
             return web.json_response(body, status=int(word), headers=headers)
-        return await getattr(self, f"_do_{word}")(request, document, int(count or 0))
+        async with self.slots:
+            await self._thaw()
+            return await getattr(self, f"_do_{word}")(request, document, int(count or 0))
 
     async def _do_serve(self, request, document, _count):
         words = make_words(document)
@@ -212,7 +219,10 @@ class FakeWorker:
         await response.write(f"data: {body}\n\n".encode())
 
     async def _thaw(self):
-        while self.frozen:  # noqa: ASYNC110 - frozen means that nothing wakes it
+        await self._until_not("frozen", "mute")
+
+    async def _until_not(self, *states):
+        while any(getattr(self, state) for state in states):  # noqa: ASYNC110 - nothing wakes it
             await asyncio.sleep(0.01)
 
     def _part(self, request, words, chat_key):

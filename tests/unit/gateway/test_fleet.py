@@ -11,7 +11,7 @@ from sluice_gateway.answers import Refusal
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.cluster import PoolSink, WorkerSink
 from sluice_gateway.fleet import Fleet
-from sluice_gateway.settings import Relaying
+from sluice_gateway.settings import Patience, Relaying
 
 from . import objects
 from .clock import Clock
@@ -23,9 +23,12 @@ class World:
 
     def __init__(self):
         self.clock = Clock()
-        self.fleet = Fleet(clock=self.clock, inflight_most=2, failures_to_fail=3)
+        self.fleet = Fleet(
+            clock=self.clock, inflight_most=2, failures_to_fail=3, patience=Patience()
+        )
         capture = structlog.testing.LogCapture()
         log = structlog.wrap_logger(None, processors=[capture])
+        self.capture = capture
         self.lines = capture.entries
         self.pools = PoolSink(self.fleet, log)
         self.workers = WorkerSink(self.fleet, log)
@@ -85,13 +88,13 @@ def test_a_worker_is_usable_when_nothing_speaks_against_it(world):
 def test_quarantined_suspect_held_and_full_workers_are_not_usable(world):
     world.start("taken", "suspect", "held", "full", "ok")
     world.pools.put(objects.pool(shares={"maia": "100%"}, quarantined=["taken"]))
-    world.fleet.workers["uid-suspect"].health.note_broken_request()
+    world.fleet.workers["uid-suspect"].health.note_broken_request(world.clock())
     world.fleet.workers["uid-held"].held_until = world.clock() + 1
     world.run_on("full")
     world.run_on("full")
     assert world.usable() == {"ok"}
     world.clock.now += 2
-    world.fleet.note_success(world.fleet.workers["uid-suspect"])
+    world.fleet.note_progress(world.fleet.workers["uid-suspect"])
     assert world.usable() == {"ok", "held", "suspect"}
 
 

@@ -58,7 +58,7 @@ def test_gauges_show_the_present(world):
     worker, attempt = world.run_on("m1")
     attempt.pending_since = world.clock() - 3.5
     world.signals.count_worker(worker, "errors")
-    worker.health.note_broken_request()
+    worker.health.note_broken_request(world.clock())
     seen = chat(world)
     assert seen["variants"]["maia"]["inflight"] == 1
     assert seen["variants"]["maia"]["oldestPendingSeconds"] == 3.5
