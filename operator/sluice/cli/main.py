@@ -39,7 +39,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "sluice.cli.explain", "explain", "Tell what a pool decided lately, and why."
     ),
     "recording": LazyCommand(
-        "sluice.cli.replay", "recording", "Save the last 200 passes of the operator."
+        "sluice.cli.replay",
+        "recording",
+        "Save passes of the operator: the last 200, or all since some time.",
     ),
     "replay": LazyCommand(
         "sluice.cli.replay", "replay", "Plan recorded passes again, and compare bit for bit."

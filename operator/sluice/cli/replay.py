@@ -1,124 +1,125 @@
 """`sluice recording` and `sluice replay`: fetch what the operator saw, and go over it again."""
 
-import http.client
+import gzip
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
 from sluice.cli.errors import CommandError, ExitCode
 from sluice.cli.output import name_option, output_option, print_result
+from sluice.cli.recordings import (
+    fetch_lines,
+    find_operators,
+    parse_since,
+    read_passes,
+    url_option,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sluice.decide.replay import Difference
     from sluice.model.recording import PassRecord
 
-_OPERATORS = "app.kubernetes.io/name=sluice-operator"
-_PODS = "/api/v1/namespaces/sluice-system/pods"
-_PORT = 8081
-_PATIENCE = 30.0
 _SHOWN = 5
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "--url",
-    help="Admin port of an operator on any cluster, such as http://127.0.0.1:8081 after 'kubectl "
-    "port-forward'; default: the operators of the embedded cluster.",
+    "--since",
+    metavar="DURATION",
+    callback=parse_since,
+    help="All passes of this time, such as 2h, from the operator's disk; default: the last 200.",
 )
+@url_option
 @name_option
 @output_option
-def recording(*, file: Path, url: str | None, name: str, output: str) -> None:
-    """Save the last 200 passes of the operator.
+def recording(*, file: Path, since: str | None, url: str | None, name: str, output: str) -> None:
+    """Save passes of the operator: the last 200, or all since some time.
 
-    A pass is all that the planner saw and remembered, and what it planned.
+    A pass is all that the planner saw and remembered, and what it planned. A FILE that ends in .gz
+    is compressed.
     """
-    lines = [line for place in _find_operators(url, name) for line in _fetch(place)]
-    if not lines:
-        raise CommandError("No operator has made a pass yet.", ExitCode.NOT_READY)
+    places = find_operators(url, name)
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        beside.write_bytes(b"".join(lines))
+        with _open(beside, packed=file.suffix == ".gz") as out:
+            count, first, last = _save(
+                (line for at in places for line in fetch_lines(at, since)), out
+            )
+        if not count:
+            said = "No operator has made a pass yet." if since is None else _NOTHING.format(since)
+            raise CommandError(said, ExitCode.NOT_READY)
         beside.replace(file)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise CommandError(f"Cannot write {file}: {error.strerror}.", ExitCode.USAGE) from error
-    text = f"{len(lines)} passes stand in {file}. Go over them with 'sluice replay {file}'."
-    print_result({"file": str(file), "passes": len(lines)}, text, output=output)
+    finally:
+        beside.unlink(missing_ok=True)
+    text = (
+        f"{count} passes stand in {file}, from {_format_time(first)} to {_format_time(last)}."
+        f" Go over them with 'sluice replay {file}'."
+    )
+    value = {"file": str(file), "passes": count, "from": first, "to": last}
+    print_result(value, text, output=output)
 
 
-def _find_operators(url: str | None, name: str) -> list[str]:
-    from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
-    from sluice.devcluster.kubernetes_api import list_objects  # noqa: PLC0415
-
-    if url is not None:
-        return [url]
-    pods = list_objects(find_cluster(name).state, _PODS, label_selector=_OPERATORS)
-    running = [p["status"]["podIP"] for p in pods if p["status"].get("podIP")]
-    if not running:
-        raise CommandError("No operator runs in namespace sluice-system.", ExitCode.NOT_READY)
-    return [f"http://{address}:{_PORT}" for address in running]
+_NOTHING = "No operator recorded a pass in the last {}."
 
 
-def _fetch(url: str) -> list[bytes]:
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.netloc:
-        raise CommandError(
-            f"{url} is no address of an admin port; give one such as http://127.0.0.1:{_PORT}.",
-            ExitCode.USAGE,
-        )
-    try:
-        connection = http.client.HTTPConnection(parts.netloc, timeout=_PATIENCE)
-        try:
-            connection.request("GET", "/recording")
-            response = connection.getresponse()
-            body = response.read()
-        finally:
-            connection.close()
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise CommandError(f"{url} does not give its recording: {error}.") from error
-    if response.status != http.client.OK:
-        raise CommandError(f"{url} is not the admin port of an operator ({response.status}).")
-    return body.splitlines(keepends=True)
+def _open(path: Path, *, packed: bool) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path, "wb")) if packed else path.open("wb")
+
+
+def _save(lines: "Iterable[bytes]", out: BinaryIO) -> tuple[int, float, float]:
+    """Write lines; return how many, and the times of the first and the last pass."""
+    from sluice.model.recording import find_time  # noqa: PLC0415
+
+    count, first, last = 0, float("inf"), float("-inf")
+    for line in lines:
+        out.write(line)
+        at = find_time(line)
+        count, first, last = count + 1, min(first, at), max(last, at)
+    return count, first, last
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--without",
-    type=click.Choice(["liveness", "gateway", "signals"]),
+    type=click.Choice(["liveness", "gateway", "signals", "known-answers", "conditions"]),
     help="What would have been decided if this evidence had not come: misses of liveness probes,"
-    " failures that gateways saw, or the load and latency that they measured.",
+    " failures that gateways saw, the load and latency that they measured, wrong answers to known"
+    " prompts, or conditions of nodes.",
 )
 @output_option
-def replay(*, file: Path, without: str | None, output: str) -> None:
+def replay(*, files: tuple[Path, ...], without: str | None, output: str) -> None:
     """Plan recorded passes again, and compare bit for bit.
 
-    Ends with 1, and says where, if some plan is another one now.
+    FILES are recordings, plain or compressed, or directories of them. Ends with 1, and says where,
+    if some plan is another one now.
     """
     if without is not None:
-        _show_otherwise(file, without, output)
+        _show_otherwise(files, without, output)
         return
     from sluice.decide.replay import replay as go_over  # noqa: PLC0415
 
-    count, differing = 0, []
-    for _, difference in go_over(_read(file)):
+    count, differing, cut = 0, [], list[str]()
+    for _, difference in go_over(read_passes(files, cut)):
         count += 1
         if difference is not None:
             differing.append(difference)
+    _tell_cuts(cut, count)
     if not differing:
         text = f"{count} passes: every plan and every memory is the same, bit for bit."
-        print_result({"passes": count, "different": []}, text, output=output)
+        print_result({"passes": count, "different": [], "cut": cut}, text, output=output)
         return
     shown = [_describe(one) for one in differing[:_SHOWN]]
     print_result(
-        {"passes": count, "different": [_as_json(one) for one in differing]},
+        {"passes": count, "different": [_as_json(one) for one in differing], "cut": cut},
         "\n".join(shown),
         output=output,
     )
@@ -127,10 +128,26 @@ def replay(*, file: Path, without: str | None, output: str) -> None:
     )
 
 
-def _show_otherwise(file: Path, without: str, output: str) -> None:
+def _tell_cuts(cut: list[str], count: int) -> None:
+    for sentence in cut:
+        click.echo(sentence, err=True)
+    if not count:
+        raise CommandError("No whole pass stands in it.", ExitCode.USAGE)
+
+
+def _show_otherwise(files: tuple[Path, ...], without: str, output: str) -> None:
     from sluice.decide.replay import Evidence, replay_without  # noqa: PLC0415
 
-    turns = list(replay_without(_read(file), Evidence(without)))
+    cut: list[str] = []
+    count = 0
+
+    def read() -> "Iterator[PassRecord]":
+        nonlocal count
+        for count, record in enumerate(read_passes(files, cut), 1):  # noqa: B007
+            yield record
+
+    turns = list(replay_without(read(), Evidence(without)))
+    _tell_cuts(cut, count)
     lines = [f"without {without}: {len(turns)} passes would have decided otherwise"]
     for turn in turns:
         lines += ["", _format_time(turn.at)]
@@ -138,19 +155,6 @@ def _show_otherwise(file: Path, without: str, output: str) -> None:
         lines += [f"  instead  {one}" for one in turn.instead] or ["  instead  nothing"]
     value = [{"at": t.at, "decided": t.decided, "instead": t.instead} for t in turns]
     print_result({"without": without, "turns": value}, "\n".join(lines), output=output)
-
-
-def _read(file: Path) -> "Iterator[PassRecord]":
-    from sluice.model.recording import RecordingError, read_record  # noqa: PLC0415
-
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                yield read_record(line, f"{file} line {number}")
-    except OSError as error:
-        raise CommandError(f"Cannot read {file}: {error.strerror}.", ExitCode.USAGE) from error
-    except RecordingError as error:
-        raise CommandError(str(error), ExitCode.USAGE) from error
 
 
 def _describe(one: "Difference") -> str:

@@ -21,9 +21,10 @@ from sluice.control.admin import make_app
 from sluice.control.applying import Applier
 from sluice.control.leadership import Leadership
 from sluice.control.passes import PlannerLoop
+from sluice.control.passfiles import PassFiles
 from sluice.control.recording import Recorder
 from sluice.control.sensors import Sensors
-from sluice.control.settings import Settings, SettingsError, load_settings
+from sluice.control.settings import RecordingSettings, Settings, SettingsError, load_settings
 from sluice.control.telemetry import Telemetry, configure_logging
 from sluice.kube.client import KubeClient
 from sluice.model.clock import steady_clock
@@ -48,7 +49,7 @@ class Operator:
         writer = Writer(self._client, self.leadership)
         self.sensors = Sensors(self._client, settings, clock, self._wake, namespace)
         instance = os.environ.get("POD_NAME", identity)
-        recorder = Recorder(instance)
+        self._recorder = recorder = Recorder(instance, _make_files(settings.recording))
         applier = Applier(
             writer,
             self.sensors.store,
@@ -88,6 +89,7 @@ class Operator:
         await asyncio.gather(*work, return_exceptions=True)
         await self.leadership.release()
         await runner.cleanup()
+        self._recorder.close()
         await self._client.close()
         for task in done:
             if task.get_name() != "stop":
@@ -128,6 +130,12 @@ class Operator:
         )
 
 
+def _make_files(settings: RecordingSettings) -> PassFiles | None:
+    if settings.directory is None:
+        return None
+    return PassFiles(Path(settings.directory), settings.keep, settings.max_bytes)
+
+
 def _handle_signals(stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -142,11 +150,15 @@ async def _wait(event: asyncio.Event) -> None:
     "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file with settings."
 )
 @click.option("--kubeconfig", help="Kubeconfig file; default: $KUBECONFIG, or the pod's account.")
-def main(settings_file: Path | None, kubeconfig: str | None) -> None:
+@click.option("--recordings", help="Directory for recorded passes, before recording.directory.")
+def main(settings_file: Path | None, kubeconfig: str | None, recordings: str | None) -> None:
     """Keep every InferencePool inside its SLO."""
     configure_logging()
     try:
         settings = load_settings(settings_file)
+        if recordings is not None:
+            recording = settings.recording.model_copy(update={"directory": recordings})
+            settings = settings.model_copy(update={"recording": recording})
         uvloop.run(Operator(settings, kubeconfig).run())
     except (SettingsError, ConfigException, OSError) as error:
         sys.stderr.write(f"sluice-operator: {error}\n")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from sluice.api.quantities import Duration, PositiveDuration
@@ -52,6 +52,32 @@ class GatewaySettings(_Section):
     )
 
 
+class RecordingSettings(_Section):
+    """Passes on disk, for `sluice recording FILE --since`, `sluice replay` and `sluice explain`."""
+
+    directory: str | None = Field(
+        default=None,
+        description="Where passes are recorded, an absolute path; left out, only the last 200 are"
+        " kept, in memory. `sluice-operator --recordings` goes before it.",
+    )
+    keep: PositiveDuration = Field(
+        default=86400.0, description="A recorded file older than this is deleted."
+    )
+    max_bytes: int = Field(
+        default=256 << 20,
+        ge=1 << 20,
+        le=1 << 40,
+        description="Size of all recorded files together; the oldest are deleted first.",
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _check(cls, directory: str | None) -> str | None:
+        if directory is not None and not Path(directory).is_absolute():
+            raise ValueError(f"must be an absolute path (found {directory!r})")
+        return directory
+
+
 class Settings(_Section):
     """All settings; durations are Go-style strings such as 2s or 1m30s."""
 
@@ -87,6 +113,9 @@ class Settings(_Section):
     )
     gateway: GatewaySettings = Field(
         default_factory=GatewaySettings, description="Where users reach the gateway."
+    )
+    recording: RecordingSettings = Field(
+        default_factory=RecordingSettings, description="Passes on disk."
     )
     admin_port: int = Field(
         default=8081, ge=1, le=65535, description="Port of /healthz, /readyz, /metrics."

@@ -10,7 +10,7 @@ from sluice.decide.planner import plan
 from sluice.model.memory import Memory
 from sluice.model.plan import Plan
 from sluice.model.recording import PassRecord
-from sluice.model.snapshot import Pool, Probe, Snapshot, Worker
+from sluice.model.snapshot import KnownAnswers, Pool, ProbationPod, Probe, Snapshot, Worker
 
 _PLAN = TypeAdapter(Plan)
 _MEMORY = TypeAdapter(Memory)
@@ -23,6 +23,8 @@ class Evidence(StrEnum):
     LIVENESS = "liveness"
     GATEWAY = "gateway"
     SIGNALS = "signals"
+    KNOWN_ANSWERS = "known-answers"
+    CONDITIONS = "conditions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,12 @@ def replay_without(records: Iterable[PassRecord], evidence: Evidence) -> Iterato
     few turns: the world would have gone on otherwise.
     """
     memory: Memory | None = None
-    instance = ""
+    instance, number = "", 0
     for record in records:
-        if memory is None or record.instance != instance:
-            memory, instance = record.memory, record.instance
+        # A process that begins anew under the same name counts from 1 again.
+        if memory is None or record.instance != instance or record.number <= number:
+            memory = record.memory
+        instance, number = record.instance, record.number
         planned, memory = plan(_leave_out(record.snapshot, evidence), memory)
         decided, instead = _list_decisions(record.planned), _list_decisions(planned)
         if [one.split(": ")[0] for one in decided] != [one.split(": ")[0] for one in instead]:
@@ -117,7 +121,24 @@ def _list_decisions(planned: Plan) -> tuple[str, ...]:
 
 
 def _leave_out(snapshot: Snapshot, evidence: Evidence) -> Snapshot:
-    return replace(snapshot, pools=tuple(_blind_pool(pool, evidence) for pool in snapshot.pools))
+    if evidence is Evidence.CONDITIONS:
+        return replace(snapshot, nodes=tuple(replace(n, conditions={}) for n in snapshot.nodes))
+    pools = tuple(_blind_pool(pool, evidence) for pool in snapshot.pools)
+    if evidence is not Evidence.KNOWN_ANSWERS:
+        return replace(snapshot, pools=pools)
+    return replace(
+        snapshot, pools=pools, probations=tuple(_blind_probation(p) for p in snapshot.probations)
+    )
+
+
+def _blind_probation(pod: ProbationPod) -> ProbationPod:
+    slots = {name: _forgive(known) for name, known in pod.slots.items()}
+    return replace(pod, slots=slots)
+
+
+def _forgive(known: KnownAnswers | None) -> KnownAnswers | None:
+    """Return what was answered as if nothing had been wrong."""
+    return known and replace(known, wrong=0, detail="")
 
 
 def _blind_pool(pool: Pool, evidence: Evidence) -> Pool:
@@ -128,7 +149,9 @@ def _blind_pool(pool: Pool, evidence: Evidence) -> Pool:
 
 def _blind_worker(worker: Worker, evidence: Evidence) -> Worker:
     if evidence is Evidence.GATEWAY:
-        return replace(worker, gateway_failures=0)
+        return replace(worker, gateway_failures=0, signals=None)
+    if evidence is Evidence.KNOWN_ANSWERS:
+        return replace(worker, answers=_forgive(worker.answers))
     if worker.probe is None or not worker.probe.misses or not worker.probe.answered:
         return worker
     return replace(worker, probe=Probe(0, worker.probe.answered, worker.created))

@@ -4,6 +4,8 @@ Templates of pods stay out: decisions do not read them (only their digests, whic
 snapshot), and their env may hold secrets. No request ever reaches the operator, so no prompt can.
 """
 
+import json
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +16,9 @@ from sluice.model.plan import Plan
 from sluice.model.snapshot import Pool, Snapshot
 
 VERSION = 1
+_TIME = re.compile(
+    rb'^\{"version":1,"instance":"[^"]*","number":[0-9]+,"snapshot":\{"at":([0-9.e+]+),'
+)
 
 
 class RecordingError(Exception):
@@ -59,6 +64,15 @@ def _leave_out_templates(pool: Pool) -> Pool:
 def write_record(record: PassRecord) -> bytes:
     """Return one line of JSON, without its end."""
     return _RECORD.dump_json(record, by_alias=True)
+
+
+def find_time(line: bytes) -> float:
+    """Return the time of a recorded pass, seconds, without reading all of it; -inf for no pass."""
+    found = _TIME.match(line)
+    try:
+        return float(found[1] if found else json.loads(line)["snapshot"]["at"])
+    except (ValueError, TypeError, KeyError):
+        return float("-inf")
 
 
 def read_record(line: bytes, where: str) -> PassRecord:

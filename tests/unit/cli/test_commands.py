@@ -237,6 +237,7 @@ def test_a_kubeconfig_that_is_not_there_is_named(
         (["recording", "--url", "http://127.0.0.1:1", "x"], "does not give its recording"),
         (["recording", "--url", "http://127.0.0.1:port", "x"], "does not give its recording"),
         (["recording", "--url", "nonsense", "x"], "no address of an admin port"),
+        (["recording", "--url", "http://127.0.0.1:1", "--since", "2h", "x"], "does not give its"),
     ],
 )
 def test_recordings_that_cannot_be_had_are_a_sentence(arguments: list[str], said: str) -> None:

@@ -27,6 +27,9 @@ def test_durations_are_texts(tmp_path):
         ("lease: {duration: 5s}", "lease: .*duration longer than renewDeadline"),
         ("lease: {renewDeadline: 1s}", "renewDeadline longer than retry"),
         ("lease: {retry: 0s}", "retry must be above 0s"),
+        ("recording: {directory: passes}", "recording.directory: .*absolute path.*'passes'"),
+        ("recording: {keep: 0s}", "recording.keep"),
+        ("recording: {maxBytes: 1}", "recording.maxBytes"),
     ],
 )
 def test_refuses_with_a_sentence(tmp_path, text, said):

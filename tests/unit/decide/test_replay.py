@@ -1,16 +1,22 @@
 """Recorded passes: the same plans again, and what missing evidence would have changed."""
 
+import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
+from sluice.cli.errors import CommandError
+from sluice.cli.main import sluice
 from sluice.control.recording import Recorder
 from sluice.decide import limits
 from sluice.decide.planner import plan
-from sluice.decide.replay import Evidence, replay, replay_without
+from sluice.decide.replay import Evidence, _leave_out, replay, replay_without
 from sluice.model.recording import RecordingError, read_record, write_record
+from sluice.model.snapshot import KnownAnswers, NodeCondition, ProbationPod
 
 from .world import World, pool_spec
 
@@ -108,11 +114,96 @@ def test_the_command_replays_in_a_process_of_its_own(lines, tmp_path):
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{len(lines)} passes: every plan" in done.stdout
-    file.write_bytes(lines[0][:-40])
+    file.write_bytes(lines[0][40:])
     done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "line 1 is no record" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def call_replay(*arguments):
+    """Return exit code, output and the sentences of `sluice replay`."""
+    done = CliRunner().invoke(sluice, ["replay", *map(str, arguments)])
+    error = done.exception if isinstance(done.exception, CommandError) else None
+    return error.code if error else done.exit_code, done.output, str(error or "")
+
+
+def test_plain_and_compressed_files_and_directories_are_gone_over_as_one(lines, tmp_path):
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "a.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[:30])))
+    (tmp_path / "dir" / "b.jsonl").write_bytes(b"".join(lines[30:50]))
+    (tmp_path / "dir" / "notes.txt").write_bytes(b"no recording")
+    (tmp_path / "rest").write_bytes(gzip.compress(b"".join(lines[50:])))
+    code, output, _ = call_replay(tmp_path / "dir", tmp_path / "rest")
+    assert code == 0
+    assert f"{len(lines)} passes: every plan" in output
+    code, output, _ = call_replay(tmp_path / "dir", tmp_path / "rest", "--without", "liveness")
+    assert "passes would have decided otherwise" in output
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_file_cut_in_the_middle_of_a_pass_is_gone_over_up_to_there(lines, tmp_path, packed):
+    file = tmp_path / "cut"
+    data = gzip.compress(b"".join(lines[:20]))[:-900] if packed else b"".join(lines[:20])[:-9]
+    file.write_bytes(data)
+    code, output, _ = call_replay(file)
+    assert code == 0
+    assert f"{file} ends in the middle of pass" in output
+    assert " passes: every plan" in output
+
+
+def test_what_holds_no_pass_is_a_sentence(lines, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, said = call_replay(tmp_path / "empty")
+    assert (code, "holds no recording" in said) == (2, True)
+    (tmp_path / "file").write_bytes(b"")
+    code, _, said = call_replay(tmp_path / "file")
+    assert (code, said) == (2, "No whole pass stands in it.")
+    (tmp_path / "file").write_bytes(lines[0][:-9])
+    code, output, said = call_replay(tmp_path / "file")
+    assert (code, "in the middle of pass 1" in output) == (2, True)
+
+
+def with_evidence(snapshot):
+    """Return a snapshot in which a worker answered wrongly and a node has a bad condition."""
+    known = KnownAnswers(0, 2, snapshot.at, "prompt 1: expected 1, got 2")
+    (pool,) = snapshot.pools
+    first, *others = pool.workers
+    pod = ProbationPod("u", "n", "maia-0", "maia", 0.0, ready=True, terminating=False)
+    node = snapshot.nodes[0]
+    bad = NodeCondition("False", "DeviceOffBus", "gone")
+    return replace(
+        snapshot,
+        pools=(replace(pool, workers=(replace(first, answers=known), *others)),),
+        probations=(replace(pod, slots={"slot-0": known, "slot-1": None}),),
+        nodes=(replace(node, conditions={"AcceleratorHealthy": bad}), *snapshot.nodes[1:]),
+    )
+
+
+def test_each_evidence_is_left_out_alone(lines):
+    snapshot = with_evidence(read(lines)[-1].snapshot)
+    blind = _leave_out(snapshot, Evidence.KNOWN_ANSWERS)
+    assert blind.pools[0].workers[0].answers == KnownAnswers(0, 0, snapshot.at)
+    assert blind.probations[0].slots == {"slot-0": KnownAnswers(0, 0, snapshot.at), "slot-1": None}
+    assert blind.nodes == snapshot.nodes
+    blind = _leave_out(snapshot, Evidence.CONDITIONS)
+    assert all(not node.conditions for node in blind.nodes)
+    assert (blind.pools, blind.probations) == (snapshot.pools, snapshot.probations)
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_only_a_process_that_begins_anew_is_taken_as_it_was_recorded(lines, monkeypatch, anew):
+    memories = []
+
+    def spy(snapshot, memory):
+        memories.append(memory)
+        return plan(snapshot, memory)
+
+    monkeypatch.setattr("sluice.decide.replay.plan", spy)
+    later = json.dumps(json.loads(lines[60]) | ({"number": 1} if anew else {})).encode()
+    records = read([lines[0], later])
+    list(replay_without(records, Evidence.LIVENESS))
+    assert (memories[1] == records[1].memory) is anew
 
 
 def test_only_the_last_passes_are_kept():

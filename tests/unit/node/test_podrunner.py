@@ -329,3 +329,21 @@ async def test_a_container_sees_its_devices_and_nothing_of_the_agent(
     assert f"SLUICE_DEVICE_SOCKETS={sockets[0]},{sockets[1]}\n" in text
     assert f"M={world.context.config.state_dir}/compact\n" in text
     assert "AGENT_SECRET" not in text
+
+
+async def test_an_empty_directory_outlives_the_container_and_goes_with_the_pod(world: World):
+    script = "import sys; p = sys.argv[1].partition('=')[2]; open(p + '/log', 'a').write('x')"
+    pod = make_pod(
+        PYTHON,
+        "-c",
+        script,
+        "--recordings=/var/lib/it",
+        volumeMounts=[{"name": "kept", "mountPath": "/var/lib/it"}],
+    )
+    pod["spec"]["volumes"] = [{"name": "kept", "emptyDir": {"sizeLimit": "1Mi"}}]
+    runner, task = world.run_pod(pod)
+    kept = world.context.pods / "uid-1" / "volumes" / "kept" / "log"
+    await until(lambda: kept.exists() and kept.read_text() >= "xx")
+    runner.update(delete(pod, grace=1))
+    await task
+    assert not kept.exists()
