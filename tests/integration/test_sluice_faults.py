@@ -1,0 +1,147 @@
+"""Each fault of a device, on one node and on all: noticed where the real one would be, and undone.
+
+One fault a kind of evidence runs with the other tests; the rest belongs to the full matrix.
+"""
+
+import json
+
+import pytest
+
+from .story import Load, ask, make_pool, wait_until
+
+MAIA = ("maia-0", "maia-1")
+NOTICED = {
+    "off-bus": "AcceleratorHealthy is False",
+    "ecc": "AcceleratorHealthy is False",
+    "throttle": "AcceleratorHealthy is False",
+    "hang": "device call late",
+    "corruption": "wrong answer to a known question",
+}
+"""What the node's mark says, by fault; a crash leaves none, for the next process starts."""
+LATCHES = ("corruption",)
+
+full = pytest.mark.full
+
+
+@pytest.fixture
+def chat(sluice):
+    """A pool whose Maia workers stand on both nodes; every node is well again after the test."""
+    pool = make_pool("chat")
+    pool["spec"]["variants"] = [
+        {"acceleratorClass": "maia-200", "min": 3, "max": 4},
+        {"acceleratorClass": "h100", "min": 0, "max": 2},
+    ]
+    sluice.create(pool)
+    wait_until(lambda: sluice.serving("chat", "maia-200") >= 3, "its workers serve")
+    wait_until(lambda: ask(sluice.gateway(), "chat")[0] == 200, "the gateway serves it")
+    yield sluice
+    for node in MAIA:
+        sluice.cluster.act_on_node(node, "heal")
+        sluice.run("annotate", "node", node, "sluice.dev/quarantine-", "--overwrite", check=False)
+        sluice.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
+    wait_until(lambda: not any(read_mark(sluice, node) for node in MAIA), "no mark is left", 240)
+    sluice.delete_pool("chat")
+
+
+def read_mark(sluice, node):
+    """Return what a node's mark says, or {}."""
+    annotations = sluice.get("node", node)["metadata"].get("annotations", {})
+    return json.loads(annotations.get("sluice.dev/health", "{}"))
+
+
+def state(sluice, node):
+    return read_mark(sluice, node).get("state", "Healthy")
+
+
+def probation_pods(sluice):
+    items = sluice.get("-n", "sluice-system", "pods", "-l", "app.kubernetes.io/name=sluice-probe")[
+        "items"
+    ]
+    return {item["metadata"]["name"] for item in items}
+
+
+@pytest.mark.parametrize(
+    "nodes", [pytest.param(("maia-1",), id="one"), pytest.param(MAIA, id="all", marks=full)]
+)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "hang",
+        "corruption",
+        "off-bus",
+        pytest.param("ecc", marks=full),
+        pytest.param("throttle", marks=full),
+    ],
+)
+def test_a_fault_is_noticed_carried_by_gpu_repaired_proven_and_gone(chat, fault, nodes):
+    with Load(chat.gateway(), "chat", rate=1.5) as load:
+        for node in nodes:
+            chat.cluster.act_on_node(node, "break", fault=fault, device="all")
+        for node in nodes:
+            wait_until(lambda node=node: node in chat.tainted(), f"{node} is out")
+            mark = read_mark(chat, node)
+            assert NOTICED[fault] in mark["reason"]
+            assert mark["state"] == ("Latched" if fault in LATCHES else "Failed")
+        wait_until(lambda: chat.condition("chat", "FallbackActive") == "True", "it falls back")
+        wait_until(lambda: chat.serving("chat", "h100") >= 1, "GPU serves")
+        for node in nodes:
+            chat.cluster.act_on_node(node, "heal")
+            if fault in LATCHES:
+                chat.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
+        seen = follow(chat, nodes[-1])
+    assert seen[-2:] == ["Probation", "Ramp"]
+    wait_until(lambda: chat.condition("chat", "FallbackActive") == "False", "it is over")
+    wait_until(lambda: not probation_pods(chat), "no probation pod is left")
+    assert load.failures == [] or fault in ("off-bus", "ecc") or all_shed(load.failures)
+
+
+def all_shed(failures):
+    """Tell whether whatever failed was refused because all were busy."""
+    return all(failure.startswith("429 ") for failure in failures)
+
+
+def follow(sluice, node):
+    """Return the states that a node goes through until its share has climbed to the top."""
+    seen = [state(sluice, node)]
+
+    def climbed():
+        now = state(sluice, node)
+        if now != seen[-1]:
+            seen.append(now)
+        return now == "Healthy"
+
+    wait_until(climbed, f"{node} is back, after {seen}", 240)
+    return seen[:-1]
+
+
+def test_a_crash_of_the_runtime_costs_a_restart_and_no_node(chat):
+    before = {w["metadata"]["uid"] for w in chat.workers("chat")}
+    chat.cluster.act_on_node("maia-1", "break", fault="crash", device="all")
+    wait_until(
+        lambda: any(
+            status["restartCount"]
+            for w in chat.workers("chat")
+            if w["spec"]["nodeName"] == "maia-1"
+            for status in w["status"].get("containerStatuses", ())
+        ),
+        "a container restarts",
+    )
+    wait_until(lambda: chat.serving("chat", "maia-200") >= 3, "all serve again")
+    assert {w["metadata"]["uid"] for w in chat.workers("chat")} == before
+    assert state(chat, "maia-1") == "Healthy"
+
+
+def test_a_hand_takes_a_node_out_without_cutting_a_stream_and_lets_it_back(chat):
+    with Load(chat.gateway(), "chat", rate=1.5) as load:
+        chat.run("annotate", "node", "maia-1", "sluice.dev/quarantine=new firmware")
+        wait_until(lambda: state(chat, "maia-1") == "Latched", "it is out")
+        assert "taken out by hand: new firmware" in read_mark(chat, "maia-1")["reason"]
+        wait_until(
+            lambda: not [w for w in chat.workers("chat") if w["spec"].get("nodeName") == "maia-1"],
+            "its workers are gone",
+        )
+        chat.run("annotate", "node", "maia-1", "sluice.dev/quarantine-")
+        chat.run("annotate", "node", "maia-1", "sluice.dev/release=yes")
+        assert follow(chat, "maia-1")[-2:] == ["Probation", "Ramp"]
+    assert load.failures == []
+    assert len(set(load.answers)) == 1
