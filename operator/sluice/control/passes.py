@@ -94,7 +94,7 @@ class PlannerLoop:
         self._recorder.note(snapshot, before, planned)
         took = time.perf_counter() - began
         self._telemetry.passes.observe(took)
-        self._show(planned, took)
+        self._show(snapshot, planned, took)
         self._tell_unreadable(snapshot.at, unreadable)
         self._submit(snapshot, planned)
 
@@ -141,9 +141,10 @@ class PlannerLoop:
                 ),
             )
 
-    def _show(self, planned: Plan, took: float) -> None:
+    def _show(self, snapshot: Snapshot, planned: Plan, took: float) -> None:
         self._telemetry.show_plan(planned)
-        out = sorted(name for name, node in self._memory.nodes.items() if node.is_out)
+        known = self._memory.nodes
+        out = [n.name for n in snapshot.nodes if n.name in known and known[n.name].is_out]
         self._telemetry.quarantined.set(len(out))
         if self._sensors.prober is not None:
             self._telemetry.misses.set(self._sensors.prober.missed)

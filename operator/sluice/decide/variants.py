@@ -97,7 +97,8 @@ class VariantView:
         serving: workers that count: pod ready, not Terminating, state Healthy, Ramp or Suspect. A
             Suspect one gets no new request from the gateway, but is expected back within a second.
         returning: those of them on nodes that came back lately.
-        suspect: how many of them are Suspect.
+        suspect: how many of them are Suspect because they miss probes. Who is Suspect for latency
+            serves all the same, and must not keep a pool from settling.
         starting: workers on their way within the expected time.
         bound: workers that hold devices, Terminating ones included.
         failed: workers that get no traffic and are to be deleted.
@@ -170,7 +171,10 @@ def view_variant(
         workers=workers,
         serving=len(serving),
         returning=returning,
-        suspect=sum(state is WorkerState.SUSPECT for state in states.values()),
+        suspect=sum(
+            states.get(w.uid) is WorkerState.SUSPECT and (w.probe is None or w.probe.misses > 0)
+            for w in live
+        ),
         ready=sum(w.ready for w in live),
         starting=starting,
         bound=sum(w.node is not None for w in workers),

@@ -175,6 +175,8 @@ class Health(RuleBasedStateMachine):
 
     @invariant()
     def a_node_has_one_state_and_bears_its_mark(self):
+        if self.world.memory.started is None:
+            return  # the operator has only just begun anew
         for name, health in self.world.memory.nodes.items():
             assert (health.state in OUT_STATES) == (name in self.world.marks)
         for name, mark in self.world.marks.items():

@@ -83,7 +83,10 @@ def test_without_the_misses_nothing_would_have_failed(lines):
 
 
 def test_evidence_that_did_not_count_changes_nothing(lines):
-    assert list(replay_without(read(lines), Evidence.GATEWAY)) == []
+    # What gateways measured of each worker gates the way back, so only that takes another course.
+    turns = list(replay_without(read(lines), Evidence.GATEWAY))
+    told = [one for turn in turns for one in (*turn.decided, *turn.instead)]
+    assert not any(word in one for one in told for word in ("Quarantine", "Lost", "FallBack"))
 
 
 def test_a_record_is_the_same_after_reading_and_writing(lines):
