@@ -81,8 +81,8 @@ class PlannerLoop:
         if not self._sensors.store.is_complete():
             return
         began = time.perf_counter()
-        snapshot, unreadable = self._sensors.take_snapshot()
         leading = self._leadership.is_leading()
+        snapshot, unreadable = self._sensors.take_snapshot(leading=leading)
         self._telemetry.leading.set(leading)
         if not leading:
             self._stand_by(snapshot.at)

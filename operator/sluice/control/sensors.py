@@ -86,8 +86,12 @@ class Sensors:
                 self.prober.stop()
                 self.answers.stop()
 
-    def take_snapshot(self) -> tuple[Snapshot, dict[str, Unreadable]]:
-        """Return the fleet as it stands now, and what in it cannot be read; aims the probes."""
+    def take_snapshot(self, *, leading: bool = True) -> tuple[Snapshot, dict[str, Unreadable]]:
+        """Return the fleet as it stands now, and what in it cannot be read; aims the probes.
+
+        Only who leads asks for known answers: a worker has one slot for them, and a standby that
+        takes it would keep the leader from its proof.
+        """
         now = self._clock()
         read_at, signals = self._signals
         if now - read_at > STALE_TICKS * self._settings.fast_tick:
@@ -111,7 +115,10 @@ class Sensors:
             ),
         )
         self._aim(snapshot)
-        self._ask(snapshot)
+        if leading:
+            self._ask(snapshot)
+        elif self.answers is not None:
+            self.answers.stop()
         return snapshot, unreadable
 
     def refresh(self) -> None:

@@ -36,7 +36,7 @@ class FakeSensors:
         for kind in Kind:
             self.store.replace(kind, [], at=self._world.now)
 
-    def take_snapshot(self):
+    def take_snapshot(self, *, leading=True):
         self._world.now += self._world.tick
         return self._world.snapshot(), self.unreadable
 

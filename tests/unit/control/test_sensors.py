@@ -38,3 +38,60 @@ def test_a_pod_elsewhere_cannot_pose_as_the_gateway():
     sensors.store.put(Kind.GATEWAYS, gateway("sluice-system", "10.0.0.1"))
     snapshot, _ = sensors.take_snapshot()
     assert (snapshot.endpoint, snapshot.gateways) == ("http://10.0.0.1:8000/v1", 1)
+
+
+class FakeAsker:
+    """Notes whom the known answers are asked of."""
+
+    def __init__(self):
+        self.keys = set()
+
+    def results(self):
+        return {}
+
+    def set_targets(self, targets):
+        self.keys = {target.key for target in targets}
+
+    def stop(self):
+        self.keys = set()
+
+
+def ready_pod(name, namespace, labels, ports):
+    return {
+        "metadata": {"namespace": namespace, "name": name, "uid": f"uid-{name}", "labels": labels},
+        "spec": {
+            "nodeName": "maia-0",
+            "containers": [
+                {"name": port, "ports": [{"name": port, "containerPort": number}]}
+                for port, number in ports.items()
+            ],
+        },
+        "status": {
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "ContainersReady", "status": "True"}],
+        },
+    }
+
+
+def test_who_leads_asks_workers_and_every_slot_and_a_standby_asks_nobody():
+    sensors = make_sensors()
+    sensors.answers = asker = FakeAsker()
+    spec = {
+        "nodeSelector": {"a": "b"},
+        "resourceName": "sluice.dev/maia",
+        "price": {"onDemand": "1"},
+    }
+    sensors.store.put(Kind.CLASSES, {"metadata": {"name": "maia", "uid": "c"}, "spec": spec})
+    labels = {"sluice.dev/accelerator-class": "maia"}
+    worker = ready_pod("w", "default", labels, {"http": 8000})
+    probe = ready_pod("sluice-probe-maia-0", "sluice-system", labels, {"slot-0": 1, "slot-1": 2})
+    sensors.store.put(Kind.WORKERS, worker)
+    sensors.store.put(Kind.PROBATIONS, probe)
+    sensors.store.put(
+        Kind.PROBATIONS, ready_pod("sluice-probe-x", "a-tenant", labels, {"slot-0": 1})
+    )
+    sensors.take_snapshot()
+    slots = {f"uid-sluice-probe-maia-0/slot-{number}" for number in (0, 1)}
+    assert asker.keys == {"uid-w", *slots}
+    sensors.take_snapshot(leading=False)
+    assert asker.keys == set()
