@@ -4,6 +4,7 @@
 
 import asyncio
 import json
+from collections import Counter
 
 import openai
 import pytest
@@ -237,6 +238,28 @@ async def test_too_many_waiting_are_turned_away_and_too_long_too():
         assert codes == [(429, "queue_full")] * 3 + [(503, "no_worker")] * 2
         assert all(headers["Retry-After"] for _, headers, _ in answers)
         assert (await world.signals())["pools"]["default/chat"]["rejected"] == 5
+
+
+async def test_what_cannot_be_served_soon_is_shed_and_nothing_hangs():
+    relaying = {
+        "inflight_most": 2,
+        "waiting_least": 1,
+        "waiting_per_worker": 4,
+        "wait_while_busy": 0.5,
+    }
+    async with GatewayWorld(settings(relaying=relaying)) as world:
+        await world.add_pool()
+        await world.start_gateway()
+        (worker,) = await usable(world, "w1")
+        worker.step = 0.2
+        answers = await asyncio.gather(*(world.ask() for _ in range(12)))
+        codes = Counter(body.get("error", {}).get("code") for _, _, body in answers)
+        assert codes == {None: 2, "too_busy": 4, "queue_full": 6}
+        shed = [(status, headers) for status, headers, body in answers if "error" in body]
+        assert all(status == 429 and headers["Retry-After"] for status, headers in shed)
+        pool = (await world.signals())["pools"]["default/chat"]
+        assert (pool["rejected"], pool["failed"], pool["waiting"]) == (10, 0, 0)
+        assert len(worker.got) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,9 @@
-"""Finds a worker for a request, or lets it wait for one: bounded in number and in time."""
+"""Finds a worker for a request, or lets it wait for one: bounded in number and in time.
+
+While workers are healthy and all busy, what cannot be served soon is shed with a 429: a short line
+that moves. While none is healthy a failover may be on its way: more may wait, and longer, and get
+a 503 if none comes.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -15,6 +20,8 @@ from sluice_gateway.fleet import Choice, Fleet, Pool
 from sluice_gateway.settings import Relaying
 
 _RETRY_AFTER_SECONDS = 5
+_LOOK_SECONDS = 0.5
+"""How often a waiting request looks whether anybody is healthy."""
 
 
 class Admission:
@@ -64,21 +71,40 @@ class Admission:
         choice = self._choose(exchange, pool)
         if choice is not None:
             return choice
-        if pool.waiting >= self._relaying.waiting_most and last is None:
-            message = f"{pool.waiting} requests already wait for a worker of this model"
-            answer = answer_overloaded(message, code="queue_full", retry_after=_RETRY_AFTER_SECONDS)
-            raise Refusal(answer, "queue_full")
+        if last is None:
+            self._check_line(pool)
         began = self._clock()
         try:
-            async with asyncio.timeout(self._relaying.wait_for_worker):
-                return await self._wait(exchange, pool)
-        except TimeoutError as error:
-            raise Refusal(last or self._answer_no_worker(pool), "no_worker") from error
+            return await self._wait(exchange, pool, _Wait(self._relaying, began), last)
         finally:
             exchange.waited += self._clock() - began
 
-    async def _wait(self, exchange: Exchange, pool: Pool) -> Choice:
-        """Wait in line until a worker can be chosen."""
+    def _check_line(self, pool: Pool) -> None:
+        """Return if one more may wait.
+
+        Raises:
+            Refusal: With a 429, if too many wait already.
+        """
+        relaying = self._relaying
+        most = relaying.waiting_most
+        healthy = self._fleet.count_healthy(pool)
+        if healthy:
+            soon = max(relaying.waiting_least, relaying.waiting_per_worker * healthy)
+            most = min(most, soon)
+        if pool.waiting < most:
+            return
+        message = f"{pool.waiting} requests already wait for a worker of this model"
+        answer = answer_overloaded(message, code="queue_full", retry_after=_RETRY_AFTER_SECONDS)
+        raise Refusal(answer, "queue_full")
+
+    async def _wait(
+        self, exchange: Exchange, pool: Pool, wait: "_Wait", last: Answer | None
+    ) -> Choice:
+        """Wait in line until a worker can be chosen.
+
+        Raises:
+            Refusal: If it takes too long; with what the last attempt ended with, if there was one.
+        """
         again = False
         while True:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -86,8 +112,8 @@ class Admission:
             (pool.waiters.appendleft if again else pool.waiters.append)(waiter)
             pool.waiting += 1
             try:
-                await waiter
-            except asyncio.CancelledError:
+                await self._watch(pool, waiter, wait, last)
+            except (asyncio.CancelledError, Refusal):
                 self._pass_on(pool, waiter)
                 raise
             finally:
@@ -99,6 +125,26 @@ class Admission:
             choice = self._choose(exchange, pool)
             if choice is not None:
                 return choice
+
+    async def _watch(
+        self, pool: Pool, waiter: asyncio.Future[None], wait: "_Wait", last: Answer | None
+    ) -> None:
+        """Return when the waiter was woken; it keeps its place in the line while it looks around.
+
+        Raises:
+            Refusal: If it has waited too long.
+        """
+        while True:
+            healthy = self._fleet.count_healthy(pool)
+            left = wait.find_left(self._clock(), busy=healthy > 0)
+            if left <= 0:
+                if last is None:
+                    last = self._answer_overdue(pool, healthy)
+                raise Refusal(last, "too_busy" if healthy else "no_worker")
+            done, _ = await asyncio.wait({waiter}, timeout=min(left, _LOOK_SECONDS))
+            wait.note(self._clock(), busy=healthy > 0)
+            if done:
+                return
 
     def _choose(self, exchange: Exchange, pool: Pool) -> Choice | None:
         """Choose among the workers that have not failed this request, else among all.
@@ -120,14 +166,38 @@ class Admission:
         elif waiter.done() and not waiter.cancelled():
             self._fleet.wake_waiters(pool)
 
-    def _answer_no_worker(self, pool: Pool) -> Answer:
-        workers = pool.workers.values()
-        healthy = sum(self._fleet.is_healthy(pool, worker) for worker in workers)
-        state = (
-            f"all {healthy} healthy workers are busy"
-            if healthy
-            else f"none of its {len(workers)} workers is ready and healthy"
+    def _answer_overdue(self, pool: Pool, healthy: int) -> Answer:
+        """Answer who has waited too long: 429 if there is too much to do, 503 if nobody does it."""
+        relaying, model = self._relaying, repr(pool.spec.model)
+        if healthy:
+            message = (
+                f"no worker for {model} within {relaying.wait_while_busy:g} s: "
+                f"all {healthy} healthy workers are busy; try again later"
+            )
+            return answer_overloaded(message, code="too_busy", retry_after=_RETRY_AFTER_SECONDS)
+        message = (
+            f"no worker for {model} within {relaying.wait_for_worker:g} s: "
+            f"none of its {len(pool.workers)} workers is ready and healthy"
         )
-        waited = f"{self._relaying.wait_for_worker:g} s"
-        message = f"no worker for {pool.spec.model!r} within {waited}: {state}"
         return answer_unavailable(message, code="no_worker", retry_after=_RETRY_AFTER_SECONDS)
+
+
+class _Wait:
+    """How long one request has waited, in all and while there were healthy workers."""
+
+    def __init__(self, relaying: Relaying, now: float) -> None:
+        self._relaying = relaying
+        self._began = now
+        self._noted = now
+        self._busy = 0.0
+
+    def note(self, now: float, *, busy: bool) -> None:
+        """Count the time since the last note."""
+        if busy:
+            self._busy += now - self._noted
+        self._noted = now
+
+    def find_left(self, now: float, *, busy: bool) -> float:
+        """Return the seconds that it may still wait, if things stay as they are."""
+        left = self._began + self._relaying.wait_for_worker - now
+        return min(left, self._relaying.wait_while_busy - self._busy) if busy else left

@@ -208,6 +208,10 @@ class Fleet:
             return worker.held_until <= now and worker.inflight < self._inflight_most
         return self._may_be_tried(pool, worker, now)
 
+    def count_healthy(self, pool: Pool) -> int:
+        """Return how many workers may serve, busy or not."""
+        return sum(self.is_healthy(pool, worker) for worker in pool.workers.values())
+
     def list_usable(self, pool: Pool, now: float) -> list[Worker]:
         """Return the workers that can take one more request now.
 
@@ -215,7 +219,7 @@ class Fleet:
         """
         workers = pool.workers.values()
         usable = [worker for worker in workers if self.is_usable(pool, worker, now)]
-        if usable or any(self.is_healthy(pool, worker) for worker in workers):
+        if usable or self.count_healthy(pool):
             return usable
         return [worker for worker in workers if self._may_be_tried(pool, worker, now, early=True)]
 

@@ -61,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         type=_read_seconds,
         default=_DEFAULTS.relaying.wait_for_worker,
         metavar="SECONDS",
-        help="how long a request waits for a usable worker (%(default)s)",
+        help="how long a request waits while no worker is healthy (%(default)s)",
     )
     parser.add_argument(
         "--drain-delay",

@@ -32,9 +32,17 @@ class Relaying:
     """How a request is carried to workers. Times in seconds.
 
     Attributes:
-        wait_for_worker: How long a request waits for a usable worker, each time it needs one.
+        wait_for_worker: How long a request waits while no worker is healthy, each time it needs
+            one: a failover may be on its way.
+        wait_while_busy: How much of that it may wait while workers are healthy, and all busy. Who
+            has waited so long would miss any objective: better to be told to come back.
         waiting_most: Requests waiting in one pool.
-        inflight_most: Requests from this gateway on one worker; beyond that they wait here.
+        waiting_per_worker: The same for each healthy worker, while there is one: as many as it
+            takes itself. Beyond that the line moves too slowly.
+        waiting_least: Requests that may wait however few workers are healthy.
+        inflight_most: Requests from this gateway on one worker; beyond that they wait here, where
+            they can still go elsewhere. A worker's batch is 8, and as many in its own line keep it
+            full between two looks; more would only wait there, and all be lost with it.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
         moves_most: Dispatches of one request in all.
         connect_seconds: Opening a connection to a worker.
@@ -50,8 +58,11 @@ class Relaying:
     """
 
     wait_for_worker: float = 30.0
+    wait_while_busy: float = 10.0
     waiting_most: int = 256
-    inflight_most: int = 64
+    waiting_per_worker: int = 16
+    waiting_least: int = 16
+    inflight_most: int = 16
     attempts_most: int = 3
     moves_most: int = 8
     connect_seconds: float = 1.0

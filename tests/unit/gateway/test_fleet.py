@@ -1,12 +1,13 @@
 """What the fleet knows of pools and workers, and what a request may use."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
 import structlog
 
-from sluice_gateway.admission import Admission
+from sluice_gateway.admission import Admission, _Wait
 from sluice_gateway.answers import Refusal
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.cluster import PoolSink, WorkerSink
@@ -209,11 +210,67 @@ async def test_the_line_is_bounded(world):
     assert (pool.waiting, list(pool.waiters)) == (0, [])
 
 
+async def test_the_line_is_shorter_while_somebody_moves_it(world):
+    patient(world, waiting_most=9, waiting_per_worker=2, waiting_least=3)
+    world.start("w1", "w2")
+    for name in ("w1", "w2"):
+        world.run_on(name)
+        world.run_on(name)
+    waiting = [asyncio.create_task(world.find()) for _ in range(4)]
+    await world.wait_until_waiting(4)
+    with pytest.raises(Refusal) as caught:
+        await world.find()
+    assert (caught.value.answer.status, caught.value.outcome) == (429, "queue_full")
+    world.start("w1", ready=False)
+    with pytest.raises(Refusal):
+        await world.find()
+    world.start("w2", ready=False)  # now nobody knows how fast it will move
+    waiting.append(asyncio.create_task(world.find()))
+    await world.wait_until_waiting(5)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_who_waits_too_long_for_busy_workers_is_told_to_come_back(world):
+    patient(world, wait_while_busy=0.05, wait_for_worker=30.0)
+    world.admission = Admission(
+        world.fleet, relaying=world.relaying, clock=time.monotonic, random=lambda: 0.0
+    )
+    world.start("w1")
+    world.run_on("w1")
+    world.run_on("w1")
+    with pytest.raises(Refusal) as caught:
+        await world.find()
+    assert (caught.value.answer.status, caught.value.outcome) == (429, "too_busy")
+    assert caught.value.answer.retry_after
+    assert b"all 1 healthy workers are busy" in caught.value.answer.body
+    pool = world.fleet.pools["default/chat"]
+    assert (pool.waiting, list(pool.waiters)) == (0, [])
+
+
+def test_time_without_a_healthy_worker_is_not_held_against_who_waits():
+    wait = _Wait(Relaying(wait_for_worker=30.0, wait_while_busy=10.0), 100.0)
+    wait.note(119.0, busy=False)
+    assert wait.find_left(119.0, busy=True) == 10.0
+    wait.note(125.0, busy=True)
+    assert wait.find_left(125.0, busy=True) == 4.0
+    assert wait.find_left(125.0, busy=False) == 5.0
+    assert wait.find_left(129.5, busy=True) == 0.5
+
+
+def patient(world, **more):
+    world.relaying = replace(world.relaying, **more)
+    world.admission = Admission(
+        world.fleet, relaying=world.relaying, clock=world.clock, random=lambda: 0.0
+    )
+
+
 async def test_waiting_ends_with_a_sentence():
     world = World()
     world.relaying = replace(world.relaying, wait_for_worker=0.01)
     world.admission = Admission(
-        world.fleet, relaying=world.relaying, clock=world.clock, random=lambda: 0.0
+        world.fleet, relaying=world.relaying, clock=time.monotonic, random=lambda: 0.0
     )
     world.pools.put(objects.pool())
     world.start("w1", ready=False)
