@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     ),
     "model": LazyCommand("sluice.cli.model", "model", "Record known answers of a model."),
     "explain": LazyCommand(
-        "sluice.cli.explain", "explain", "Tell what a pool decided lately, and why."
+        "sluice.cli.explain", "explain", "Tell what a pool or a node went through, and why."
     ),
     "recording": LazyCommand(
         "sluice.cli.replay",

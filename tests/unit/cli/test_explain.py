@@ -1,0 +1,196 @@
+"""`sluice explain`: a pool, else a node, with what can be reached; sentences for the rest."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sluice.cli.errors import CommandError
+from sluice.cli.main import sluice
+from sluice.cli.stories import describe_node, describe_pool
+
+POOLS = "/apis/sluice.dev/v1alpha1/namespaces/default/inferencepools"
+MARK = {
+    "state": "Latched",
+    "since": 1_764_128_400.25,
+    "reason": "worker chat-1: a wrong answer",
+    "outs": [1_764_128_000.0, 1_764_128_400.25],
+}
+NODE = {
+    "metadata": {
+        "name": "maia-0",
+        "annotations": {"sluice.dev/health": json.dumps(MARK), "sluice.dev/release": "yes"},
+    },
+    "spec": {"taints": [{"key": "sluice.dev/quarantine", "effect": "NoSchedule"}]},
+    "status": {
+        "conditions": [
+            {"type": "AcceleratorHealthy", "status": "False", "reason": "X", "message": "off bus"}
+        ]
+    },
+}
+STATUS = {
+    "placement": "maia 1/1 100%",
+    "costPerHour": "10.00",
+    "conditions": [{"type": "Ready", "status": "True", "reason": "Serving", "message": "1 of 1"}],
+    "variants": [
+        {
+            "acceleratorClass": "maia",
+            "wanted": 1,
+            "ready": 1,
+            "serving": 1,
+            "share": "100%",
+            "ramp": {"share": "5%", "pods": ["chat-1"]},
+        }
+    ],
+    "decisions": [{"time": "2026-01-01T00:00:00Z", "action": "ScaleUp", "reason": "maia 0 → 1"}],
+}
+EVENT = {
+    "involvedObject": {"kind": "Node", "name": "maia-0"},
+    "reason": "NodeNotReady",
+    "message": "gone",
+    "type": "Normal",
+    "lastTimestamp": "2026-01-01T00:00:01Z",
+}
+
+
+class FakeServer(http.server.BaseHTTPRequestHandler):
+    """An API server with a pool and a node, and an operator's admin port."""
+
+    objects: dict[str, Any] = {  # noqa: RUF012
+        f"{POOLS}/chat": {"metadata": {"name": "chat"}, "status": STATUS},
+        "/api/v1/nodes/maia-0": NODE,
+        "/api/v1/namespaces/default/events": {"items": []},
+        "/api/v1/events": {"items": [EVENT]},
+        "/api/v1/pods": {
+            "items": [
+                {
+                    "metadata": {
+                        "name": "chat-1",
+                        "namespace": "default",
+                        "labels": {"app.kubernetes.io/name": "sluice-worker"},
+                    },
+                    "status": {"phase": "Running", "containerStatuses": [{"ready": True}]},
+                },
+                {"metadata": {"name": "other", "namespace": "default"}},
+            ]
+        },
+        "/recording": b"",
+    }
+
+    def do_GET(self) -> None:
+        found = self.objects.get(self.path.split("?")[0])
+        body = found if isinstance(found, bytes) else json.dumps(found or {}).encode()
+        self.send_response(404 if found is None else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeServer) as made:
+        threading.Thread(target=made.serve_forever).start()
+        url = f"http://127.0.0.1:{made.server_port}"
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+            "clusters": [{"name": "k", "cluster": {"server": url}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        }
+        (tmp_path / "config").write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        yield url
+        made.shutdown()
+
+
+def explain(*arguments: str):
+    return CliRunner().invoke(sluice, ["explain", *arguments])
+
+
+def test_a_pool_is_told_with_its_variants_and_its_time_line(server: str) -> None:
+    result = explain("chat", "--url", server)
+    assert result.exit_code == 0
+    assert "default/chat: maia 1/1 100%, $10.00/h" in result.output
+    assert "ramp: 5% of the pool to chat-1" in result.output
+    assert "2026-01-01T00:00:00Z" in result.output
+    assert "ScaleUp: maia 0 → 1" in result.output
+    assert "Without" not in result.output
+
+
+def test_a_node_is_told_where_no_pool_has_the_name(server: str) -> None:
+    result = explain("maia-0", "--url", server)
+    assert result.exit_code == 0
+    for said in (
+        "node maia-0: Latched since 2025-11-26T03:40:00.250Z",
+        "a wrong answer; taken out 2 times",
+        "tainted sluice.dev/quarantine: no new workers",
+        "annotated sluice.dev/release: yes",
+        "off bus",
+        "default/chat-1: Running, 1 of 1 containers ready",
+        "NodeNotReady: gone",
+    ):
+        assert said in result.output
+    assert "default/other" not in result.output
+
+
+def test_a_name_that_is_neither_is_a_sentence_of_both(server: str) -> None:
+    result = explain("nobody", "--url", server)
+    assert isinstance(result.exception, CommandError)
+    assert "neither an InferencePool 'nobody' in namespace 'default' nor a node" in str(
+        result.exception
+    )
+
+
+def test_programs_get_the_entries(server: str) -> None:
+    told = json.loads(explain("chat", "--url", server, "--output", "json").output)
+    assert told["pool"] == "default/chat"
+    assert [entry["what"] for entry in told["entries"]] == ["ScaleUp"]
+    assert told["entries"][0]["time"] == "2026-01-01T00:00:00Z"
+
+
+def test_what_is_older_than_asked_for_is_left_out(server: str) -> None:
+    told = json.loads(explain("chat", "--url", server, "--since", "1s", "-o", "json").output)
+    assert told["entries"] == [] or told["entries"][0]["at"] > 1_767_225_600 - 1
+    assert explain("chat", "--since", "soon").exit_code == 2
+
+
+def test_without_an_operator_the_rest_is_told_and_what_is_missing(server: str) -> None:
+    result = explain("chat", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 0
+    assert "ScaleUp" in result.output
+    assert "Without the recorded passes of http://127.0.0.1:1: " in result.output
+    assert "port-forward deploy/sluice-operator 8081" in explain("chat").output
+
+
+def test_what_is_no_recording_is_said(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FakeServer.objects, "/recording", b'{"version": 1}\n')
+    result = explain("chat", "--url", server)
+    assert result.exit_code == 0
+    assert "is no record of a pass" in result.output
+
+
+def test_a_node_that_nothing_happened_to_and_one_edited_by_hand() -> None:
+    plain = describe_node({"metadata": {"name": "n"}}, [], 0.0)
+    assert plain[0] == "node n: in service, never taken out that is remembered"
+    assert "no workers on it" in plain
+    edited = {"metadata": {"name": "n", "annotations": {"sluice.dev/health": "{oops"}}}
+    assert "cannot be read: '{oops'" in describe_node(edited, [], 0.0)[0]
+    back = {**MARK, "state": "Healthy"}
+    healed = {"metadata": {"name": "n", "annotations": {"sluice.dev/health": json.dumps(back)}}}
+    assert "in service again since 2025-11-26" in describe_node(healed, [], 0.0)[0]
+
+
+def test_a_pool_that_nobody_looked_at() -> None:
+    assert describe_pool("default/chat", {}) == [
+        "default/chat: the operator has not looked at it yet. Is it running?"
+    ]

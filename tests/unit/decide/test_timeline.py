@@ -1,0 +1,235 @@
+"""The time line tells causes before decisions, each thing once, with its numbers."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import pytest
+
+from sluice.decide.recall import format_time
+from sluice.decide.timeline import (
+    Entry,
+    choose_node,
+    choose_pool,
+    describe_entries,
+    describe_span,
+    format_moment,
+    merge_entries,
+    trace_events,
+    trace_passes,
+    trace_status,
+)
+from sluice.model.keys import PoolKey
+from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth
+from sluice.model.plan import Plan
+from sluice.model.recording import make_record
+
+from .world import World, record
+
+CHAT = PoolKey("default", "chat")
+
+
+@pytest.fixture(scope="module")
+def story():
+    """Return the records of a failover and a return, and the world afterwards."""
+    world = World(now=1_764_128_400.25)
+    world.rate["chat"] = 4.0
+    records = []
+
+    def run(seconds):
+        end = world.now + seconds
+        while world.now < end:
+            world.step()
+            made = make_record("op", len(records) + 1, world.seen, world.before, world.plan)
+            records.append(made)
+
+    run(80)
+    world.dead = {"maia-0"}
+    run(20)
+    world.dead = set()
+    run(80)
+    return records, world
+
+
+def tell(entries, subject):
+    return [entry.what for entry in entries if entry.subject == subject]
+
+
+def test_a_worker_is_followed_through_its_states_to_its_deletion(story):
+    entries = trace_passes(story[0])
+    assert tell(entries, "worker chat-maia-1") == [
+        "Starting",
+        "Starting → Healthy",
+        "Healthy → Suspect",
+        "Suspect → Failed",
+        "delete",
+    ]
+    failed = next(e for e in entries if e.what == "Suspect → Failed")
+    assert failed.detail == (
+        "4 of 3 liveness probes in a row missed, on node maia-0, Suspect for 2.0 s"
+    )
+    assert (failed.node, failed.pools, failed.warning) == ("maia-0", {CHAT}, True)
+
+
+def test_a_node_goes_out_and_comes_back_once_each_with_the_reason(story):
+    entries = trace_passes(story[0])
+    assert tell(entries, "node maia-0") == ["quarantined", "returned"]
+    assert "needed: 20 s" in next(e for e in entries if e.what == "returned").detail
+
+
+def test_causes_stand_before_what_was_decided_because_of_them(story):
+    entries = trace_passes(story[0])
+    at = next(e.at for e in entries if e.what == "quarantined")
+    kinds = [e.subject.split()[0] for e in entries if e.at == at]
+    assert kinds == sorted(kinds, key=["worker", "node", "pool"].index)
+    assert set(kinds) == {"worker", "node", "pool"}
+
+
+def test_what_the_last_pass_made_of_a_worker_is_told_too(story):
+    records, _ = story
+    at = next(n for n, r in enumerate(records) if r.planned.nodes)
+    entries = trace_passes(records[: at + 1])
+    assert "Suspect → Failed" in tell(entries, "worker chat-maia-1")
+
+
+def test_several_operators_and_one_that_begins_anew_do_not_mix(story):
+    records, _ = story
+    other = [replace(r, instance="op-2", number=n) for n, r in enumerate(records[70:], 1)]
+    anew = [replace(r, number=n) for n, r in enumerate(records[50:70], 1)]
+    entries = trace_passes([*records[:50], *anew, *other])
+    whole = trace_passes(records)
+    both = merge_entries(entries)
+    assert tell(both, "node maia-0") == tell(whole, "node maia-0")
+    assert not any("→ Starting" in entry.what for entry in both)
+
+
+def test_status_and_events_add_only_what_the_passes_do_not_tell(story):
+    records, world = story
+    status = record(world.memory.pools[CHAT])
+    entries = trace_passes(records)
+    own = trace_status(CHAT, status)
+    assert own
+    assert len(merge_entries(entries, own)) == len(merge_entries(entries))
+    decided = next(e for e in entries if e.what == "FallBack")
+    event = {
+        "involvedObject": {"kind": "InferencePool", "namespace": "default", "name": "chat"},
+        "reason": decided.what,
+        "message": decided.detail,
+        "type": "Warning",
+        "firstTimestamp": format_time(decided.at),
+    }
+    other = event | {"reason": "Unreadable", "message": "spec.slo is\nodd", "count": 3}
+    merged = merge_entries(entries, trace_events([event, other]), own)
+    assert len(merged) == len(merge_entries(entries)) + 1
+    added = next(e for e in merged if e.what == "Unreadable")
+    assert (added.detail, added.exact) == ("spec.slo is odd (3 times)", False)
+    assert next(e for e in merged if e.what == "FallBack").exact
+
+
+def test_without_a_recording_status_and_events_are_one_story():
+    status = {
+        "decisions": [
+            {"time": "2026-01-01T00:00:00Z", "action": "ScaleUp", "reason": "maia 1 → 2"},
+            {"time": "soon", "action": "Edited", "reason": "by hand"},
+            "nonsense",
+        ]
+    }
+    event = {
+        "involvedObject": {"kind": "InferencePool", "namespace": "default", "name": "chat"},
+        "reason": "ScaleUp",
+        "message": "maia 1 → 2",
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+    }
+    broken = [{}, {"involvedObject": {"name": "x"}}, event | {"lastTimestamp": "never"}]
+    (only,) = merge_entries(trace_events([event, *broken]), trace_status(CHAT, status))
+    assert (only.subject, only.what) == ("pool default/chat", "ScaleUp")
+    assert trace_status(CHAT, {"decisions": 1}) == []
+
+
+def test_a_pool_has_the_nodes_of_its_classes_and_no_other_pool(story):
+    entries = [
+        *trace_passes(story[0]),
+        Entry(1.0, "pool default/other", "ScaleUp", pools=frozenset([PoolKey("default", "other")])),
+    ]
+    chosen = choose_pool(entries, CHAT)
+    assert {"node maia-0", "pool default/chat"} <= {e.subject for e in chosen}
+    assert "pool default/other" not in {e.subject for e in chosen}
+
+
+def test_a_node_has_its_workers_and_the_decisions_that_name_it(story):
+    chosen = choose_node(trace_passes(story[0]), "maia-0")
+    subjects = {entry.subject for entry in chosen}
+    assert {"node maia-0", "worker chat-maia-1", "pool default/chat"} <= subjects
+    assert "worker chat-gpu-5" not in subjects
+    assert {e.what for e in chosen if e.subject.startswith("pool")} == {"CapacityLost", "FallBack"}
+
+
+@pytest.mark.parametrize(
+    ("detail", "named"), [("on maia-1.", True), ("on maia-10", False), ("on old-maia-1", False)]
+)
+def test_a_node_is_not_taken_for_one_with_a_longer_name(detail, named):
+    entry = Entry(1.0, "pool default/chat", "FallBack", detail)
+    assert choose_node([entry], "maia-1") == ([entry] if named else [])
+
+
+def test_what_is_older_is_left_out(story):
+    entries = trace_passes(story[0])
+    since = next(e.at for e in entries if e.what == "returned")
+    assert min(e.at for e in merge_entries(entries, since=since)) == since
+
+
+class NewState(StrEnum):
+    """States that are not known here."""
+
+    PROBATION = "Probation"
+
+
+@dataclass(frozen=True)
+class ProveNode:
+    """An action that is not known here."""
+
+    node: str
+    reason: str
+
+
+def test_states_and_actions_to_come_are_told_in_their_own_words(story):
+    seen = story[0][-1].snapshot
+    uid = seen.pools[0].workers[0].uid
+    was = {"maia-0": NodeHealth(NodeState.FAILED, seen.at - 9, "dead")}
+    is_now = {"maia-0": NodeHealth(NewState.PROBATION, seen.at - 1, "4 of 4 devices free")}
+    first = Memory(nodes=was, started=1.0)
+    second = Memory(
+        nodes=is_now,
+        workers={uid: WorkerHealth(NewState.PROBATION, seen.at, "asked")},
+        started=1.0,
+    )
+    acting = Plan(seen.at, nodes=(ProveNode("maia-1", "free"),))
+    entries = trace_passes(
+        [
+            make_record("op", 1, seen, first, acting),
+            make_record("op", 2, replace(seen, at=seen.at + 2), second, acting),
+        ]
+    )
+    told = [(e.subject, e.what, e.detail) for e in entries]
+    assert ("node maia-0", "Failed → Probation", "4 of 4 devices free") in told
+    assert told.count(("node maia-1", "prove node", "free")) == 1
+    assert any(what == "Probation" for _, what, _ in told)
+
+
+def test_lines_have_time_gap_subject_and_words():
+    entries = [
+        Entry(1_764_128_400.123, "worker w", "Failed", "3 missed", warning=True),
+        Entry(1_764_128_400.13, "node maia-0", "quarantined"),
+        Entry(1_764_128_402.0, "pool default/chat", "FallBack", "gpu 0 → 1", exact=False),
+    ]
+    assert describe_entries(entries) == [
+        "2025-11-26T03:40:00.123Z          ! worker w           Failed: 3 missed",
+        "2025-11-26T03:40:00.130Z            node maia-0        quarantined",
+        "2025-11-26T03:40:02Z      +1.9 s    pool default/chat  FallBack: gpu 0 → 1",
+    ]
+    assert describe_entries([]) == []
+
+
+def test_spans_and_moments():
+    assert [describe_span(s) for s in (2.06, 192, 7500)] == ["2.1 s", "3 min 12 s", "2 h 5 min"]
+    assert format_moment(0.0, exact=False) == "1970-01-01T00:00:00Z"
+    assert format_moment(1e300).endswith(" s")
