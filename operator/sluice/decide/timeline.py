@@ -6,22 +6,28 @@ their own words, whatever states and actions there are.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sluice.decide.health import list_workers, selects
+from sluice.decide.matching import list_workers, selects
 from sluice.decide.planner import plan
 from sluice.decide.recall import parse_time
 from sluice.model.keys import PoolKey
-from sluice.model.memory import Memory, NodeHealth
-from sluice.model.plan import NodeAction
+from sluice.model.memory import Memory, NodeHealth, NodeState
+from sluice.model.plan import NodeAction, QuarantineNode
 from sluice.model.recording import PassRecord
 from sluice.model.snapshot import Snapshot, Worker
 
-_WORDS = {"QuarantineNode": "quarantined", "ReleaseNode": "returned"}
-"""What is said of actions on nodes; of others their name, in words."""
+_WORDS = {
+    "Failed": "quarantined",
+    "Latched": "latched",
+    "Probation": "in probation",
+    "Ramp": "returned",
+    "Healthy": "healthy",
+}
+"""What is said of a node that enters a state; of others their name."""
 
 _AT_ONCE = 0.05
 """Seconds; what is closer together stands without a time between."""
@@ -131,7 +137,7 @@ def _trace_nodes(
         yield Entry(
             health.since,
             f"node {name}",
-            f"{old.state.value} → {state}" if old else _add_state("quarantined", state),
+            f"{old.state.value} → {state}" if old else _word_state(state),
             health.reason if old else health.reason + _count_outs(outs),
             warning=True,
             pools=_list_pools(snapshot, name),
@@ -162,27 +168,25 @@ def _trace_plan(seen: _Seen, record: PassRecord) -> Iterator[Entry]:
 
 
 def _tell_apart(action: NodeAction) -> tuple[str, ...]:
-    parts = (getattr(action, name, "") for name in ("state", "since"))
-    return (type(action).__name__, *(str(part) for part in parts))
+    since = action.since if isinstance(action, QuarantineNode) else 0.0
+    return (str(action.state), str(since))
 
 
 def _tell_action(action: NodeAction, record: PassRecord) -> Entry:
-    name = type(action).__name__
-    what = _WORDS.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    outs = getattr(action, "outs", ()) if name == "QuarantineNode" else ()
+    out = isinstance(action, QuarantineNode)
     return Entry(
         record.planned.at,
         f"node {action.node}",
-        _add_state(what, getattr(action, "state", "")),
-        action.reason + _count_outs(outs),
-        warning=name == "QuarantineNode",
+        _word_state(action.state),
+        action.reason + (_count_outs(action.outs) if out else ""),
+        warning=out and action.state != NodeState.PROBATION,
         pools=_list_pools(record.snapshot, action.node),
         node=action.node,
     )
 
 
-def _add_state(what: str, state: str) -> str:
-    return f"{what} ({state})" if state and state != "Failed" else what
+def _word_state(state: str) -> str:
+    return _WORDS.get(state, state)
 
 
 def _count_outs(outs: Sequence[float]) -> str:
@@ -270,13 +274,23 @@ def merge_entries(*sources: Iterable[Entry], since: float = 0.0) -> list[Entry]:
     changes = {
         (e.subject, e.what.split(" → ")[-1], e.at) for e in known.values() if " → " in e.what
     }
+    turns = {(e.node, int(e.at)) for e in known.values() if e.subject.startswith("node ")}
     kept = (
         entry
         for entry in known.values()
         # A state that one recording began with, and that another shows being entered.
-        if entry.at >= since and (entry.subject, entry.what, entry.at) not in changes
+        if entry.at >= since
+        and (entry.subject, entry.what, entry.at) not in changes
+        and not _is_told_by_node(entry, turns)
     )
     return sorted(kept, key=_order)
+
+
+def _is_told_by_node(entry: Entry, turns: Container[tuple[str, int]]) -> bool:
+    """Tell whether a pool's decision only repeats the turn of a node that has its own entry."""
+    if not (entry.subject.startswith("pool ") and entry.what.startswith("Node")):
+        return False
+    return (entry.detail.split(" ", 1)[0], int(entry.at)) in turns
 
 
 def _order(entry: Entry) -> tuple[float, int]:

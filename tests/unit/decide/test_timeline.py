@@ -1,7 +1,6 @@
 """The time line tells causes before decisions, each thing once, with its numbers."""
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 import pytest
 
@@ -19,8 +18,6 @@ from sluice.decide.timeline import (
     trace_status,
 )
 from sluice.model.keys import PoolKey
-from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth
-from sluice.model.plan import Plan
 from sluice.model.recording import make_record
 
 from .world import World, record
@@ -72,8 +69,10 @@ def test_a_worker_is_followed_through_its_states_to_its_deletion(story):
 
 def test_a_node_goes_out_and_comes_back_once_each_with_the_reason(story):
     entries = trace_passes(story[0])
-    assert tell(entries, "node maia-0") == ["quarantined", "returned"]
-    assert "needed: 20 s" in next(e for e in entries if e.what == "returned").detail
+    told = ["quarantined", "in probation", "returned", "healthy"]
+    assert tell(entries, "node maia-0") == told
+    assert "of 20 s needed" in next(e for e in entries if e.what == "in probation").detail
+    assert "known answers right" in next(e for e in entries if e.what == "returned").detail
 
 
 def test_causes_stand_before_what_was_decided_because_of_them(story):
@@ -160,7 +159,9 @@ def test_a_node_has_its_workers_and_the_decisions_that_name_it(story):
     subjects = {entry.subject for entry in chosen}
     assert {"node maia-0", "worker chat-maia-1", "pool default/chat"} <= subjects
     assert "worker chat-gpu-5" not in subjects
-    assert {e.what for e in chosen if e.subject.startswith("pool")} == {"CapacityLost", "FallBack"}
+    told = {e.what for e in merge_entries(chosen) if e.subject.startswith("pool")}
+    assert {"CapacityLost", "FallBack", "RampStart", "RampDone"} <= told
+    assert not any(what.startswith("Node") for what in told)  # the node's own entries say it
 
 
 @pytest.mark.parametrize(
@@ -175,44 +176,6 @@ def test_what_is_older_is_left_out(story):
     entries = trace_passes(story[0])
     since = next(e.at for e in entries if e.what == "returned")
     assert min(e.at for e in merge_entries(entries, since=since)) == since
-
-
-class NewState(StrEnum):
-    """States that are not known here."""
-
-    PROBATION = "Probation"
-
-
-@dataclass(frozen=True)
-class ProveNode:
-    """An action that is not known here."""
-
-    node: str
-    reason: str
-
-
-def test_states_and_actions_to_come_are_told_in_their_own_words(story):
-    seen = story[0][-1].snapshot
-    uid = seen.pools[0].workers[0].uid
-    was = {"maia-0": NodeHealth(NodeState.FAILED, seen.at - 9, "dead")}
-    is_now = {"maia-0": NodeHealth(NewState.PROBATION, seen.at - 1, "4 of 4 devices free")}
-    first = Memory(nodes=was, started=1.0)
-    second = Memory(
-        nodes=is_now,
-        workers={uid: WorkerHealth(NewState.PROBATION, seen.at, "asked")},
-        started=1.0,
-    )
-    acting = Plan(seen.at, nodes=(ProveNode("maia-1", "free"),))
-    entries = trace_passes(
-        [
-            make_record("op", 1, seen, first, acting),
-            make_record("op", 2, replace(seen, at=seen.at + 2), second, acting),
-        ]
-    )
-    told = [(e.subject, e.what, e.detail) for e in entries]
-    assert ("node maia-0", "Failed → Probation", "4 of 4 devices free") in told
-    assert told.count(("node maia-1", "prove node", "free")) == 1
-    assert any(what == "Probation" for _, what, _ in told)
 
 
 def test_lines_have_time_gap_subject_and_words():
