@@ -38,13 +38,18 @@ class Running(Waiting, Protocol):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker pod, what is known of its health and pace, and what runs on it."""
+    """One worker pod, what is known of its health and pace, and what runs on it.
+
+    Attributes:
+        group: The workers whose share of the traffic it takes part in.
+    """
 
     pod: WorkerPod
     health: WorkerHealth
     pace: Pace = field(default_factory=Pace)
     running: set[Running] = field(default_factory=set)
     held_until: float = 0.0
+    group: str = ""
 
     @property
     def uid(self) -> str:
@@ -129,6 +134,8 @@ class Fleet:
             }
         pool.spec = spec
         pool.decision = decision
+        for worker in pool.workers.values():
+            worker.group = decision.find_group(worker.variant, worker.pod.name)
         self._index_models()
         self.wake_waiters(pool)
 
@@ -156,6 +163,7 @@ class Fleet:
         pool = self.pools.get(pod.pool)
         if pool is not None:
             pool.workers[pod.uid] = worker
+            worker.group = pool.decision.find_group(pod.variant, pod.name)
             self.wake_waiters(pool)
         self._tell_workers_changed()
 
@@ -236,11 +244,14 @@ class Fleet:
         """
         now = self._clock()
         usable = self.list_usable(pool, now)
-        rules = find_effective_shares(pool.decision.shares, usable)
+        shares = pool.decision.find_group_shares()
+        returning = pool.decision.returning.values()
+        rules = find_effective_shares(shares, usable, returning)
         ranking: Ranking[Worker] = rank_workers(
             usable,
-            variants=pool.spec.variants,
-            shares=pool.decision.shares,
+            order=(*pool.spec.variants, *returning),
+            shares=shares,
+            capped=returning,
             sent=pool.window.read_counts(rules, now),
             excluded=excluded,
             tie=tie,
@@ -249,7 +260,7 @@ class Fleet:
             return None
         worker = ranking.workers[0]
         if ranking.by_share and counted:
-            pool.window.add(worker.variant, now)
+            pool.window.add(worker.group, now)
         return Choice(pool, worker, ranking.reason)
 
     def has_other(self, pool: Pool, excluded: Collection[str]) -> bool:

@@ -5,7 +5,7 @@ Fields that this version does not know are ignored; a field that it needs and ca
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -46,16 +46,46 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Ramp:
+    """Pods that came back from quarantine lately, by name, and their fraction of the traffic."""
+
+    share: float
+    pods: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolDecision:
     """The part of a pool's status that the operator decided.
 
     Attributes:
         shares: Fraction of traffic by variant, adding up to 1; empty when nothing is decided yet.
         quarantined: Names of pods that get no traffic.
+        ramps: By variant, which of its pods are coming back, and how much traffic they get.
     """
 
     shares: Mapping[str, float]
     quarantined: frozenset[str]
+    ramps: Mapping[str, Ramp] = field(default_factory=dict)
+
+    @property
+    def returning(self) -> dict[str, str]:
+        """Names of the groups of returning pods, by variant."""
+        return {variant: f"{variant} (returning)" for variant in self.ramps}
+
+    def find_group(self, variant: str, pod: str) -> str:
+        """Return the group that a worker belongs to: its variant, or those of it coming back."""
+        ramp = self.ramps.get(variant)
+        return self.returning[variant] if ramp is not None and pod in ramp.pods else variant
+
+    def find_group_shares(self) -> dict[str, float]:
+        """Return the fraction of traffic by group: what returning pods get, their variant loses."""
+        shares = dict(self.shares)
+        for variant, group in self.returning.items():
+            share = shares.get(variant, 0.0)
+            returning = min(share, self.ramps[variant].share)
+            shares[variant] = share - returning
+            shares[group] = returning
+        return shares
 
 
 UNDECIDED: Final = PoolDecision(shares={}, quarantined=frozenset())
@@ -108,7 +138,7 @@ def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:
 
 
 def parse_pool_decision(raw: Mapping[str, Any]) -> PoolDecision:
-    """Read shares and quarantine from an InferencePool's status.
+    """Read shares, quarantine and ramps from an InferencePool's status.
 
     No status, no shares, or shares that are all zero mean that nothing is decided.
 
@@ -123,6 +153,7 @@ def parse_pool_decision(raw: Mapping[str, Any]) -> PoolDecision:
         raise ObjectError(f"status.variants is not a list: {entries!r}")
     shares: dict[str, float] = {}
     quarantined: set[str] = set()
+    ramps: dict[str, Ramp] = {}
     for entry in entries:
         where = "status.variants"
         variant = _as_dict(entry, where)
@@ -131,13 +162,12 @@ def parse_pool_decision(raw: Mapping[str, Any]) -> PoolDecision:
             shares[name] = parse_percent(variant["share"]) if "share" in variant else 0.0
         except QuantityError as error:
             raise ObjectError(f"status.variants[{name}].share: {error}") from error
-        pods = variant.get("quarantined") or []
-        if not isinstance(pods, list) or not all(isinstance(pod, str) for pod in pods):
-            raise ObjectError(f"status.variants[{name}].quarantined is not a list of pod names")
-        quarantined.update(pods)
+        quarantined |= _read_pods(variant.get("quarantined"), f"{where}[{name}].quarantined")
+        if variant.get("ramp"):
+            ramps[name] = _read_ramp(variant["ramp"], f"{where}[{name}].ramp")
     total = sum(shares.values())
     normal = {name: share / total for name, share in shares.items()} if total > 0 else {}
-    return PoolDecision(shares=normal, quarantined=frozenset(quarantined))
+    return PoolDecision(shares=normal, quarantined=frozenset(quarantined), ramps=ramps)
 
 
 def parse_worker(raw: Mapping[str, Any]) -> WorkerPod:
@@ -176,6 +206,22 @@ def read_key(metadata: Mapping[str, Any]) -> str:
     """Return `namespace/name` of a namespaced object's metadata."""
     namespace = _take(metadata, "namespace", str, "metadata")
     return f"{namespace}/{_take(metadata, 'name', str, 'metadata')}"
+
+
+def _read_ramp(value: object, where: str) -> Ramp:
+    ramp = _as_dict(value, where)
+    try:
+        share = parse_percent(ramp.get("share"))
+    except QuantityError as error:
+        raise ObjectError(f"{where}.share: {error}") from error
+    return Ramp(share=share, pods=_read_pods(ramp.get("pods"), f"{where}.pods"))
+
+
+def _read_pods(value: object, where: str) -> frozenset[str]:
+    pods = value or []
+    if not isinstance(pods, list) or not all(isinstance(pod, str) for pod in pods):
+        raise ObjectError(f"{where} is not a list of pod names")
+    return frozenset(pods)
 
 
 def _read_port(raw: Mapping[str, Any]) -> int:

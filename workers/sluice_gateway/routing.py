@@ -17,8 +17,8 @@ class Candidate(Protocol):
         """Uid of the worker's pod."""
 
     @property
-    def variant(self) -> str:
-        """Accelerator class of the worker."""
+    def group(self) -> str:
+        """Group of workers that has a share of its own: mostly those of one accelerator class."""
 
     @property
     def inflight(self) -> int:
@@ -34,7 +34,7 @@ class Ranking(Generic[WorkerT]):
 
     Attributes:
         workers: Every candidate that was not excluded; empty when there is none.
-        by_share: The first worker's variant was chosen by the shares, so it counts towards them.
+        by_share: The first worker's group was chosen by the shares, so it counts towards them.
     """
 
     workers: Sequence[WorkerT]
@@ -43,38 +43,48 @@ class Ranking(Generic[WorkerT]):
 
 
 def find_effective_shares(
-    shares: Mapping[str, float], workers: Collection[Candidate]
+    shares: Mapping[str, float],
+    workers: Collection[Candidate],
+    capped: Collection[str] = (),
 ) -> dict[str, float]:
-    """Return the shares of the variants that have a usable worker, adding up to 1.
+    """Return the shares of the groups that have a usable worker, adding up to 1.
 
-    Empty when nothing is decided, or when no variant with a share can serve.
+    Capped groups get their share and no more, as long as any other group with a share can serve.
+    Empty when nothing is decided, or when no group with a share can serve.
     """
-    present = {worker.variant for worker in workers}
+    present = {worker.group for worker in workers}
     able = {name: share for name, share in shares.items() if share > 0 and name in present}
-    total = sum(able.values())
-    return {name: share / total for name, share in able.items()}
+    fixed = {name: share for name, share in able.items() if name in capped}
+    free = sum(able.values()) - sum(fixed.values())
+    if len(fixed) == len(able) or free <= 0:
+        total = sum(able.values())
+        return {name: share / total for name, share in able.items()}
+    scale = max(0.0, 1.0 - sum(fixed.values())) / free
+    return {name: fixed.get(name, share * scale) for name, share in able.items()}
 
 
 def rank_workers(
     workers: Sequence[WorkerT],
     *,
-    variants: Sequence[str],
+    order: Sequence[str],
     shares: Mapping[str, float],
     sent: Mapping[str, int],
+    capped: Collection[str] = (),
     excluded: Collection[str] = (),
     tie: float = 0.0,
 ) -> Ranking[WorkerT]:
     """Rank workers for one request.
 
-    The variant furthest behind its share comes first (deficit = share x (sent + 1) - its own
-    dispatches), then the others with a share, then variants without one in the pool's order.
-    Within a variant, the worker with the fewest requests in flight comes first.
+    The group furthest behind its share comes first (deficit = share x (sent + 1) - its own
+    dispatches), then the others with a share, then groups without one in the given order.
+    Within a group, the worker with the fewest requests in flight comes first.
 
     Args:
         workers: The pool's usable workers.
-        variants: The pool's order of variants.
-        shares: Decided fraction of traffic by variant; empty means that all workers are equal.
-        sent: Dispatches by variant that count towards the shares.
+        order: The groups in the order of preference.
+        shares: Decided fraction of traffic by group; empty means that all workers are equal.
+        sent: Dispatches by group that count towards the shares.
+        capped: Groups that get no more than their share while others with one can serve.
         excluded: Uids that this request must not use again.
         tie: Number in [0, 1) that decides between equally loaded workers.
     """
@@ -83,36 +93,36 @@ def rank_workers(
         return Ranking((), f"none of {len(workers)} usable workers is left to try", by_share=False)
     start = int(tie * len(candidates))
     candidates = candidates[start:] + candidates[:start]
-    effective = find_effective_shares(shares, candidates)
+    effective = find_effective_shares(shares, candidates, capped)
     if not effective:
-        return _rank_without_shares(candidates, variants, shares)
+        return _rank_without_shares(candidates, order, shares)
     total = 1 + sum(sent.get(name, 0) for name in effective)
     deficits = {name: share * total - sent.get(name, 0) for name, share in effective.items()}
-    order = sorted(effective, key=lambda name: (-deficits[name], _place(variants, name)))
-    places = {name: place for place, name in enumerate(order)}
-    rest = len(order)
+    behind = sorted(effective, key=lambda name: (-deficits[name], _place(order, name)))
+    places = {name: place for place, name in enumerate(behind)}
+    rest = len(behind)
     candidates.sort(
         key=lambda worker: (
-            places.get(worker.variant, rest + _place(variants, worker.variant)),
+            places.get(worker.group, rest + _place(order, worker.group)),
             worker.inflight,
         )
     )
     first = candidates[0]
     reason = (
-        f"{first.variant} has {sent.get(first.variant, 0)} of {total - 1} requests at a share of "
-        f"{effective[first.variant]:.0%}; least in flight there: {first.inflight}"
+        f"{first.group} has {sent.get(first.group, 0)} of {total - 1} requests at a share of "
+        f"{effective[first.group]:.0%}; least in flight there: {first.inflight}"
     )
     return Ranking(candidates, reason, by_share=True)
 
 
 def _rank_without_shares(
-    candidates: list[WorkerT], variants: Sequence[str], shares: Mapping[str, float]
+    candidates: list[WorkerT], order: Sequence[str], shares: Mapping[str, float]
 ) -> Ranking[WorkerT]:
-    """Rank when nothing is decided, or when no variant with a share can serve."""
+    """Rank when nothing is decided, or when no group with a share can serve."""
     if shares:
-        candidates.sort(key=lambda worker: (_place(variants, worker.variant), worker.inflight))
+        candidates.sort(key=lambda worker: (_place(order, worker.group), worker.inflight))
         first = candidates[0]
-        why = f"no variant with a share has a worker; next in order: {first.variant}"
+        why = f"no group with a share has a worker; next in order: {first.group}"
     else:
         candidates.sort(key=lambda worker: worker.inflight)
         first = candidates[0]
@@ -121,6 +131,6 @@ def _rank_without_shares(
     return Ranking(candidates, reason, by_share=False)
 
 
-def _place(variants: Sequence[str], name: str) -> int:
-    """Return a variant's place in the pool's order; unknown ones come last."""
-    return variants.index(name) if name in variants else len(variants)
+def _place(order: Sequence[str], name: str) -> int:
+    """Return a group's place in the order; unknown ones come last."""
+    return order.index(name) if name in order else len(order)

@@ -11,8 +11,8 @@ class ShareWindow:
     """The dispatches that count towards a pool's shares.
 
     The window covers `seconds` or the last `requests`, whichever holds more. It starts afresh when
-    the shares, or the variants able to take part, change: nobody owes anything to what was sent
-    under other rules, and a variant that comes back is not flooded to make up for its absence.
+    the shares, or the groups able to take part, change: nobody owes anything to what was sent
+    under other rules, and a group that comes back is not flooded to make up for its absence.
     """
 
     def __init__(self, *, seconds: float = 10.0, requests: int = 50) -> None:
@@ -23,17 +23,17 @@ class ShareWindow:
         self._counts: Counter[str] = Counter()
 
     def read_counts(self, rules: Mapping[str, float], now: float) -> Mapping[str, int]:
-        """Return the dispatches by variant under these effective shares."""
+        """Return the dispatches by group under these effective shares."""
         if rules != self._rules:
             self._rules = dict(rules)
             self._sent.clear()
             self._counts.clear()
         while len(self._sent) > self._requests and self._sent[0][0] < now - self._seconds:
-            _, variant = self._sent.popleft()
-            self._counts[variant] -= 1
+            _, group = self._sent.popleft()
+            self._counts[group] -= 1
         return self._counts
 
-    def add(self, variant: str, now: float) -> None:
+    def add(self, group: str, now: float) -> None:
         """Count one dispatch."""
-        self._sent.append((now, variant))
-        self._counts[variant] += 1
+        self._sent.append((now, group))
+        self._counts[group] += 1

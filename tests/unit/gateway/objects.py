@@ -11,6 +11,7 @@ def pool(
     variants=("maia", "gpu"),
     shares=None,
     quarantined=(),
+    ramps=None,
     created=1_763_900_000,
     ttft="2s",
     tpot="200ms",
@@ -33,7 +34,12 @@ def pool(
     if shares is not None:
         raw["status"] = {
             "variants": [
-                {"acceleratorClass": variant, "share": share, "quarantined": list(quarantined)}
+                {
+                    "acceleratorClass": variant,
+                    "share": share,
+                    "quarantined": list(quarantined),
+                    **({"ramp": ramps[variant]} if variant in (ramps or {}) else {}),
+                }
                 for variant, share in shares.items()
             ]
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -162,6 +163,54 @@ async def test_retries_do_not_count_towards_the_shares(world):
     assert [(await world.find(retrying)).worker.uid for _ in range(3)] == ["uid-g1"] * 3
     fresh = [(await world.find()).worker.uid for _ in range(4)]
     assert fresh == ["uid-m1", "uid-g1", "uid-m1", "uid-g1"]
+
+
+async def send(world, count):
+    """Return how many of so many requests went to each worker."""
+    return Counter([(await world.find()).worker.pod.name for _ in range(count)])
+
+
+async def test_pods_that_come_back_get_their_part_of_the_pool_s_traffic_and_no_more(world):
+    world.start("m1", "m2", "m3")
+    world.start("g1", variant="gpu")
+    ramps = {"maia": {"share": "10%", "pods": ["m2", "unknown", "g1"]}}
+    world.pools.put(objects.pool(shares={"maia": "60%", "gpu": "40%"}, ramps=ramps))
+    sent = await send(world, 100)
+    assert (sent["m2"], sent["m1"] + sent["m3"], sent["g1"]) == (10, 50, 40)
+    world.start("m1", "m3", ready=False)
+    sent = await send(world, 100)
+    assert (sent["m2"], sent["g1"]) == (10, 90)
+    world.start("g1", variant="gpu", ready=False)
+    assert await send(world, 10) == {"m2": 10}
+
+
+async def test_a_ramp_ends_when_the_status_says_so(world):
+    world.start("m1", "m2")
+    ramps = {"maia": {"share": "0%", "pods": ["m1"]}}
+    world.pools.put(objects.pool(shares={"maia": "100%"}, ramps=ramps))
+    world.start("m1")  # a change of the pod forgets nothing
+    assert await send(world, 10) == {"m2": 10}
+    world.pools.put(objects.pool(shares={"maia": "100%"}))
+    world.run_on("m2")
+    assert (await world.find()).worker.pod.name == "m1"
+
+
+@pytest.mark.parametrize(
+    ("ramp", "sentence"),
+    [
+        ({"share": "lots", "pods": ["m1"]}, "[maia].ramp.share: 'lots' is not a percentage"),
+        ({"pods": ["m1"]}, "[maia].ramp.share: "),
+        ({"share": "5%", "pods": "m1"}, "[maia].ramp.pods is not a list of pod names"),
+        ("soon", "[maia].ramp is not an object: 'soon'"),
+    ],
+)
+def test_a_ramp_that_is_nonsense_is_told_and_what_was_known_stays(world, ramp, sentence):
+    good = {"maia": {"share": "5%", "pods": ["m1"]}}
+    world.pools.put(objects.pool(shares={"maia": "100%"}, ramps=good))
+    world.pools.put(objects.pool(shares={"maia": "100%"}, ramps={"maia": ramp}))
+    decision = world.fleet.pools["default/chat"].decision
+    assert decision.find_group("maia", "m1") == "maia (returning)"
+    assert [sentence in line["reason"] for line in world.lines] == [True]
 
 
 async def test_a_request_waits_for_a_worker(world):

@@ -19,12 +19,12 @@ VARIANTS = ("maia", "gpu", "spare")
 @dataclass(frozen=True)
 class Worker:
     uid: str
-    variant: str
+    group: str
     inflight: int = 0
 
 
 def rank(workers, decided=None, sent=None, **more):
-    return rank_workers(workers, variants=VARIANTS, shares=decided or {}, sent=sent or {}, **more)
+    return rank_workers(workers, order=VARIANTS, shares=decided or {}, sent=sent or {}, **more)
 
 
 def uids(ranking):
@@ -88,7 +88,7 @@ def test_shares_hold_to_within_one_request(weights, rounds):
     workers = [Worker(name, name) for name in weights]
     sent = Counter()
     for _ in range(rounds):
-        sent[rank(workers, decided, sent).workers[0].variant] += 1
+        sent[rank(workers, decided, sent).workers[0].group] += 1
     for name, share in decided.items():
         assert abs(sent[name] - share * rounds) < len(weights)
 
@@ -107,6 +107,39 @@ def test_every_candidate_is_ranked_once(rows, decided, tie):
 def test_effective_shares_add_up():
     found = find_effective_shares({"maia": 0.5, "gpu": 0.3, "spare": 0.0}, [Worker("g", "gpu")])
     assert found == {"gpu": 1.0}
+
+
+def test_capped_groups_get_no_more_than_their_share_while_others_can_serve():
+    decided = {"maia": 0.45, "maia (returning)": 0.05, "gpu": 0.5}
+    back, gpu, maia = Worker("r", "maia (returning)"), Worker("g", "gpu"), Worker("m", "maia")
+
+    def effective(*workers):
+        found = find_effective_shares(decided, workers, {"maia (returning)"})
+        return {name: round(share, 6) for name, share in found.items()}
+
+    assert effective(back, gpu, maia) == decided
+    assert effective(back, gpu) == {"maia (returning)": 0.05, "gpu": 0.95}
+    assert effective(gpu, maia) == {"maia": round(0.45 / 0.95, 6), "gpu": round(0.5 / 0.95, 6)}
+    assert effective(back) == {"maia (returning)": 1.0}
+    none = find_effective_shares({**decided, "maia (returning)": 0.0}, [back], {back.group})
+    assert none == {}
+
+
+@given(
+    st.dictionaries(st.sampled_from(VARIANTS), st.floats(0, 1), max_size=3),
+    st.sets(st.sampled_from(VARIANTS)),
+    st.sets(st.sampled_from(VARIANTS)),
+)
+def test_effective_shares_always_add_up_to_one_or_nothing(decided, present, capped):
+    total = sum(decided.values())
+    decided = {name: share / total for name, share in decided.items()} if total > 1e-6 else {}
+    found = find_effective_shares(decided, [Worker(name, name) for name in present], capped)
+    assert not found or sum(found.values()) == pytest.approx(1.0)
+    assert all(
+        found[name] <= decided[name] + 1e-9
+        for name in found
+        if found.keys() - capped and name in capped
+    )
 
 
 def test_the_window_forgets_what_is_both_old_and_beyond_the_last_fifty():
