@@ -101,6 +101,30 @@ def test_several_operators_and_one_that_begins_anew_do_not_mix(story):
     assert not any("→ Starting" in entry.what for entry in both)
 
 
+def test_what_is_planned_again_until_it_is_carried_out_is_told_once(story):
+    at = next(n for n, record in enumerate(story[0]) if record.planned.nodes)
+    deletes = next(n for n, r in enumerate(story[0]) if r.planned.pools[CHAT].deletes)
+    for index in (at, deletes):
+        record = story[0][index]
+        again = [replace(record, number=n) for n in (1, 2, 3)]
+        told = [(e.subject, e.what) for e in trace_passes(again) if e.subject[:4] != "pool"]
+        assert len(told) == len(set(told))
+        assert {"quarantined", "delete"} & {what for _, what in told}
+
+
+def test_a_state_that_a_recording_begins_with_is_not_told_beside_its_being_entered():
+    entered = Entry(5.25, "worker w", "Healthy → Suspect", "1 of 3 missed")
+    begun = Entry(5.25, "worker w", "Suspect", "1 of 3 missed")
+    assert merge_entries([begun], [entered]) == [entered]
+    assert merge_entries([begun]) == [begun]
+
+
+def test_a_warning_stays_one_also_where_the_better_source_does_not_say_so():
+    recorded = Entry(5.25, "pool default/chat", "FallBack", "gpu 0 → 1")
+    event = replace(recorded, at=5.0, warning=True, exact=False)
+    assert merge_entries([recorded], [event]) == [replace(recorded, warning=True)]
+
+
 def test_status_and_events_add_only_what_the_passes_do_not_tell(story):
     records, world = story
     status = record(world.memory.pools[CHAT])
