@@ -37,8 +37,8 @@ demo: programs ## Start a cluster, fail a Maia node under load, watch traffic fa
 	@$(VENV)/bin/sluice demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: lint programs ## Run what CI runs: lint, unit, contract and integration tests
-	$(PYTHON) -m pytest tests/unit tests/contract tests/integration -m "not full"
+test: lint programs ## Run what CI runs: lint, unit, contract, fault and integration tests
+	$(PYTHON) -m pytest tests/unit tests/contract tests/faults tests/integration -m "not full"
 
 .PHONY: test-full
 test-full: lint programs ## Run every test there is
