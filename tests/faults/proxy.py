@@ -6,6 +6,7 @@ response was passed on, `strike` is asked whether the client dies now.
 """
 
 import asyncio
+import contextlib
 import ssl
 import threading
 import time
@@ -109,10 +110,11 @@ class FaultProxy:
     async def _stream(self, request: web.Request, body: bytes) -> web.StreamResponse:
         async with self._send(request, body) as answer:
             response = _begin(answer)
-            await response.prepare(request)
-            async for piece in answer.content.iter_any():
-                await response.write(piece)
-            await response.write_eof()
+            with contextlib.suppress(ConnectionError):  # its client has been killed
+                await response.prepare(request)
+                async for piece in answer.content.iter_any():
+                    await response.write(piece)
+                await response.write_eof()
             return response
 
     async def _forward_write(
@@ -127,12 +129,10 @@ class FaultProxy:
             if self._kill(write, Moment.COMMITTED, life):
                 return _drop(request)
             response = _begin(answer)
-            try:
+            with contextlib.suppress(ConnectionError):  # killed at another of its writes
                 await response.prepare(request)
                 await response.write(data)
                 await response.write_eof()
-            except ConnectionError:
-                return response  # killed at another of its writes meanwhile
         await asyncio.sleep(DIGEST)
         self._kill(write, Moment.ANSWERED, life)
         return response

@@ -11,35 +11,28 @@ import pytest
 
 from .writes import KNOWN, Moment, Phase, Write
 
-KILLS_PER_PHASE = 2
 LAST_OF_STORM = 5
 
 
 def list_points(phase):
-    """Return the writes of a phase that have a kill of their own: Events, and all others."""
-    points = [
+    """Return the writes of a phase that have a kill of their own."""
+    return [
         (phase, key, number + 1) for key, times in KNOWN[phase].items() for number in range(times)
     ]
-    events = [point for point in points if point[1].startswith("create events")]
-    return events, [point for point in points if point not in events]
-
-
-def group_points(phase):
-    """Return which kills of a phase share a run.
-
-    An Event has the phase to itself: it is told once, and an operator killed before that does not
-    remember that it was to tell it. Of the others, those in one run are far apart in the list.
-    """
-    events, others = list_points(phase)
-    runs = -(-len(others) // KILLS_PER_PHASE)
-    return [tuple(others[start::runs]) for start in range(runs)] + [(event,) for event in events]
 
 
 def plan_runs():
-    """Return a plan of kills for each run: every point of `KNOWN` at every moment."""
-    grouped = itertools.zip_longest(*map(group_points, Phase), fillvalue=())
-    together = [tuple(itertools.chain(*groups)) for groups in grouped]
-    return [dict.fromkeys(points, moment) for points in together for moment in Moment]
+    """Return a plan of kills for each run: every point of `KNOWN` at every moment.
+
+    The phases share a run. Within a phase there is one kill: writes go out side by side, and what
+    an operator dies at in one of them, it may not come to in another.
+    """
+    together = itertools.zip_longest(*map(list_points, Phase))
+    return [
+        {point: moment for point in points if point is not None}
+        for points in together
+        for moment in Moment
+    ]
 
 
 def name_plan(plan):

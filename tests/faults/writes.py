@@ -44,14 +44,14 @@ class Moment(StrEnum):
 
 KNOWN: Final[Mapping[Phase, Mapping[str, int]]] = {
     Phase.MAKE: {
-        "patch inferencepools/status": 3,
+        "patch inferencepools/status": 2,
         "patch deployments:chat-maia-200": 1,
         "patch deployments:chat-h100": 1,
         "patch services:chat-workers": 1,
         "patch poddisruptionbudgets:chat": 1,
     },
     Phase.FALL_BACK: {
-        "patch inferencepools/status": 3,
+        "patch inferencepools/status": 2,
         "patch nodes:failed": 1,
         "patch deployments:chat-h100": 1,
         "delete pods:worker": 1,
@@ -59,7 +59,7 @@ KNOWN: Final[Mapping[Phase, Mapping[str, int]]] = {
         "create events:FallBack": 1,
     },
     Phase.RETURN: {
-        "patch inferencepools/status": 3,
+        "patch inferencepools/status": 2,
         "patch nodes:healthy": 1,
         "patch deployments:chat-h100": 1,
         "create events:CapacityBack": 1,
