@@ -87,6 +87,7 @@ def test_an_operator_killed_while_it_falls_back_and_returns_leaves_all_as_it_was
     check_all_seen(outcome)
     assert name_points(outcome.kills) == name_points(plan.items()), outcome.story
     assert outcome.problems == [], outcome.story
+    assert outcome.course["FallbackActive"] == ["False", "True", "False"], outcome.story
     marks = [node.pop("mark") for node in outcome.final["nodes"].values()]
     assert [mark for mark in marks if mark] == [("Healthy", 1)]
     for node in outcome.before["nodes"].values():
