@@ -90,19 +90,20 @@ def _save(lines: "Iterable[bytes]", out: BinaryIO) -> tuple[int, float, float]:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--without",
+    multiple=True,
     type=click.Choice(["liveness", "gateway", "signals", "known-answers", "conditions"]),
     help="What would have been decided if this evidence had not come: misses of liveness probes,"
     " failures that gateways saw, the load and latency that they measured, wrong answers to known"
-    " prompts, or conditions of nodes.",
+    " prompts, or conditions of nodes. May be given more than once.",
 )
 @output_option
-def replay(*, files: tuple[Path, ...], without: str | None, output: str) -> None:
+def replay(*, files: tuple[Path, ...], without: tuple[str, ...], output: str) -> None:
     """Plan recorded passes again, and compare bit for bit.
 
     FILES are recordings, plain or compressed, or directories of them. Ends with 1, and says where,
     if some plan is another one now.
     """
-    if without is not None:
+    if without:
         _show_otherwise(files, without, output)
         return
     from sluice.decide.replay import replay as go_over  # noqa: PLC0415
@@ -135,7 +136,7 @@ def _tell_cuts(cut: list[str], count: int) -> None:
         raise CommandError("No whole pass stands in it.", ExitCode.USAGE)
 
 
-def _show_otherwise(files: tuple[Path, ...], without: str, output: str) -> None:
+def _show_otherwise(files: tuple[Path, ...], without: tuple[str, ...], output: str) -> None:
     from sluice.decide.replay import Evidence, replay_without  # noqa: PLC0415
 
     cut: list[str] = []
@@ -146,9 +147,9 @@ def _show_otherwise(files: tuple[Path, ...], without: str, output: str) -> None:
         for count, record in enumerate(read_passes(files, cut), 1):  # noqa: B007
             yield record
 
-    turns = list(replay_without(read(), Evidence(without)))
+    turns = list(replay_without(read(), *map(Evidence, without)))
     _tell_cuts(cut, count)
-    lines = [f"without {without}: {len(turns)} passes would have decided otherwise"]
+    lines = [f"without {' and '.join(without)}: {len(turns)} passes would have decided otherwise"]
     for turn in turns:
         lines += ["", _format_time(turn.at)]
         lines += [f"  decided  {one}" for one in turn.decided] or ["  decided  nothing"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import reduce
 
 from pydantic import TypeAdapter
 
@@ -88,7 +89,7 @@ class Turn:
     instead: tuple[str, ...]
 
 
-def replay_without(records: Iterable[PassRecord], evidence: Evidence) -> Iterator[Turn]:
+def replay_without(records: Iterable[PassRecord], *evidence: Evidence) -> Iterator[Turn]:
     """Plan again as if some evidence had not come; yields the passes that decide otherwise.
 
     What was observed afterwards stays as it was recorded, so that the answer holds up to the first
@@ -101,7 +102,8 @@ def replay_without(records: Iterable[PassRecord], evidence: Evidence) -> Iterato
         if memory is None or record.instance != instance or record.number <= number:
             memory = record.memory
         instance, number = record.instance, record.number
-        planned, memory = plan(_leave_out(record.snapshot, evidence), memory)
+        seen = reduce(_leave_out, evidence, record.snapshot)
+        planned, memory = plan(seen, memory)
         decided, instead = _list_decisions(record.planned), _list_decisions(planned)
         if [one.split(": ")[0] for one in decided] != [one.split(": ")[0] for one in instead]:
             yield Turn(record.snapshot.at, decided, instead)

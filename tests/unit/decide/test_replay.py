@@ -89,6 +89,13 @@ def test_evidence_that_did_not_count_changes_nothing(lines):
     assert not any(word in one for one in told for word in ("Quarantine", "Lost", "FallBack"))
 
 
+def test_several_kinds_of_evidence_can_be_left_out_at_once(lines):
+    turns = list(replay_without(read(lines), Evidence.LIVENESS, Evidence.GATEWAY))
+    assert any("QuarantineNode" in one for turn in turns for one in turn.decided)
+    assert not any("QuarantineNode" in one for turn in turns for one in turn.instead)
+    assert list(replay_without(read(lines))) == []
+
+
 def test_a_record_is_the_same_after_reading_and_writing(lines):
     for line in lines:
         assert write_record(read_record(line, "it")) + b"\n" == line
