@@ -105,7 +105,7 @@ def make_document() -> dict:
             {"acceleratorClass": OTHER, "min": 0, "max": 1},
         ],
         autoscaling={"stableWindow": WINDOW},
-        shift={"holdDown": WINDOW},
+        shift={"holdDown": WINDOW, "ramp": {"steps": ["50%"], "dwell": "1s"}},
     )
 
 
