@@ -48,22 +48,28 @@ def pod(name="chat-maia-200-x", **status):
     }
 
 
+def see(**over):
+    """Return what was observed besides the store, with some of it replaced."""
+    seen = {
+        "at": 50.0,
+        "probes": {},
+        "signals": NOTHING,
+        "leases": LeaseBook(lambda: 50.0),
+        "observer_ok": True,
+        "gateways": 1,
+        "endpoint": "http://g/v1",
+        "worker_image": "w:1",
+        "namespace": "sluice-system",
+    }
+    return Sight(**seen | over)
+
+
 def take(probes=None, **objects):
     store = Store(lambda _: None)
     for kind, items in objects.items():
         for item in items:
             store.put(Kind(kind), item)
-    sight = Sight(
-        at=50.0,
-        probes=probes or {},
-        signals=NOTHING,
-        leases=LeaseBook(lambda: 50.0),
-        observer_ok=True,
-        gateways=1,
-        endpoint="http://g/v1",
-        worker_image="w:1",
-    )
-    return build_snapshot(store, sight)
+    return build_snapshot(store, see(probes=probes or {}))
 
 
 def only_worker(item, probes=None):
@@ -185,19 +191,8 @@ def test_a_probation_pod_names_its_node_and_what_each_slot_answered():
     )
     store.put(Kind.PROBATIONS, probe_pod(namespace="a-tenant"))
     heard = KnownAnswers(right=2, at=49.0)
-    sight = Sight(
-        at=50.0,
-        probes={},
-        signals=NOTHING,
-        leases=LeaseBook(lambda: 50.0),
-        observer_ok=True,
-        gateways=1,
-        endpoint="",
-        worker_image="w:1",
-        answers={"uid-sluice-system/slot-1": heard},
-        namespace="sluice-system",
-    )
-    (found,) = build_snapshot(store, sight)[0].probations
+    answers = {"uid-sluice-system/slot-1": heard}
+    (found,) = build_snapshot(store, see(answers=answers))[0].probations
     assert (found.node, found.accelerator_class, found.ready) == ("maia-0", "maia-200", True)
     assert found.slots == {"slot-0": None, "slot-1": heard}
 
@@ -206,18 +201,7 @@ def test_a_probation_pod_that_has_ended_says_why():
     ended = probe_pod(phase="Failed", reason="OutOfcpu", message="no cpu")
     store = Store(lambda _: None)
     store.put(Kind.PROBATIONS, ended)
-    sight = Sight(
-        at=50.0,
-        probes={},
-        signals=NOTHING,
-        leases=LeaseBook(lambda: 50.0),
-        observer_ok=True,
-        gateways=1,
-        endpoint="",
-        worker_image="w:1",
-        namespace="sluice-system",
-    )
-    (found,) = build_snapshot(store, sight)[0].probations
+    (found,) = build_snapshot(store, see())[0].probations
     assert found.waiting == "Failed: OutOfcpu no cpu"
 
 
