@@ -119,7 +119,7 @@ def _parse_answer(number: int, raw: Any, vocabulary: int, most: int) -> KnownAns
         odd = [one for one in tokens if type(one) is not int or not 0 <= one < vocabulary]
         if odd:
             raise KnownAnswersError(
-                f"has {str(odd[0])[:40]!r} in answers[{number}].{name}; tokens of this model are"
+                f"has {str(odd[0])[:40]} in answers[{number}].{name}; tokens of this model are"
                 f" 0 to {vocabulary - 1}"
             )
         parts.append(tuple(tokens))

@@ -12,7 +12,7 @@ from sluice.cli.output import output_option
 
 @click.group()
 def model() -> None:
-    """Prepare models for being served."""
+    """Record known answers of a model, beside its weights."""
 
 
 @model.command()

@@ -26,7 +26,7 @@ def find_port():
 class WorkerProcess:
     """A worker that is started, asked and ended; `log` is its standard error."""
 
-    def __init__(self, checkpoint, directory, *args, uid="uid-1"):
+    def __init__(self, checkpoint, directory, *args, uid="uid-1", devices=()):
         self.port = find_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / f"worker-{self.port}.log"
@@ -40,7 +40,9 @@ class WorkerProcess:
                     *args,
                 ],
                 stderr=log,
-                env=os.environ | {"POD_UID": uid},
+                env=os.environ
+                | {"POD_UID": uid}
+                | {"SLUICE_DEVICE_SOCKETS": ",".join(str(device.path) for device in devices)},
             )
 
     def get(self, path, headers=()):
