@@ -53,7 +53,7 @@ class Watchdog:
         self._looked = now
         if call is None or now - call.due <= max(LATE_AFTER, LATE_FACTOR * call.expected):
             self._late = None
-        elif call is not self._late or (was_blind and call is not self._confirmed):
+        elif call is not self._late or was_blind:
             self._late, self._late_since = call, now
         elif now - self._late_since >= LATE_CONFIRM_AFTER:
             self._confirmed = call
