@@ -67,7 +67,8 @@ class RecordingSettings(_Section):
         default=256 << 20,
         ge=1 << 20,
         le=1 << 40,
-        description="Size of all recorded files together; the oldest are deleted first.",
+        description="Size of all recorded files together; the oldest are deleted first. The volume"
+        " in the manifests must be larger, or the pod is evicted.",
     )
 
     @field_validator("directory")
