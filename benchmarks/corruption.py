@@ -168,7 +168,8 @@ def main() -> None:
     rows = [describe(one, arguments.period) for one in found]
     print_table(rows, arguments.period)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        document = {"notice": "emulated devices", "period_s": arguments.period, "rows": rows}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

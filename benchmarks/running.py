@@ -1,11 +1,13 @@
 """What benchmarks share: a cluster with Sluice and the sample pool on it, and a load."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from openai import AsyncOpenAI
@@ -86,3 +88,9 @@ async def send_load(cluster: Cluster, programs: Binaries) -> AsyncIterator[Runni
                 await fleet.close()
     finally:
         await client.close()
+
+
+def write_json(file: Path | None, found: Any) -> None:
+    """Write what was measured, if a file is wanted."""
+    if file is not None:
+        file.write_text(json.dumps(found, indent=2) + "\n")
