@@ -125,8 +125,12 @@ def test_capped_groups_get_no_more_than_their_share_while_others_can_serve():
     assert none == {}
 
 
+PERCENT = st.integers(0, 100_000).map(lambda thousandths: thousandths / 100_000)
+"""A share as status can say it: a percentage with at most three decimals."""
+
+
 @given(
-    st.dictionaries(st.sampled_from(VARIANTS), st.floats(0, 1), max_size=3),
+    st.dictionaries(st.sampled_from(VARIANTS), PERCENT, max_size=3),
     st.sets(st.sampled_from(VARIANTS)),
     st.sets(st.sampled_from(VARIANTS)),
 )
