@@ -82,6 +82,7 @@ def gather_worker(
     found = [
         _hear_liveness(worker, health, at),
         _hear_gateways(worker, health, at),
+        _hear_gateway_probes(worker, at),
         _hear_answers(worker, at),
         _compare_latency(worker, siblings, at),
     ]
@@ -129,6 +130,18 @@ def _hear_gateways(worker: Worker, health: Health, at: float) -> Evidence | None
     weight = FAILED if failures >= 2 * needed else limits.WEIGHT_FAILED_REQUESTS
     text = f"{failures} requests in a row failed at the gateway"
     return Evidence(at, Source.GATEWAY, weight, text)
+
+
+def _hear_gateway_probes(worker: Worker, at: float) -> Evidence | None:
+    """The gateways' own probes, where ours miss too: two that see the same save a third look.
+
+    Alone they say nothing: a gateway may be cut off from a worker that we hear well.
+    """
+    ours = worker.probe.misses if worker.probe is not None else 0
+    if not ours or worker.gateway_misses < limits.GATEWAY_MISSES:
+        return None
+    text = f"{worker.gateway_misses} probes in a row missed by a gateway too"
+    return Evidence(at, Source.GATEWAY, limits.WEIGHT_GATEWAY_PROBES, text)
 
 
 def _hear_answers(worker: Worker, at: float) -> Evidence | None:

@@ -16,6 +16,9 @@ LEASE_STALE: Final = 25.0
 
 WEIGHT_FAILED_REQUESTS: Final = 0.7
 """Of requests that failed in a row: Failed together with one missed probe of three."""
+GATEWAY_MISSES: Final = 2
+WEIGHT_GATEWAY_PROBES: Final = 0.4
+"""Of probes that a gateway misses as we do: Failed with two misses of our own instead of three."""
 WEIGHT_OUTLIER: Final = 0.3
 """Of a worker slower than its siblings: Suspect, never Failed by that and one missed probe."""
 OUTLIER_FACTOR: Final = 3.0

@@ -151,7 +151,7 @@ def _blind_pool(pool: Pool, evidence: Evidence) -> Pool:
 
 def _blind_worker(worker: Worker, evidence: Evidence) -> Worker:
     if evidence is Evidence.GATEWAY:
-        return replace(worker, gateway_failures=0, signals=None)
+        return replace(worker, gateway_failures=0, gateway_misses=0, signals=None)
     if evidence is Evidence.KNOWN_ANSWERS:
         return replace(worker, answers=_forgive(worker.answers))
     if worker.probe is None or not worker.probe.misses or not worker.probe.answered:

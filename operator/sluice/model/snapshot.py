@@ -71,7 +71,8 @@ class Worker:
             Ready when an agent falls silent.
         waiting: reason and message of a container that cannot start ("CrashLoopBackOff: …"), or "".
         unschedulable: the scheduler's message while the pod has no node, or "".
-        gateway_failures: consecutive failures that the gateways saw on it, the largest of theirs.
+        gateway_failures: requests in a row that failed on it, the largest count of a gateway.
+        gateway_misses: probes in a row that a gateway missed of it, the largest count.
     """
 
     uid: str
@@ -87,6 +88,7 @@ class Worker:
     unschedulable: str = ""
     probe: Probe | None = None
     gateway_failures: int = 0
+    gateway_misses: int = 0
     answers: KnownAnswers | None = None
     signals: "WorkerSignals | None" = None
 

@@ -48,6 +48,7 @@ class _Variant(_Wire):
 
 class _Worker(_Wire):
     consecutive_failures: Number
+    missed_probes: Number = 0
     finished: Number = 0
     errors: Number = 0
     timeouts: Number = 0
@@ -102,6 +103,7 @@ class Signals:
     Attributes:
         pools: by pool; empty while incomplete.
         failures: consecutive failures by worker uid, the largest that a gateway saw.
+        misses: likewise, probes in a row that a gateway missed.
         workers: what was measured of each worker, by uid; of the gateways that answered.
         complete: every Ready gateway answered, and there is one.
     """
@@ -110,6 +112,7 @@ class Signals:
     failures: Mapping[str, int]
     complete: bool
     workers: Mapping[str, WorkerSignals] = field(default_factory=dict)
+    misses: Mapping[str, int] = field(default_factory=dict)
 
 
 NOTHING = Signals({}, {}, complete=False)
@@ -154,12 +157,14 @@ async def _read_one(
 def merge_reports(reports: Iterable[GatewayReport], at: float, *, complete: bool) -> Signals:
     """Add up what the gateways saw; failures of workers count also while incomplete."""
     failures: dict[str, int] = {}
+    misses: dict[str, int] = {}
     workers: dict[str, WorkerSignals] = {}
     pools: dict[PoolKey, PoolSignals] = {}
     for report in reports:
         for text, pool in report.pools.items():
             for uid, worker in pool.workers.items():
                 failures[uid] = max(failures.get(uid, 0), worker.consecutive_failures)
+                misses[uid] = max(misses.get(uid, 0), worker.missed_probes)
             try:
                 key = PoolKey.parse(text)
             except ValueError:
@@ -169,7 +174,7 @@ def merge_reports(reports: Iterable[GatewayReport], at: float, *, complete: bool
                 workers[uid] = workers[uid].plus(seen) if uid in workers else seen
             one = _convert(report, pool, at)
             pools[key] = _add(pools[key], one) if key in pools else one
-    return Signals(pools if complete else {}, failures, complete, workers)
+    return Signals(pools if complete else {}, failures, complete, workers, misses)
 
 
 def _convert_worker(report: GatewayReport, worker: _Worker) -> WorkerSignals:

@@ -220,6 +220,7 @@ def _read_worker(item: Object, key: PoolKey, sight: Sight) -> Worker:
         unschedulable="" if node else _find_unschedulable(status),
         probe=sight.probes.get(meta["uid"]),
         gateway_failures=sight.signals.failures.get(meta["uid"], 0),
+        gateway_misses=sight.signals.misses.get(meta["uid"], 0),
         answers=sight.answers.get(meta["uid"]),
         signals=sight.signals.workers.get(meta["uid"]),
     )

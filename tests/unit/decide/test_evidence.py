@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sluice.model.memory import WorkerState
-from sluice.model.snapshot import Distribution, WorkerSignals
+from sluice.model.snapshot import Distribution, Probe, WorkerSignals
 
 from .world import BOUNDS, World, one_bucket
 
@@ -75,6 +75,19 @@ def test_requests_that_fail_outweigh_a_health_endpoint_that_is_content(world):
     world.step()
     assert states(world, "maia-0") == {WorkerState.FAILED}
     assert "6 requests in a row failed at the gateway" in world.marks["maia-0"].reason
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "state"),
+    [(2, 0, "Suspect"), (2, 1, "Suspect"), (2, 2, "Failed"), (1, 5, "Suspect"), (0, 9, "Healthy")],
+)
+def test_probes_that_a_gateway_misses_too_save_the_third_look(world, ours, theirs, state):
+    node = "maia-0"
+    world._probe = lambda worker, **_: worker
+    probe = Probe(ours, 50, None if ours else 1.0)
+    give(world, node, probe=probe, gateway_misses=theirs)
+    world.step()
+    assert {one.value for one in states(world, node)} == {state}
 
 
 def test_a_worker_slower_than_its_siblings_is_suspect_and_never_failed_for_that(world):
