@@ -19,7 +19,7 @@ from .proxy import HOST, FaultProxy
 from .scenario import SETTINGS, Stage, load_classes
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Start a cluster with Sluice on it, and an operator outside of it that can be killed."""
     binaries = resolve_binaries()

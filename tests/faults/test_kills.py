@@ -71,7 +71,7 @@ def check_known(outcome):
         )
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def learned(stage):
     """A run in which nobody kills anything."""
     return stage.play({})
