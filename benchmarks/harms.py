@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from counting import OBJECTIVE, measure_share_inside
@@ -33,7 +32,7 @@ class Harm:
 
     action: str
     heal: str = "start"
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = field(default_factory=dict)
     all_nodes: bool = False
     latches: bool = False
 
