@@ -261,6 +261,11 @@ class Load:
         for thread in self._threads:
             thread.join(timeout=90)
 
+    @property
+    def lost(self):
+        """Return the failures but those that were shed: 429 says that all were busy."""
+        return [failure for failure in self.failures if not failure.startswith("429 ")]
+
     def _run(self):
         for _ in range(self._most):
             if self._stop.wait(1 / self.rate):

@@ -22,7 +22,7 @@ def test_more_load_scales_then_spills_and_less_scales_back(chat):
         wait_until(lambda: chat.wanted("chat", "maia-200") == 4, "the preferred variant is full")
         wait_until(lambda: chat.share("chat", "h100") > 0, "the pool spills")
         wait_until(lambda: chat.serving("chat", "h100") > 0, "GPU serves")
-    assert load.failures == []
+    assert load.lost == []
     assert len(set(load.answers)) == 1, "the same question got different answers"
     wait_until(
         lambda: (chat.wanted("chat", "maia-200"), chat.wanted("chat", "h100")) == (1, 0),
@@ -68,7 +68,7 @@ def test_a_lost_maia_node_ends_in_fallback_and_in_return(chat, harm, tmp_path):
         assert any(f"node {node} QuarantineNode" in one for one in told)
         wait_until(lambda: chat.condition("chat", "FallbackActive") == "False", "it is over")
         wait_until(lambda: chat.share("chat", "maia-200") >= 60, "traffic is back on Maia")
-    assert load.failures == []
+    assert load.lost == []
     assert len(set(load.answers)) == 1
 
 
