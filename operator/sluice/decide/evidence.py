@@ -7,7 +7,7 @@ is slow is never failed for that alone: overload looks the same.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -27,6 +27,7 @@ class Source(StrEnum):
 
     LIVENESS = "liveness"
     ANSWERS = "known answers"
+    SILENCE = "silence"
     GATEWAY = "gateway"
     LATENCY = "latency"
     CONDITION = "node condition"
@@ -62,6 +63,14 @@ def word_evidence(evidence: Iterable[Evidence]) -> str:
     return f"{told} and {more} more" if more > 0 else told
 
 
+def join_evidence(subject: str, pieces: Sequence[Evidence]) -> Evidence:
+    """Return several pieces against one subject as one, of the gravest source among them."""
+    wrong = [piece for piece in pieces if piece.source is Source.ANSWERS]
+    gravest = wrong[0] if wrong else max(pieces, key=lambda piece: piece.weight)
+    weight = sum(piece.weight for piece in pieces)
+    return replace(gravest, weight=weight, text=f"{subject}: {word_evidence(pieces)}")
+
+
 def has_wrong_answer(evidence: Iterable[Evidence]) -> bool:
     """Tell whether a wrong answer is among it, which latches."""
     return any(piece.source is Source.ANSWERS for piece in evidence)
@@ -84,6 +93,7 @@ def gather_worker(
         _hear_gateways(worker, health, at),
         _hear_gateway_probes(worker, at),
         _hear_answers(worker, at),
+        _hear_silence(worker, at),
         _compare_latency(worker, siblings, at),
     ]
     about_node = gather_node(node, health, at) if node is not None else ()
@@ -151,6 +161,18 @@ def _hear_answers(worker: Worker, at: float) -> Evidence | None:
     text = f"wrong answer to a known question: {answers.detail or 'no detail'}"
     when = min(at, answers.at) if answers.at is not None else at
     return Evidence(when, Source.ANSWERS, FAILED, text)
+
+
+def _hear_silence(worker: Worker, at: float) -> Evidence | None:
+    """Known answers that do not come, while a health endpoint may be content.
+
+    With requests that fail in a row it is a hang that the worker does not tell of itself.
+    """
+    answers = worker.answers
+    if answers is None or answers.silent < limits.SILENT_ROUNDS:
+        return None
+    text = f"{answers.silent} rounds of known answers in a row timed out"
+    return Evidence(at, Source.SILENCE, limits.WEIGHT_SILENCE, text)
 
 
 def _compare_latency(worker: Worker, siblings: Sequence[Worker], at: float) -> Evidence | None:

@@ -19,6 +19,7 @@ from sluice.decide.evidence import (
     gather_node,
     has_wrong_answer,
     is_enough,
+    join_evidence,
     word_evidence,
 )
 from sluice.decide.flaps import Outs, forget_outs, latch, stable_window, take_out
@@ -150,9 +151,7 @@ def _gather(
             continue
         pieces = against.get(worker.uid, ())
         if health.state is WorkerState.FAILED and is_enough(pieces):
-            found += [
-                replace(piece, text=f"worker {worker.name}: {piece.text}") for piece in pieces
-            ]
+            found.append(join_evidence(f"worker {worker.name}", pieces))
     return tuple(found)
 
 

@@ -19,6 +19,9 @@ WEIGHT_FAILED_REQUESTS: Final = 0.7
 GATEWAY_MISSES: Final = 2
 WEIGHT_GATEWAY_PROBES: Final = 0.4
 """Of probes that a gateway misses as we do: Failed with two misses of our own instead of three."""
+SILENT_ROUNDS: Final = 3
+WEIGHT_SILENCE: Final = 0.3
+"""Of known answers that time out: Failed together with three requests that failed in a row."""
 WEIGHT_OUTLIER: Final = 0.3
 """Of a worker slower than its siblings: Suspect, never Failed by that and one missed probe."""
 OUTLIER_FACTOR: Final = 3.0

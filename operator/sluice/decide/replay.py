@@ -140,7 +140,7 @@ def _blind_probation(pod: ProbationPod) -> ProbationPod:
 
 def _forgive(known: KnownAnswers | None) -> KnownAnswers | None:
     """Return what was answered as if nothing had been wrong."""
-    return known and replace(known, wrong=0, detail="")
+    return known and replace(known, wrong=0, detail="", silent=0)
 
 
 def _blind_pool(pool: Pool, evidence: Evidence) -> Pool:

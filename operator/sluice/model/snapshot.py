@@ -53,6 +53,7 @@ class KnownAnswers:
         at: when the last round was judged; None before the first.
         detail: what the last wrong round was: prompt number, tokens expected and given; or "".
         unavailable: why nothing can be judged (no probes.json, of another digest, …), or "".
+        silent: rounds in a row that timed out; weak evidence, for a slow worker's do too.
     """
 
     right: int = 0
@@ -60,6 +61,7 @@ class KnownAnswers:
     at: float | None = None
     detail: str = ""
     unavailable: str = ""
+    silent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,10 @@ class _NoVerdictError(Exception):
     """Nobody answered in time: the round does not count."""
 
 
+class _SilentError(_NoVerdictError):
+    """It did not come in time."""
+
+
 class _UnavailableError(Exception):
     """Nothing can be judged; the message says why."""
 
@@ -171,8 +175,9 @@ class AnswerProber:
             began = time.monotonic()
             try:
                 wrong = await self._run_round(target)
-            except _NoVerdictError:
+            except _NoVerdictError as error:
                 self.unanswered += 1
+                self._note_no_verdict(target.key, timed_out=isinstance(error, _SilentError))
             except _UnavailableError as why:
                 self._note_unavailable(target.key, str(why))
             else:
@@ -255,7 +260,9 @@ class AnswerProber:
                 data = await _read_bounded(response)
                 status = response.status
                 other = response.headers.get(UID_HEADER, target.uid) != target.uid
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except TimeoutError as error:
+            raise _SilentError from error
+        except (aiohttp.ClientError, OSError) as error:
             raise _NoVerdictError from error
         if other or status in _BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _NoVerdictError
@@ -274,10 +281,16 @@ class AnswerProber:
         if wrong or after.right == 1 or before.unavailable:
             self._changed()
 
+    def _note_no_verdict(self, key: str, *, timed_out: bool) -> None:
+        before = self._results.get(key, KnownAnswers())
+        silent = before.silent + 1 if timed_out else 0
+        if silent != before.silent:
+            self._results[key] = replace(before, silent=silent)
+
     def _note_unavailable(self, key: str, why: str) -> None:
         before = self._results.get(key, KnownAnswers())
         if why != before.unavailable or before.right:
-            self._results[key] = replace(before, right=0, unavailable=why)
+            self._results[key] = replace(before, right=0, unavailable=why, silent=0)
             self._changed()
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sluice.model.memory import WorkerState
-from sluice.model.snapshot import Distribution, Probe, WorkerSignals
+from sluice.model.snapshot import Distribution, KnownAnswers, Probe, WorkerSignals
 
 from .world import BOUNDS, World, one_bucket
 
@@ -88,6 +88,18 @@ def test_probes_that_a_gateway_misses_too_save_the_third_look(world, ours, their
     give(world, node, probe=probe, gateway_misses=theirs)
     world.step()
     assert {one.value for one in states(world, node)} == {state}
+
+
+def test_a_hang_behind_a_lying_health_endpoint_is_told_by_clients_and_silence_together(world):
+    heard = KnownAnswers(right=9, at=1.0, silent=3)
+    world._answer = lambda *_: heard
+    world.step()
+    assert states(world, "maia-0") == {WorkerState.SUSPECT}
+    assert not world.marks
+    give(world, "maia-0", gateway_failures=3)
+    world.step()
+    assert states(world, "maia-0") == {WorkerState.FAILED}
+    assert "3 rounds of known answers in a row timed out" in world.marks["maia-0"].reason
 
 
 def test_a_worker_slower_than_its_siblings_is_suspect_and_never_failed_for_that(world):

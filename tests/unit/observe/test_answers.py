@@ -175,6 +175,9 @@ async def test_a_worker_that_hangs_is_neither_right_nor_wrong(prober, worker):
     found = find(prober)
     assert found.right >= 1
     assert (found.wrong, found.unavailable) == (0, "")
+    assert found.silent >= 2
+    worker.heard.set()
+    await until(lambda: find(prober).silent == 0)
 
 
 @pytest.mark.parametrize("status", [408, 421, 429, 500, 503])
