@@ -6,7 +6,6 @@ change, the present state first.
 """
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -34,10 +33,18 @@ DEFAULT_RATE: Final = 1e-2
 """Share of wrong values; what parity gates must catch at least (assumed)."""
 DEFAULT_SLOWDOWN: Final = 3.0
 """A hardware slowdown cuts clocks at least in half (published, NVML); 3 is assumed."""
+MOST_SLOWDOWN: Final = 1e6
+"""Far beyond what any device does; a step still ends in a time that a clock can tell."""
+_LATEST: Final = 1e11
+"""Seconds since 1970 that are still a date."""
 
 
 class FaultError(ValueError):
     """A fault or a state that cannot be; the message says what is wrong with it."""
+
+
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What Python raises on JSON that is no state: an infinite number and deep nesting included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +52,10 @@ class Fault:
     """One fault.
 
     Attributes:
-        since: seconds since 1970.
+        since: seconds since 1970, never negative.
         rate: of wrong values, above 0 and at most 1; means something for corruption only.
-        slowdown: of steps, at least 1; means something for throttle only.
-        seed: of all chance in it.
+        slowdown: of steps, 1 to `MOST_SLOWDOWN`; means something for throttle only.
+        seed: of all chance in it, never negative.
 
     Raises:
         FaultError: a number is out of its range.
@@ -64,8 +71,12 @@ class Fault:
         """Check the numbers."""
         if not 0 < self.rate <= 1:
             raise FaultError(f"rate {self.rate:g} must be above 0 and at most 1")
-        if not (math.isfinite(self.slowdown) and self.slowdown >= 1):
-            raise FaultError(f"slowdown {self.slowdown:g} must be a number of at least 1")
+        if not 1 <= self.slowdown <= MOST_SLOWDOWN:
+            raise FaultError(f"slowdown {self.slowdown:g} must be from 1 to {MOST_SLOWDOWN:g}")
+        if not 0 <= self.since <= _LATEST:
+            raise FaultError(f"since {self.since:g} must be in seconds since 1970")
+        if self.seed < 0:
+            raise FaultError(f"seed {self.seed} must not be negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ def decode_state(line: bytes) -> DeviceState:
     """
     try:
         return _parse_state(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise FaultError(f"no device state: {line[:80]!r} ({error})") from error
 
 
@@ -111,7 +122,7 @@ def decode_states(text: str) -> tuple[DeviceState, ...]:
     """
     try:
         return tuple(_parse_state(entry) for entry in json.loads(text))
-    except (ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise FaultError(f"no states of devices: {text[:80]!r} ({error})") from error
 
 
@@ -126,4 +137,7 @@ def _parse_state(raw: Any) -> DeviceState:
         )
         for each in raw["faults"]
     )
-    return DeviceState(str(raw["resource"]), int(raw["number"]), faults)
+    number = int(raw["number"])
+    if number < 0:
+        raise FaultError(f"device {number} must not be negative")
+    return DeviceState(str(raw["resource"]), number, faults)

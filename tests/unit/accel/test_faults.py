@@ -1,5 +1,7 @@
 """A device's state survives the way to the worker, and nonsense on that way is told."""
 
+import json
+
 import pytest
 
 from sluice_accel.faults import (
@@ -36,10 +38,46 @@ def test_a_rate_that_is_none_is_refused(rate):
         Fault(FaultKind.CORRUPTION, 0.0, rate=rate)
 
 
-@pytest.mark.parametrize("slowdown", [0.5, float("inf"), float("nan")])
+@pytest.mark.parametrize("slowdown", [0.5, 1e10, float("inf"), float("nan")])
 def test_a_slowdown_that_is_none_is_refused(slowdown):
     with pytest.raises(FaultError, match="slowdown"):
         Fault(FaultKind.THROTTLE, 0.0, slowdown=slowdown)
+
+
+@pytest.mark.parametrize("since", [float("inf"), float("nan"), -1.0, 1e300])
+def test_a_time_that_is_none_is_refused(since):
+    with pytest.raises(FaultError, match="since"):
+        Fault(FaultKind.THROTTLE, since)
+
+
+def test_a_seed_that_is_none_is_refused():
+    with pytest.raises(FaultError, match="seed -1"):
+        Fault(FaultKind.CORRUPTION, 0.0, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("number", "1e999"), ("number", "NaN"), ("number", "-1"), ("faults", "[" * 5000)],
+)
+def test_numbers_and_depths_that_python_cannot_take_are_refused_too(field, value):
+    document = '{"resource":"x/y","number":0,"faults":[]}'
+    present = {"number": '"number":0', "faults": '"faults":[]'}[field]
+    line = document.replace(present, f'"{field}":{value}')
+    with pytest.raises(FaultError, match="no device state"):
+        decode_state(line.encode())
+    with pytest.raises(FaultError, match="no states of devices"):
+        decode_states(f"[{line}]")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("seed", "1e999"), ("since", "1e999"), ("since", "9" * 400), ("rate", "9" * 400)],
+)
+def test_a_fault_with_a_number_beyond_all_bounds_is_refused(name, number):
+    fault = {"kind": "hang", "since": 1.0, "rate": 0.5, "slowdown": 2.0, "seed": 0}
+    text = json.dumps([{"resource": "x/y", "number": 0, "faults": [{**fault, name: "?"}]}])
+    with pytest.raises(FaultError, match="no states of devices"):
+        decode_states(text.replace('"?"', number))
 
 
 def test_a_fault_is_found_by_its_kind():

@@ -88,7 +88,13 @@ def test_each_crash_comes_once(file: Path):
     assert kinds_of(states.look(2)) == [(0, ["hang", "crash"])]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"resource": "x"}]', "\0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[1]", '[{"resource": "x"}]', "\0", "[" * 5000),
+        '[{"resource": "sluice.dev/maia", "number": 1e999, "faults": []}]',
+    ],
+)
 def test_a_file_that_is_none_changes_nothing_and_is_said_once(
     file: Path, text: str, caplog: pytest.LogCaptureFixture
 ):
