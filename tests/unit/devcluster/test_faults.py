@@ -109,7 +109,7 @@ def test_a_crash_is_forgotten_by_itself(
         ({"fault": "corruption", "rate": 2}, "rate 2 must be above 0 and at most 1"),
         ({"fault": "corruption", "rate": float("nan")}, "rate nan must be above 0"),
         ({"fault": "corruption", "rate": "high"}, "rate is 'high'; it must be a number"),
-        ({"fault": "throttle", "slowdown": 0.5}, "slowdown 0.5 must be from 1 to 1e+06"),
+        ({"fault": "throttle", "slowdown": 0.5}, "slowdown 0.5 must be from 1 to"),
         ({"fault": "ecc", "rate": 0.5}, "A fault 'ecc' has no rate; only 'corruption' has one"),
         ({"fault": "corruption", "slowdown": 2}, "A fault 'corruption' has no slowdown"),
         ({"fault": "corruption", "seed": 1.5}, "seed is 1.5; it must be a whole number"),
