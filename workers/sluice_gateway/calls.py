@@ -11,6 +11,9 @@ from sluice_gateway.answers import Refusal, refuse_request
 
 ENDPOINTS: Final = frozenset({"/v1/completions", "/v1/chat/completions"})
 _MODEL_LENGTH: Final = 256
+_TOKENS_MOST: Final = 1 << 24
+_CHOICES_MOST: Final = 128
+"""Beyond these nothing is believed of a request: the worker will refuse it, or is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,14 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         body=_render(document),
         streaming=bool(streaming),
         wants_usage=wants_usage,
-        choices=choices if isinstance(choices, int) and choices > 0 else 1,
-        tokens_most=most if isinstance(most, int) and most > 0 else None,
+        choices=_read_count(choices, _CHOICES_MOST) or 1,
+        tokens_most=_read_count(most, _TOKENS_MOST),
     )
+
+
+def _read_count(value: object, most: int) -> int | None:
+    """Return a number from 1 to `most`, None if the value is anything else."""
+    return value if type(value) is int and 1 <= value <= most else None
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:

@@ -46,6 +46,14 @@ def test_what_the_worker_should_judge_goes_through():
     assert call.choices == 1
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n"])
+@pytest.mark.parametrize("number", [10**400, 10**15, True, -1, 0])
+def test_a_length_that_no_answer_has_is_for_the_worker_to_refuse(field, number):
+    call = parse({"model": "m", "prompt": "hello", field: number})
+    assert json.loads(call.body)[field] == number
+    assert (call.tokens_most, call.choices) == (None, 1)
+
+
 def test_any_text_survives():
     text = "\ud800 lone, \u2028, é, \x00"
     assert json.loads(parse({"model": "m", "prompt": text}).body)["prompt"] == text
