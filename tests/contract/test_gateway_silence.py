@@ -144,3 +144,18 @@ async def test_refusals_are_no_evidence(world):
     assert (await world.ask())[0] == 200
     document = await told(world, worker)
     assert (document["errors"], document["timeouts"], document["consecutiveFailures"]) == (0, 0, 0)
+
+
+async def test_a_long_prompt_after_short_ones_makes_no_worker_look_hung():
+    patience = {**IMPATIENT, "margin": 3.0}
+    async with GatewayWorld(settings(patience=patience)) as world:
+        await world.add_pool()
+        await world.start_gateway()
+        [worker] = await usable(world, "w1")
+        worker.prefill = 0.005
+        for number in range(6):
+            await world.stream(prompt=f"short {number}", max_tokens=2)
+        events = await world.stream(prompt="long" * 75, max_tokens=2)
+        assert events[-1] == "[DONE]"
+        assert len(worker.got) == 7
+        assert (await told(world, worker))["timeouts"] == 0

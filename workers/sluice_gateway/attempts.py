@@ -22,7 +22,7 @@ class Attempt:
         reason: Why this worker.
         dispatched: Monotonic seconds; `dispatched_at` is the same as wall time.
         pending_since: When its client began to wait for a first token; None if it is not.
-        size: Bytes of the request, as often as it has choices.
+        size: Bytes of the prompt, as often as the request has choices.
         streaming: It gives tokens as they come.
         tokens_most: The longest answer; None if the request does not say.
         alone: Nothing else ran on the worker when it began.

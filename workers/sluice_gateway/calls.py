@@ -26,6 +26,8 @@ class Call:
         streaming: The client wants server-sent events.
         wants_usage: The client itself asked for usage in the stream.
         choices: Completions asked for (`n`).
+        prompt_size: Bytes of the prompt's text, a token id counting as one; what is around it
+            takes a worker no time.
         tokens_most: The longest answer that it allows, in tokens; None if it does not say.
     """
 
@@ -36,6 +38,7 @@ class Call:
     wants_usage: bool
     choices: int
     tokens_most: int | None = None
+    prompt_size: int = 0
 
 
 def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
@@ -71,7 +74,25 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         wants_usage=wants_usage,
         choices=_read_count(choices, _CHOICES_MOST) or 1,
         tokens_most=_read_count(most, _TOKENS_MOST),
+        prompt_size=_measure(document.get("messages" if "chat" in path else "prompt")),
     )
+
+
+def _measure(prompt: object) -> int:
+    """Return the bytes of a prompt: a text, a list of texts or tokens, or messages."""
+    size = 0
+    parts = [prompt]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, str):
+            size += len(part.encode(errors="replace"))
+        elif isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):  # a message, or a part of its content
+            parts.append(part.get("content") or part.get("text"))
+        else:
+            size += 1
+    return size
 
 
 def _read_count(value: object, most: int) -> int | None:

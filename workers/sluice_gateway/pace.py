@@ -32,7 +32,7 @@ class Phase(Enum):
 class Waiting(Protocol):
     """What patience needs to know of an attempt.
 
-    `size` is in bytes of the request; `tokens_most` is the longest answer, None if not known.
+    `size` is in bytes of the prompt; `tokens_most` is the longest answer, None if not known.
     """
 
     dispatched: float
@@ -63,7 +63,7 @@ class Pace:
     Attributes:
         token: Between two tokens of a stream.
         first: From the dispatch to the first token, queueing included.
-        prefill: The same for each byte of the request, of those that found the worker idle.
+        prefill: The same for each byte of the prompt, of those that found the worker idle.
         progressed_at: When a request last got on.
         busy_since: When it last began to have requests.
         excused: Of the silence since, what this process slept itself.

@@ -21,6 +21,8 @@ from sluice_gateway.signals import Signals
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
 
 _ERROR_EVENT_SECONDS = 1.0
+_LEAST_SIZE = 4
+"""Bytes of a prompt that count in any case, for what a template puts around it."""
 
 
 class Relay:
@@ -94,7 +96,7 @@ class Relay:
             dispatched=now,
             dispatched_at=self._wall(),
             pending_since=exchange.arrival if call.streaming else None,
-            size=len(call.body) * call.choices,
+            size=max(_LEAST_SIZE, call.prompt_size) * call.choices,
             streaming=call.streaming,
             tokens_most=call.tokens_most,
             alone=not choice.worker.running,

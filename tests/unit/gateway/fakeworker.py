@@ -31,6 +31,7 @@ class FakeWorker:
         healthy: What /healthz says: a status, or `hang`.
         frozen: Nothing moves while set.
         mute: Only /healthz moves while set.
+        prefill: Seconds for each character of a prompt.
         slots: Requests that are served at once; the others queue.
         got: Bodies of the requests that arrived.
         ended: Requests whose handlers were cancelled: their client went away.
@@ -48,6 +49,7 @@ class FakeWorker:
         self.mute = False
         self.slots = asyncio.Semaphore(1000)
         self.step = 0.0
+        self.prefill = 0.0
         self.got = []
         self.headers = []
         self.ended = 0
@@ -105,6 +107,7 @@ class FakeWorker:
 
     async def _do_serve(self, request, document, _count):
         words = make_words(document)
+        await asyncio.sleep(self.prefill * len(document.get("prompt", "")))
         if not document.get("stream"):
             await asyncio.sleep(self.step * len(words))
             usage = {"prompt_tokens": 3, "completion_tokens": len(words)}

@@ -54,6 +54,29 @@ def test_a_length_that_no_answer_has_is_for_the_worker_to_refuse(field, number):
     assert (call.tokens_most, call.choices) == (None, 1)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "size"),
+    [
+        ("hello", 5),
+        ("é\ud800", 3),
+        (["ab", "cde"], 5),
+        ([7, 300, 12], 3),
+        ({"odd": 1}, 1),
+        (json.loads("[" * 800 + "]" * 800), 0),
+        (None, 1),
+    ],
+)
+def test_a_prompt_is_measured_without_what_is_around_it(prompt, size):
+    assert parse({"model": "m" * 200, "prompt": prompt, "stop": ["x" * 50]}).prompt_size == size
+
+
+def test_a_chat_is_as_long_as_its_texts():
+    parts = [{"type": "text", "text": "four"}, {"type": "text", "text": "five5"}]
+    messages = [{"role": "system", "content": "abc"}, {"role": "user", "content": parts}]
+    raw = json.dumps({"model": "m", "messages": messages}).encode()
+    assert parse_call("/v1/chat/completions", raw, seed=1).prompt_size == 12
+
+
 def test_any_text_survives():
     text = "\ud800 lone, \u2028, é, \x00"
     assert json.loads(parse({"model": "m", "prompt": text}).body)["prompt"] == text
