@@ -159,3 +159,16 @@ async def test_a_long_prompt_after_short_ones_makes_no_worker_look_hung():
         assert events[-1] == "[DONE]"
         assert len(worker.got) == 7
         assert (await told(world, worker))["timeouts"] == 0
+
+
+async def test_refusing_wrong_requests_is_no_sign_that_a_worker_serves(world):
+    (hung,) = await usable(world, "w1")
+    hung.mute = True
+    stream = asyncio.create_task(world.ask(stream=True))
+    await until(lambda: hung.got)
+    async with asyncio.timeout(10):
+        while not (await told(world, hung))["suspect"]:
+            hung.script = ["400"]
+            assert (await world.ask())[0] == 400
+            await asyncio.sleep(0.05)
+    stream.cancel()

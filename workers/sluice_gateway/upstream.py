@@ -91,9 +91,9 @@ class Upstream:
             call: What to send.
             request_id: Goes to the worker, too.
             client: Gets the stream, if it is one.
-            on_progress: Called when the worker answered, and whenever tokens of it came; with
-                whether it has sent them only now. What a slow client left lying in the buffers
-                goes on coming for a while from a worker that is dead.
+            on_progress: Called when the worker gave a whole answer, and whenever tokens of it
+                came; with whether it has sent them only now. What a slow client left lying in the
+                buffers goes on coming for a while from a worker that is dead.
 
         Returns:
             The whole answer, still to be sent; or None if it was streamed to the client.
@@ -109,7 +109,9 @@ class Upstream:
                     response = await self._open(attempt, call, request_id)
                     if response.status != 200 or not call.streaming:  # noqa: PLR2004
                         answer = await self._fetch_whole(attempt, call, response)
-                        on_progress(True)  # noqa: FBT003 - a callback's argument
+                        if answer.status == 200:  # noqa: PLR2004
+                            # To refuse a wrong request takes no engine: it may hang all the same.
+                            on_progress(True)  # noqa: FBT003 - a callback's argument
                         return answer
                     await self._follow(attempt, call, response, client, on_progress)
             await _read_tail(response)
