@@ -193,3 +193,36 @@ async def test_a_worker_whose_probe_finds_another_pod_is_not_used(world):
     await world.until_usable("w2")
     one.uid = "uid-w1"
     await world.until_usable("w1", "w2")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("act", ["nested", "nested:500", "late"])
+async def test_nonsense_of_one_worker_is_made_up_for_by_another(world, act, stream):
+    odd, other = await usable(world, "w1", "w2")
+    odd.script = [act]
+    while not odd.got:
+        async with world.post(stream=stream) as response:
+            assert response.status == 200
+            assert response.headers["x-sluice-worker"] == other.name
+    assert not any(line["event"] == "request failed" for line in world.lines)
+
+
+async def test_a_time_to_retry_that_is_none_reaches_no_client(world):
+    (worker,) = await usable(world, "w1")
+    worker.script = ["late"] * 20
+    status, headers, _ = await world.ask()
+    assert (status, int(headers["Retry-After"]) <= 3600) == (503, True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_counts_that_no_answer_has_are_not_believed(world, stream):
+    (worker,) = await usable(world, "w1")
+    worker.script = ["usage"]
+    async with world.post(stream=stream) as response:
+        assert response.status == 200
+        await response.read()
+    line = world.request_lines()[-1]
+    assert line["outcome"] == "ok"
+    assert line["prompt_tokens"] == 0
+    assert line["output_tokens"] == (2 if stream else 0)
+    assert (await world.signals())["pools"]["default/chat"]["finished"] == 1

@@ -11,6 +11,7 @@ from typing import Any, Final
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
 _HELD_MOST: Final = 32
+_TOKENS_MOST: Final = 1 << 24
 _EMPTY_USAGE: Final = re.compile(rb',\s*"usage":\s*null\s*}$')
 
 
@@ -115,11 +116,11 @@ class StreamProgress:
     def count_tokens(self) -> tuple[int, int]:
         """Return prompt and output tokens: the worker's count, else one a chunk."""
         usage = self.usage or {}
-        prompt = usage.get("prompt_tokens")
-        output = usage.get("completion_tokens")
+        prompt = _read_count(usage.get("prompt_tokens"))
+        output = _read_count(usage.get("completion_tokens"))
         return (
-            prompt if isinstance(prompt, int) else 0,
-            output if isinstance(output, int) else self._token_events,
+            0 if prompt is None else prompt,
+            self._token_events if output is None else output,
         )
 
     def _hold(self, event: bytes) -> None:
@@ -149,8 +150,8 @@ class StreamProgress:
         """Look into an event that may be the first token, usage or an error."""
         try:
             document = json.loads(payload)
-        except ValueError as error:
-            raise StreamError("an event is not JSON") from error
+        except (ValueError, RecursionError) as error:
+            raise StreamError("an event is not JSON, or nested too deeply") from error
         if not isinstance(document, dict):
             raise StreamError("an event is not a JSON object")
         choices = document.get("choices")
@@ -172,6 +173,11 @@ class StreamProgress:
             self.first_at = now
         self.last_at = now
         self._token_events += 1
+
+
+def _read_count(value: object) -> int | None:
+    """Return a number of tokens that an answer can have; None if it is anything else."""
+    return value if type(value) is int and 0 <= value <= _TOKENS_MOST else None
 
 
 def read_payload(event: bytes) -> bytes | None:

@@ -28,6 +28,7 @@ _BUFFERED_SECONDS: Final = 0.005
 """Data that came sooner than this had been lying in a buffer, and says nothing of the worker now;
 tokens come further apart."""
 _ERROR_BYTES: Final = 64 << 10
+_RETRY_AFTER_MOST: Final = 3600.0
 _OURS: Final = frozenset({401, 403, 404, 405, 408})
 """Statuses that speak of how the gateway asked, or of the wrong server; never of the request."""
 
@@ -257,14 +258,17 @@ def _nonsense(message: str, *, body: bytes = b"") -> Fault:
 
 
 def _read_retry_after(response: aiohttp.ClientResponse) -> float:
-    """Return the worker's Retry-After in seconds; 1 if it gave none that can be read."""
+    """Return the worker's Retry-After in seconds; 1 if it gave none that can be read.
+
+    Never more than an hour: no number is too large for a header.
+    """
     text = response.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else 1.0
+    return min(float(text), _RETRY_AFTER_MOST) if text.isascii() and text.isdigit() else 1.0
 
 
 def _pick_error(body: bytes, message: str) -> bytes:
     """Return a worker's OpenAI error body, or one of our own if it sent none."""
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, AttributeError, RecursionError):
         if json.loads(body).get("error"):
             return body
     return answer_bad_gateway(message, code="worker_error").body
@@ -280,7 +284,7 @@ def _read_usage(body: bytes) -> dict[str, object]:
         document = json.loads(body)
         choices = document["choices"]
         usage = document.get("usage")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _nonsense("a 200 without choices") from error
     if document.get("error") or not isinstance(choices, list):
         raise _nonsense("an error in a 200")

@@ -179,6 +179,35 @@ class FakeWorker:
     async def _do_html(self, request, document, _count):
         return web.Response(text="<html>", content_type="text/html")
 
+    async def _do_nested(self, request, document, count):
+        """Answer with JSON that is nested deeper than anybody reads; with a status, or a stream."""
+        deep = "[" * 20_000
+        headers = {UID_HEADER: self.uid}
+        if not document.get("stream"):
+            return web.Response(
+                status=count or 200, text=deep, content_type="application/json", headers=headers
+            )
+        response = await self._begin(request)
+        await response.write(f"data: {deep}\n\n".encode())
+        return response
+
+    async def _do_late(self, request, document, _count):
+        """Refuse, and name a time that is none."""
+        headers = {UID_HEADER: self.uid, "Retry-After": "9" * 400}
+        return web.json_response({}, status=503, headers=headers)
+
+    async def _do_usage(self, request, document, _count):
+        """Count more tokens than there are numbers."""
+        usage = {"prompt_tokens": -5, "completion_tokens": 10**400}
+        choice = {"index": 0, "finish_reason": "length", **self._part(request, ["x"], "message")}
+        if not document.get("stream"):
+            body = {"choices": [choice], "usage": usage}
+            return web.json_response(body, headers={UID_HEADER: self.uid})
+        response = await self._begin_after(request, document, 2)
+        await self._send(response, {"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
     async def _do_impostor(self, request, document, _count):
         return web.json_response({"choices": []}, headers={UID_HEADER: "somebody-else"})
 
