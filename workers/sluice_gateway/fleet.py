@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sluice_gateway.health import Verdict, WorkerHealth
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
-from sluice_gateway.pace import Pace, Waiting
+from sluice_gateway.pace import Pace, Phase, Waiting
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.routing import Ranking, find_effective_shares, rank_workers
 from sluice_gateway.settings import Patience
@@ -346,9 +346,12 @@ class Fleet:
         return [worker for worker in everybody if self.needs_probes(worker)]
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
-        """Return whether a doubted worker may have one request, to find out what it is good for."""
+        """Return whether a doubted worker may have one request, to find out what it is good for.
+
+        What only waits for its client finds out nothing: it does not count.
+        """
         return (
-            not worker.running
+            all(running.phase is Phase.CLIENT for running in worker.running)
             and worker.held_until <= now
             and worker.health.may_be_tried(now, early=early)
             and self.is_wanted(pool, worker)

@@ -125,3 +125,20 @@ async def test_where_all_are_silent_the_first_that_may_is_tried_and_who_waits_is
     quarantined = objects.pool(shares={"maia": "100%"}, quarantined=["m1", "m2", "g1"])
     world.pools.put(quarantined)
     assert world.fleet.list_usable(pool, world.clock()) == []
+
+
+async def test_a_client_that_reads_slowly_keeps_no_doubted_worker_from_its_trial(world):
+    silent, decoding = run(world, "m1")
+    _, slow = run(world, "m1", Phase.CLIENT)
+    look(world, after=1.2)
+    assert decoding.silent_why
+    assert not slow.silent_why
+    world.fleet.stop_running(silent, decoding)
+    assert "m1" not in world.usable()
+    world.clock.now += Patience().hold_first
+    assert "m1" in world.usable()
+    _, trial = run(world, "m1", Phase.FIRST)
+    assert "m1" not in world.usable()
+    world.fleet.stop_running(silent, trial)
+    slow.phase = Phase.NEXT  # its client has caught up: now it is the trial
+    assert "m1" not in world.usable()
