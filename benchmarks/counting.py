@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sluice.cli.demo.load import Outcome
+from sluice.cli.demo.load import REQUEST_SECONDS, Outcome
 
 TTFT_SECONDS = 2.0
 TPOT_SECONDS = 0.2
@@ -38,7 +38,7 @@ def measure_share_inside(outcomes: Sequence[Outcome], now: float) -> float | Non
     """
     judged = []
     for one in reversed(outcomes):
-        if one.sent < now - WINDOW_SECONDS - HUNG_SECONDS:
+        if one.sent < now - WINDOW_SECONDS - REQUEST_SECONDS:
             break
         if one.ended is None:
             if one.first is None and one.sent < now - TTFT_SECONDS:

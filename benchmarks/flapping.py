@@ -58,8 +58,17 @@ class TimeLine:
 
     def list_returns(self) -> list[float]:
         """Return when the taint went."""
+        return self._list_changes(tainted=False)
+
+    def list_outs(self) -> list[float]:
+        """Return when the taint came."""
+        return self._list_changes(tainted=True)
+
+    def _list_changes(self, *, tainted: bool) -> list[float]:
         pairs = itertools.pairwise(self.entered)
-        return [after[0] for before, after in pairs if before[2] and not after[2]]
+        return [
+            after[0] for before, after in pairs if (before[2], after[2]) == (not tainted, tainted)
+        ]
 
     def find_first(self, state: str) -> float | None:
         """Return when a state was first entered."""
@@ -144,17 +153,17 @@ async def measure(
 
 def judge(line: TimeLine, hold_down: float, health: dict[str, Any]) -> dict[str, Any]:
     """Return the returns and the latch of a time line, and whether they are as they should be."""
-    returns, latched = line.list_returns(), line.find_first("Latched")
+    returns, outs, latched = line.list_returns(), line.list_outs(), line.find_first("Latched")
     most = count_most(returns, hold_down)
     # The first time out is no flap; each later one follows a return.
-    must_latch = len(returns) > int(health["latchAfterFlaps"]) - 1
+    must_latch = len(outs) > int(health["latchAfterFlaps"])
     return {
         "hold_down_s": hold_down,
         "return_after": health["returnAfter"],
         "latch_after_flaps": health["latchAfterFlaps"],
         "returns": returns,
         "most_returns_in_a_hold_down": most,
-        "outs": sum(state == "Failed" for _, state, *_ in line.entered),
+        "outs": outs,
         "latched_s": latched,
         "returns_after_latch": sum(latched is not None and at > latched for at in returns),
         "good": most <= 1
