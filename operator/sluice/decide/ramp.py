@@ -42,8 +42,7 @@ class Climb:
         ramp = self.ramps.get(name)
         if ramp is None:
             return 1.0
-        steps = spec.shift.ramp.steps
-        return steps[min(ramp.step, len(steps) - 1)] if ramp.step >= 0 else 0.0
+        return spec.shift.ramp.steps[ramp.step] if ramp.step >= 0 else 0.0
 
 
 def climb_ramps(
@@ -71,7 +70,10 @@ def climb_ramps(
             ramps[view.name] = Ramp(0, at, nodes)
             told.append(_tell_start(pool, view.name, group, at))
             continue
-        after, decision = _move(pool, view, group, replace(before, nodes=nodes), at)
+        # The pool may have been edited to fewer steps meanwhile.
+        step = min(before.step, len(pool.spec.shift.ramp.steps) - 1)
+        now = replace(before, step=step, nodes=nodes)
+        after, decision = _move(pool, view, group, now, at)
         if decision is not None:
             told.append(decision)
         if after is None:

@@ -189,3 +189,16 @@ def test_signals_of_several_workers_add_up():
     assert (both.finished, both.errors, both.timeouts) == (40, 1, 2)
     assert sum(both.ttft.counts) == 40
     assert merge_signals([None]) is None
+
+
+def test_a_ramp_past_the_last_step_of_an_edited_pool_fails_its_gate_like_any_other(world):
+    longer = {"steps": ["10%", "20%", "30%", "40%"], "dwell": "6s"}
+    world.specs["chat"] = pool_spec(shift={"holdDown": "12s", "ramp": longer})
+    wait_for_ramp(world)
+    while ramp(world).step < 4:
+        world.step()
+    world.specs["chat"] = pool_spec()
+    world.failing = {"maia-0"}
+    world.run(8)
+    assert world.told("RampBack")[0].startswith("maia: back to 10% of the traffic")
+    assert ramp(world).step == 1
