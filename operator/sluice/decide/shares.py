@@ -9,6 +9,9 @@ from dataclasses import replace
 from sluice.decide import limits
 from sluice.decide.allocation import EPSILON, Offer
 
+_LEAST = 1e-3
+"""Requests/s that an idle pool's shares are reckoned for: well above what counts as none."""
+
 
 def name_returning(class_name: str) -> str:
     """Return the name of the group of a class's workers that have just come back."""
@@ -59,7 +62,7 @@ def share_traffic(
     total = sum(able.values())
     if total <= 0:
         return {offer.accelerator_class: 0 for offer in offers}
-    required = max(required, 1e-9)
+    required = max(required, _LEAST)
     taken = dict.fromkeys(able, 0.0)
     left = required
     for offer in offers:
@@ -106,7 +109,10 @@ def _spread(
     able: Mapping[str, float],
     ceilings: Mapping[str, float],
 ) -> None:
-    """Add `left` to `taken` by capacity: below the largest shares first, else over all."""
+    """Add `left` to `taken` by capacity: below the largest shares first, then past them.
+
+    Groups whose ceiling is nothing (returning workers) are last: only if there are no others.
+    """
     open_ = {name: able[name] for name in able if taken[name] < ceilings[name] - EPSILON}
     while left > EPSILON and open_:
         whole, spare = sum(open_.values()), left
@@ -116,8 +122,9 @@ def _spread(
             left -= part
             if taken[name] >= ceilings[name] - EPSILON:
                 del open_[name]
-    whole = sum(able.values())
-    for name, weight in able.items():
+    rest = {name: weight for name, weight in able.items() if ceilings[name] > 0} or able
+    whole = sum(rest.values())
+    for name, weight in rest.items():
         taken[name] += left * weight / whole
 
 

@@ -1,10 +1,12 @@
 """Traffic follows what serves: never ahead of it, never away from it without a cause."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.decide.allocation import Offer
-from sluice.decide.shares import hold_shares, share_traffic
+from sluice.decide.shares import hold_shares, share_traffic, split_returning
 
 
 def offer(name, serving, capacity=1.0, max_share=1.0):
@@ -69,3 +71,28 @@ def test_shares_add_up_and_never_go_where_nothing_serves(required, drawn):
         assert shares[o.accelerator_class] >= 0
         if not o.serving:
             assert shares[o.accelerator_class] == 0
+
+
+def returning(name, serving, ramp_share, **over):
+    return replace(offer(name, serving, **over), returning=serving, ramp_share=ramp_share)
+
+
+def test_an_idle_pool_whose_only_workers_failed_their_gate_still_has_shares():
+    assert share_traffic(0.0, split_returning([returning("maia", 2, 0.0)])) == {
+        "maia (returning)": 100,
+        "maia": 0,
+    }
+
+
+def test_a_largest_share_of_the_others_lets_nobody_past_a_step():
+    offers = [returning("maia", 4, 0.05), offer("gpu", 4, max_share=0.5)]
+    assert share_traffic(2.0, split_returning(offers), 2.0) == {
+        "maia (returning)": 5,
+        "maia": 0,
+        "gpu": 95,
+    }
+
+
+def test_an_overload_sends_nothing_to_workers_that_failed_their_gate():
+    offers = [returning("maia", 4, 0.0), offer("gpu", 2, max_share=0.5)]
+    assert share_traffic(9.0, split_returning(offers), 9.0)["maia (returning)"] == 0
