@@ -86,7 +86,7 @@ def _is_same_return(live: str | None, mark: Json) -> bool:
     """Tell whether a mark says already that the node is back after these outs."""
     try:
         said = json.loads(live or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and all(said.get(k) == mark.get(k) for k in ("state", "outs"))
 

@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_camel
 from sluice.model.clock import Clock
 from sluice.model.snapshot import KnownAnswers
 from sluice.observe.probes import UID_HEADER
+from sluice.observe.text import clean_text
 
 PATH = "/internal/known-answers"
 PER_SECOND = 4.0
@@ -32,7 +33,6 @@ LISTS_KEPT = 64
 """Lists of different models or numerics that are remembered; beyond, those nobody uses go."""
 
 SHOWN_IDS = 8
-SHOWN_TEXT = 200
 
 _BUSY = {
     HTTPStatus.REQUEST_TIMEOUT,
@@ -312,7 +312,7 @@ def _parse(kind: type[_Parsed], data: bytes, what: str) -> _Parsed:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        said = _clean(f"{place}: {first['msg']}" if place else first["msg"])
+        said = clean_text(f"{place}: {first['msg']}" if place else first["msg"])
         raise _UnavailableError(f"the worker's {what} cannot be read: {said}") from error
 
 
@@ -322,13 +322,7 @@ def _find_message(data: bytes) -> str:
         found = _Refusal.model_validate_json(data)
     except ValidationError:
         return ""
-    return _clean(found.error.message)
-
-
-def _clean(text: str) -> str:
-    """Return text of others as one bounded line."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * SHOWN_TEXT]).split())
-    return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"
+    return clean_text(found.error.message)
 
 
 def _name(wire: _List | _Answer) -> str:

@@ -15,6 +15,7 @@ import aiohttp
 
 from sluice.model.clock import Clock
 from sluice.model.snapshot import Probe
+from sluice.observe.text import clean_text
 
 UID_HEADER = "X-Sluice-Worker-Uid"
 LONGEST_WORDS = 120
@@ -100,9 +101,9 @@ class Prober:
         except (aiohttp.ClientError, OSError) as error:
             return type(error).__name__
         if answering != target.uid:
-            return f"pod {answering[:40]} answers at its address"
+            return f"pod {clean_text(answering, 40)} answers at its address"
         if response.status != HTTPStatus.OK:
-            return f"{response.status}: {' '.join(said.split())}"
+            return f"{response.status}: {clean_text(said)}"
         return ""
 
     def _note(self, uid: str, why: str) -> None:

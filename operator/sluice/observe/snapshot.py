@@ -40,6 +40,7 @@ from sluice.model.snapshot import (
 from sluice.observe.leases import LeaseBook
 from sluice.observe.signals import Signals
 from sluice.observe.store import Kind, Object, Store
+from sluice.observe.text import clean_text
 from sluice.render.pool import digest_templates
 
 
@@ -317,7 +318,9 @@ def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str])
         banned=_read_ban(annotations.get(ANNOTATION_QUARANTINE)),
         conditions={
             str(c["type"]): NodeCondition(
-                str(c.get("status", "Unknown")), str(c.get("reason", "")), str(c.get("message", ""))
+                str(c.get("status", "Unknown")),
+                clean_text(str(c.get("reason", ""))),
+                clean_text(str(c.get("message", ""))),
             )
             for c in status.get("conditions", ())
             if c.get("type") in kinds
@@ -325,14 +328,18 @@ def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str])
     )
 
 
-_LONGEST_BAN = 200
-
-
 def _read_ban(text: object) -> str:
     """Return the reason that a hand gave, on one line; "no reason given" for an empty one."""
     if not isinstance(text, str):
         return ""
-    return " ".join(text.split())[:_LONGEST_BAN] or "no reason given"
+    return clean_text(text) or "no reason given"
+
+
+_LONGEST_REASON = 2000
+"""Characters; what Sluice writes itself is shorter."""
+
+_MOST_OUTS = 16
+"""Times that a mark may name: more than any latchAfterFlaps lets Sluice write."""
 
 
 def read_mark(text: object) -> tuple[NodeMark | None, str]:
@@ -342,9 +349,10 @@ def read_mark(text: object) -> tuple[NodeMark | None, str]:
     try:
         raw = json.loads(text)
         outs = tuple(float(at) for at in raw.get("outs", ()))
-        mark = NodeMark(str(raw["state"]), float(raw["since"]), str(raw["reason"]), outs)
-        readable = all(math.isfinite(at) for at in (mark.since, *outs))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        reason = clean_text(str(raw["reason"]), _LONGEST_REASON)
+        mark = NodeMark(str(raw["state"]), float(raw["since"]), reason, outs)
+        readable = len(outs) <= _MOST_OUTS and all(map(math.isfinite, (mark.since, *outs)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         readable = False
     if readable:
         return mark, ""

@@ -1,5 +1,7 @@
 """Objects as the API server has them become what decisions read."""
 
+import json
+
 import pytest
 
 from sluice.model.keys import PoolKey
@@ -150,11 +152,23 @@ def test_a_mark_edited_into_nonsense_is_a_sentence():
     assert read_mark(None) == (None, "")
 
 
-@pytest.mark.parametrize("outs", ["[1, null]", "5", '["soon"]', "[NaN]"])
+@pytest.mark.parametrize("outs", ["[1, null]", "5", '["soon"]', "[NaN]", f"{[1] * 2000}"])
 def test_flaps_edited_into_nonsense_are_a_sentence(outs):
     mark, said = read_mark(f'{{"state": "Failed", "since": 1, "reason": "r", "outs": {outs}}}')
     assert mark is None
     assert "cannot be read" in said
+
+
+def test_a_mark_edited_into_something_very_deep_is_a_sentence_too():
+    mark, said = read_mark("[" * 200_000)
+    assert mark is None
+    assert "cannot be read" in said
+
+
+def test_a_mark_edited_into_a_book_is_told_in_part():
+    mark, _ = read_mark(json.dumps({"state": "Failed", "since": 1, "reason": "x\n" * 9000}))
+    assert len(mark.reason) <= 2000
+    assert "\n" not in mark.reason
 
 
 def test_a_mark_remembers_when_the_node_was_taken_out():
@@ -216,13 +230,20 @@ def test_a_node_carries_the_conditions_that_its_class_names_and_the_hands_on_it(
         "spec": {},
         "status": {
             "conditions": [
-                {"type": "AcceleratorHealthy", "status": "False", "reason": "XID79"},
+                {
+                    "type": "AcceleratorHealthy",
+                    "status": "False",
+                    "reason": "XID79",
+                    "message": "bus \x1b[31m\n" + "y" * 30_000,
+                },
                 {"type": "MemoryPressure", "status": "False"},
             ]
         },
     }
     snapshot, _ = take(classes=[CLASS], nodes=[item])
     (node,) = snapshot.nodes
-    assert node.conditions == {"AcceleratorHealthy": NodeCondition("False", "XID79", "")}
+    # What somebody else wrote must fit into a mark, a status and a terminal.
+    told = "bus [31m " + "y" * 190 + "…"
+    assert node.conditions == {"AcceleratorHealthy": NodeCondition("False", "XID79", told)}
     assert node.banned.startswith("new firmware xxx")
     assert len(node.banned) == 200
