@@ -156,7 +156,7 @@ def _hear_gateway_probes(worker: Worker, at: float) -> Evidence | None:
 
 def _hear_answers(worker: Worker, at: float) -> Evidence | None:
     answers = worker.answers
-    if answers is None or not answers.wrong or answers.right >= limits.PROOF_ROUNDS:
+    if answers is None or not answers.wrong:
         return None
     text = f"wrong answer to a known question: {answers.detail or 'no detail'}"
     when = min(at, answers.at) if answers.at is not None else at

@@ -73,7 +73,7 @@ def weigh_proof(
     patience = expected_startup(accelerator) + limits.PROOF_PATIENCE
     missing = _find_missing(snapshot, node, accelerator, pod, bound)
     if not missing:
-        missing = _find_unanswered(answers)
+        missing = _find_unanswered(answers, health.entered)
     if missing and waited > patience:
         return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}")
     if missing:
@@ -83,7 +83,7 @@ def weigh_proof(
 
 def _find_wrong(answers: Mapping[str, KnownAnswers | None]) -> str:
     for name, heard in answers.items():
-        if heard is not None and heard.wrong and heard.right < limits.PROOF_ROUNDS:
+        if heard is not None and heard.wrong:
             return f"{name} gave a wrong answer in probation: {heard.detail or 'no detail'}"
     return ""
 
@@ -119,12 +119,14 @@ def _find_missing_of_pod(pod: ProbationPod) -> str:
     return "" if pod.ready else f"{pod.name} is starting"
 
 
-def _find_unanswered(answers: Mapping[str, KnownAnswers | None]) -> str:
+def _find_unanswered(answers: Mapping[str, KnownAnswers | None], since: float) -> str:
+    """Return who has not answered enough rounds right since the probation began, or ""."""
     for name, heard in answers.items():
         if heard is None:
             return f"{name} has not been asked yet"
-        if not heard.unavailable and heard.right < limits.PROOF_ROUNDS:
-            return f"{name} has answered {heard.right} of {limits.PROOF_ROUNDS} rounds right"
+        right = sum(at > since for at in heard.right_at)
+        if not heard.unavailable and right < limits.PROOF_ROUNDS:
+            return f"{name} has answered {right} of {limits.PROOF_ROUNDS} rounds right"
     return ""
 
 

@@ -49,7 +49,9 @@ class KnownAnswers:
 
     Attributes:
         right: rounds in a row answered right up to now.
-        wrong: rounds answered wrong, ever.
+        right_at: when the last few of them were judged, oldest first, for what was answered before
+            a failure proves nothing after it.
+        wrong: rounds answered wrong that as many right ones as prove a device have not made good.
         at: when the last round was judged; None before the first.
         detail: what the last wrong round was: prompt number, tokens expected and given; or "".
         unavailable: why nothing can be judged (no probes.json, of another digest, …), or "".
@@ -62,6 +64,7 @@ class KnownAnswers:
     detail: str = ""
     unavailable: str = ""
     silent: int = 0
+    right_at: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

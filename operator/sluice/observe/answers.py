@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from sluice.decide import limits
 from sluice.model.clock import Clock
 from sluice.model.snapshot import KnownAnswers
 from sluice.observe.probes import UID_HEADER
@@ -217,7 +218,7 @@ class AnswerProber:
             # Rounds of another model prove nothing of this one.
             before = self._results.get(target.key)
             if before is not None and before.right:
-                self._results[target.key] = replace(before, right=0)
+                self._results[target.key] = replace(before, right=0, right_at=())
             self._kinds[target.key] = kind
         ruling = self._remember(kind, given.answers)
         if ruling != given.answers:
@@ -276,7 +277,7 @@ class AnswerProber:
         if wrong:
             after = KnownAnswers(0, before.wrong + 1, self._clock(), wrong)
         else:
-            after = KnownAnswers(before.right + 1, before.wrong, self._clock(), before.detail)
+            after = _add_right(before, self._clock())
         self._results[key] = after
         if wrong or after.right == 1 or before.unavailable:
             self._changed()
@@ -290,8 +291,18 @@ class AnswerProber:
     def _note_unavailable(self, key: str, why: str) -> None:
         before = self._results.get(key, KnownAnswers())
         if why != before.unavailable or before.right:
-            self._results[key] = replace(before, right=0, unavailable=why, silent=0)
+            self._results[key] = replace(
+                before, right=0, right_at=(), unavailable=why, silent=0
+            )
             self._changed()
+
+
+def _add_right(before: KnownAnswers, at: float) -> KnownAnswers:
+    """Return what is known after one more round answered right."""
+    right, when = before.right + 1, (*before.right_at, at)[-limits.PROOF_ROUNDS :]
+    if right >= limits.PROOF_ROUNDS:
+        return KnownAnswers(right, at=at, right_at=when)
+    return KnownAnswers(right, before.wrong, at, before.detail, right_at=when)
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

@@ -70,6 +70,20 @@ def test_a_worker_that_still_runs_there_is_asked_through_its_own_slot(world):
     assert all(name in told[0] for name in bound)
 
 
+def test_what_a_worker_answered_before_its_node_failed_is_no_proof(world):
+    world.dead = {"maia-0", "maia-1"}
+    world.run(12)
+    world.dead = set()
+    bound = {w.name for w in world.workers.values() if w.node == "maia-1" and not w.terminating}
+    assert bound
+    world.mute = bound
+    world.run(60)
+    assert state(world, "maia-1") == "Probation"
+    world.mute = set()
+    world.run(60)
+    assert state(world, "maia-1") in ("Ramp", "Healthy")
+
+
 def test_wrong_answers_in_probation_latch(world):
     fail(world)
     world.wrong = {"maia-0"}

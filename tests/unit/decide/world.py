@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.api.pool import InferencePoolSpec
+from sluice.decide.limits import PROOF_ROUNDS
 from sluice.decide.planner import plan
 from sluice.model.keys import PoolKey
 from sluice.model.memory import Memory
@@ -94,6 +95,7 @@ class World:
     slow: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
     wrong: set[str] = field(default_factory=set)
+    mute: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     banned: dict[str, str] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
@@ -228,7 +230,11 @@ class World:
         if node in self.wrong:
             detail = "prompt 1: expected 4 17, got 4 99"
             return KnownAnswers(0, before.wrong + 1, self.now, detail)
-        return KnownAnswers(before.right + 1, before.wrong, self.now)
+        right = before.right + 1
+        wrong = 0 if right >= PROOF_ROUNDS else before.wrong
+
+        when = (*before.right_at, self.now)[-PROOF_ROUNDS:]
+        return KnownAnswers(right, wrong, self.now, right_at=when)
 
     def _signals(self, name):
         key = PoolKey("default", name)
@@ -322,7 +328,9 @@ class World:
         misses = before.misses + 2 if dead else 0
         up_since = None if misses else before.up_since or self.now
         answered = before.answered + (not dead)
-        answers = worker.answers if dead else self._answer(worker.answers, worker.node)
+        answers = worker.answers
+        if not dead and worker.name not in self.mute:
+            answers = self._answer(worker.answers, worker.node)
         return replace(
             worker,
             ready=True,

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from sluice.decide.limits import PROOF_ROUNDS
 from sluice.model.snapshot import KnownAnswers
 from sluice.observe import answers
 from sluice.observe.answers import PATH, AnswerProber, AnswerTarget
@@ -132,9 +133,6 @@ async def test_a_wrong_token_is_told_with_its_prompt(prober, worker):
     await until(lambda: find(prober).wrong >= 1)
     assert find(prober).right == 0
     assert find(prober).detail == "prompt 2: expected 4 17 9, got 4 99 9"
-    worker.outputs[9,] = [4, 17, 9]
-    await until(lambda: find(prober).right >= 1)
-    assert find(prober).wrong >= 1  # ever
 
 
 @pytest.mark.parametrize(
@@ -229,6 +227,18 @@ async def test_rounds_in_a_row_end_when_nothing_can_be_judged_any_more(prober, w
     worker.refusal, worker.said = 404, {"error": {"message": "gone"}}
     await until(lambda: find(prober).unavailable)
     assert find(prober).right == 0
+
+
+async def test_a_wrong_answer_that_was_made_good_is_not_held_against_anybody_again(prober, worker):
+    worker.outputs[9,] = [0]
+    prober.set_targets([target(worker)])
+    await until(lambda: find(prober).wrong)
+    worker.outputs[9,] = [4, 17, 9]
+    await until(lambda: find(prober).right >= PROOF_ROUNDS)
+    assert len(find(prober).right_at) == PROOF_ROUNDS
+    worker.refusal, worker.said = 404, {"error": {"message": "gone"}}
+    await until(lambda: find(prober).unavailable)
+    assert (find(prober).wrong, find(prober).right_at) == (0, ())
 
 
 @pytest.mark.parametrize(
