@@ -37,8 +37,13 @@ def forget_outs(
     return {
         name: times
         for name, times in outs.items()
-        if times and (name in nodes or at - times[-1] < limits.FLAP_WINDOW)
+        if times and (name in nodes or is_counted(times, at))
     }
+
+
+def is_counted(outs: Outs, at: float) -> bool:
+    """Tell whether a node was last taken out within the window, so that its flaps still count."""
+    return bool(outs) and at - outs[-1] < limits.FLAP_WINDOW
 
 
 def take_out(

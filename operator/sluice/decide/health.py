@@ -22,7 +22,7 @@ from sluice.decide.evidence import (
     join_evidence,
     word_evidence,
 )
-from sluice.decide.flaps import Outs, forget_outs, latch, stable_window, take_out
+from sluice.decide.flaps import Outs, forget_outs, is_counted, latch, stable_window, take_out
 from sluice.decide.matching import find_class, list_workers
 from sluice.decide.probation import Verdict, weigh_proof
 from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth, WorkerState
@@ -103,10 +103,11 @@ def judge_nodes(
             after, outs[node.name], why = _judge(bench, before, outs.get(node.name, ()))
         if after is not None:
             judged[node.name] = after
-        outs = forget_outs(outs, judged, snapshot.at)
-        actions += _mark(node, after, outs.get(node.name, ()), why, snapshot.at)
+        if after is None and not is_counted(outs[node.name], snapshot.at):
+            outs[node.name] = ()
+        actions += _mark(node, after, outs[node.name], why, snapshot.at)
         turns += _note_turn(node.name, before, after, why)
-    return NodesJudged(judged, outs, tuple(actions), tuple(turns))
+    return NodesJudged(judged, forget_outs(outs, judged, snapshot.at), tuple(actions), tuple(turns))
 
 
 def _keep_absent(snapshot: Snapshot, before: Mapping[str, NodeHealth]) -> dict[str, NodeHealth]:

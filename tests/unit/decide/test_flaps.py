@@ -117,3 +117,18 @@ def test_times_to_come_in_a_mark_are_taken_for_now(world):
     world.restart_operator()
     world.run(20 * 2 + 30)
     assert not world.marks
+
+
+def test_flaps_of_a_node_count_for_as_long_as_it_is_out_whatever_its_name(world):
+    outs = tuple(world.now - ago for ago in (20, 10, 0))
+    for node in ("maia-0", "maia-1"):
+        world.marks[node] = NodeMark("Failed", world.now, "dead", outs)
+    world.dead = {"maia-0", "maia-1"}
+    world.restart_operator()
+    world.tick = 120.0
+    world.run(4000)
+    world.tick, world.dead = 2.0, set()
+    world.run(4 * RETURN_AFTER - 6)
+    assert {world.marks[node].state for node in ("maia-0", "maia-1")} == {"Failed"}
+    world.run(12)
+    assert {world.marks[node].state for node in ("maia-0", "maia-1")} == {"Probation"}
