@@ -82,7 +82,7 @@ def judge_nodes(
         against: what speaks against each worker, by uid.
     """
     doubt = suspect_observer(snapshot)
-    climbed = find_climbed(snapshot, memory)
+    climbed, climbing = find_climbed(snapshot, memory)
     judged = _keep_absent(snapshot, memory.nodes)
     outs = dict(memory.outs)
     actions: list[NodeAction] = []
@@ -99,7 +99,15 @@ def judge_nodes(
             after, why, outs[node.name] = None, "no accelerator class selects it any more", ()
         else:
             evidence = _gather(snapshot, node, accelerator, workers, against)
-            bench = _Bench(snapshot, node, accelerator, evidence, doubt, node.name in climbed)
+            bench = _Bench(
+                snapshot,
+                node,
+                accelerator,
+                evidence,
+                doubt,
+                climbed=node.name in climbed,
+                climbing=node.name in climbing,
+            )
             after, outs[node.name], why = _judge(bench, before, outs.get(node.name, ()))
         if after is not None:
             judged[node.name] = after
@@ -121,8 +129,11 @@ def _keep_absent(snapshot: Snapshot, before: Mapping[str, NodeHealth]) -> dict[s
     }
 
 
-def find_climbed(snapshot: Snapshot, memory: Memory) -> set[str]:
-    """Return the nodes that have climbed to the top in every pool that has workers on them."""
+def find_climbed(snapshot: Snapshot, memory: Memory) -> tuple[set[str], set[str]]:
+    """Return the nodes whose workers have climbed to the top in every pool that has any there.
+
+    And those on which some pool has workers that have not, which must not be cut short.
+    """
     climbed: set[str] = set()
     behind: set[str] = set()
     for pool in snapshot.pools:
@@ -131,7 +142,7 @@ def find_climbed(snapshot: Snapshot, memory: Memory) -> set[str]:
         for worker in pool.workers:
             if worker.node and worker.ready and not worker.terminating:
                 (climbed if worker.node in ramped else behind).add(worker.node)
-    return climbed - behind
+    return climbed - behind, behind
 
 
 def _gather(
@@ -164,6 +175,7 @@ class _Bench:
         evidence: what speaks against it now.
         doubt: why our own sight is in doubt, or "".
         climbed: its share has reached the top wherever it has workers.
+        climbing: it has workers whose share has not.
     """
 
     snapshot: Snapshot
@@ -172,6 +184,7 @@ class _Bench:
     evidence: tuple[Evidence, ...]
     doubt: str
     climbed: bool
+    climbing: bool
 
 
 _Judged = tuple[NodeHealth | None, Outs, str]
@@ -197,8 +210,8 @@ def _find_end_of_ramp(bench: _Bench, before: NodeHealth) -> str:
     """Return why a node that came back counts like any other from now on, or ""."""
     if bench.climbed:
         return "its share has climbed to the top"
-    if bench.snapshot.at - before.since >= limits.FLAP_WINDOW:
-        return "nothing spoke against it for an hour"
+    if not bench.climbing and bench.snapshot.at - before.since >= limits.FLAP_WINDOW:
+        return "nothing spoke against it for an hour, and no worker is there to climb"
     return ""
 
 

@@ -202,3 +202,30 @@ def test_a_ramp_past_the_last_step_of_an_edited_pool_fails_its_gate_like_any_oth
     world.run(8)
     assert world.told("RampBack")[0].startswith("maia: back to 10% of the traffic")
     assert ramp(world).step == 1
+
+
+def test_a_ramp_that_takes_longer_than_an_hour_is_not_cut_short(world):
+    slow = {"steps": ["10%", "50%"], "dwell": "2h"}
+    world.specs["chat"] = pool_spec(shift={"holdDown": "12s", "ramp": slow})
+    wait_for_ramp(world)
+    world.tick = 120.0
+    world.run(5000)
+    assert ramp(world).step == 1
+
+
+def test_a_node_that_keeps_failing_its_gates_gets_its_traffic_at_no_time(world):
+    wait_for_ramp(world)
+    world.failing = {"maia-0"}
+    world.tick = 20.0
+    world.run(4000)
+    assert ramp(world) is not None
+    assert ramp(world).share <= 10
+
+
+def test_a_node_that_nobody_uses_any_more_is_like_any_other_after_an_hour(world):
+    wait_for_ramp(world)
+    world.specs["chat"] = pool_spec(variants=[{"acceleratorClass": "gpu", "min": 1, "max": 4}])
+    world.workers = {u: w for u, w in world.workers.items() if w.node != "maia-0"}
+    world.tick = 120.0
+    world.run(4000)
+    assert "maia-0" not in world.memory.nodes
