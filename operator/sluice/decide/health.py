@@ -83,50 +83,75 @@ def judge_nodes(
     """
     doubt = suspect_observer(snapshot)
     climbed, climbing = find_climbed(snapshot, memory)
-    judged = _keep_absent(snapshot, memory.nodes)
+    classes = {node.name: find_class(node, snapshot.classes) for node in snapshot.nodes}
+    judged = _keep_gone(snapshot, memory.nodes, classes)
     outs = dict(memory.outs)
     actions: list[NodeAction] = []
     turns: list[tuple[str, str, str, str]] = []
     for node in snapshot.nodes:
-        before = memory.nodes.get(node.name)
-        accelerator = find_class(node, snapshot.classes)
+        name, accelerator = node.name, classes[node.name]
+        before = _welcome(memory.nodes.get(name), accelerator)
         if accelerator is None and snapshot.unreadable:
-            # The class that we cannot read may be the one that the mark is for.
-            if before is not None:
-                judged[node.name] = before
-            continue
+            continue  # The class that we cannot read may be the one that the mark is for.
         if accelerator is None:
-            after, why, outs[node.name] = None, "no accelerator class selects it any more", ()
+            after, times, why = None, (), "no accelerator class selects it any more"
+            if node.released:
+                judged.pop(name, None)
+                outs.pop(name, None)
         else:
             evidence = _gather(snapshot, node, accelerator, workers, against)
             bench = _Bench(
-                snapshot,
-                node,
-                accelerator,
-                evidence,
-                doubt,
-                climbed=node.name in climbed,
-                climbing=node.name in climbing,
+                snapshot, node, accelerator, evidence, doubt, name in climbed, name in climbing
             )
-            after, outs[node.name], why = _judge(bench, before, outs.get(node.name, ()))
-        if after is not None:
-            judged[node.name] = after
-        if after is None and not is_counted(outs[node.name], snapshot.at):
-            outs[node.name] = ()
-        actions += _mark(node, after, outs[node.name], why, snapshot.at)
-        turns += _note_turn(node.name, before, after, why)
-    return NodesJudged(judged, forget_outs(outs, judged, snapshot.at), tuple(actions), tuple(turns))
+            after, times, why = _judge(bench, before, outs.get(name, ()))
+            if after is not None:
+                judged[name] = after
+            elif not is_counted(times, snapshot.at):
+                times = ()
+            outs[name] = times
+        actions += _mark(node, after, times, why, snapshot.at)
+        turns += _note_turn(name, before, after, why)
+    outs = forget_outs(outs, judged, snapshot.at)
+    return NodesJudged(judged, outs, tuple(actions), tuple(turns))
 
 
-def _keep_absent(snapshot: Snapshot, before: Mapping[str, NodeHealth]) -> dict[str, NodeHealth]:
-    """Return what is kept of nodes that are gone: one that registers anew has proven nothing."""
-    present = {node.name for node in snapshot.nodes}
+def _welcome(
+    before: NodeHealth | None, accelerator: AcceleratorClassSpec | None
+) -> NodeHealth | None:
+    """Return what was known of a node: it is no longer gone, or was told to be gone already."""
+    if before is None or before.gone_since is None:
+        return before
+    return replace(before, gone_since=None) if accelerator is not None else None
+
+
+def _keep_gone(
+    snapshot: Snapshot,
+    before: Mapping[str, NodeHealth],
+    classes: Mapping[str, AcceleratorClassSpec | None],
+) -> dict[str, NodeHealth]:
+    """Return what is kept of nodes that are gone: one that comes back has proven nothing.
+
+    Gone is also what no class selects: labels go with the agent that sets them, and classes are
+    deleted to be made anew. While a class cannot be read, it may be the one that selects them.
+
+    Args:
+        snapshot: what was observed.
+        before: what was remembered.
+        classes: the class of every node that is there, None for none.
+    """
     still = {NodeState.PROBATION: NodeState.FAILED}
-    return {
-        name: replace(health, state=still.get(health.state, health.state), alive_since=None)
-        for name, health in before.items()
-        if name not in present and health.is_out and snapshot.at - health.since < limits.FLAP_WINDOW
-    }
+    kept = {}
+    for name, health in before.items():
+        if classes.get(name) is not None:
+            continue  # It is there, and judged.
+        if name in classes and snapshot.unreadable:
+            kept[name] = health
+            continue
+        since = health.gone_since if health.gone_since is not None else snapshot.at
+        if health.is_out and snapshot.at - since < limits.FLAP_WINDOW:
+            state = still.get(health.state, health.state)
+            kept[name] = replace(health, state=state, alive_since=None, gone_since=since)
+    return kept
 
 
 def find_climbed(snapshot: Snapshot, memory: Memory) -> tuple[set[str], set[str]]:

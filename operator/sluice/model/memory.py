@@ -78,6 +78,7 @@ class NodeHealth:
         entered: when the present state was entered, or recalled after a restart.
         alive_since: since when everything that speaks for the node has been good without a break;
             None while something speaks against it.
+        gone_since: since when there is no such node, or no class selects it; None while there is.
     """
 
     state: NodeState
@@ -85,6 +86,7 @@ class NodeHealth:
     reason: str
     entered: float = 0.0
     alive_since: float | None = None
+    gone_since: float | None = None
 
     @property
     def is_out(self) -> bool:

@@ -187,3 +187,45 @@ def test_a_mark_that_a_hand_has_edited_does_not_let_a_tainted_node_back(world, n
     world.restart_operator()
     world.run(4)
     assert state(world) == "Failed"
+
+
+def test_a_node_that_is_gone_for_long_and_registers_anew_has_proven_nothing(world):
+    fail(world)
+    world.dead = {"maia-0"}
+    world.tick = 120.0
+    world.run(3000)
+    kind = world.nodes.pop("maia-0")
+    world.run(1200)
+    world.marks.clear()
+    world.dead = set()
+    world.tick = 2.0
+    world.nodes = {"maia-0": kind, **world.nodes}
+    world.step()
+    assert state(world) == "Failed"
+
+
+def test_a_node_that_never_comes_back_is_forgotten(world):
+    fail(world)
+    world.nodes.pop("maia-0")
+    world.tick = 120.0
+    world.run(4000)
+    assert "maia-0" not in world.memory.nodes
+    assert "maia-0" not in world.memory.outs
+
+
+@pytest.mark.parametrize("gone", ["labels", "class"])
+def test_labels_or_a_class_that_go_and_come_back_let_no_node_back(world, gone):
+    fail(world)
+    if gone == "class":
+        maia = world.classes.pop("maia")
+    else:
+        world.unlabelled = {"maia-0"}
+    world.run(4)
+    assert "maia-0" not in world.marks
+    world.unlabelled = set()
+    if gone == "class":
+        world.classes["maia"] = maia
+    world.step()
+    assert state(world) == "Failed"
+    world.run(80)
+    assert "maia-0" not in world.marks

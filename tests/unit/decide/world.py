@@ -96,6 +96,7 @@ class World:
     dead: set[str] = field(default_factory=set)
     wrong: set[str] = field(default_factory=set)
     mute: set[str] = field(default_factory=set)
+    unlabelled: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     banned: dict[str, str] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
@@ -288,7 +289,7 @@ class World:
         resource = self.classes[kind].resource_name if kind in self.classes else "none/none"
         return Node(
             name=name,
-            labels={"accelerator": kind},
+            labels={} if name in self.unlabelled else {"accelerator": kind},
             ready=NodeReady.TRUE,
             cordoned=False,
             lease_age=self.now - self.leases[name],
