@@ -94,7 +94,7 @@ def plan_pool(
                 )
                 for view in views
             ),
-            *(freeze_variant(pool, name) for name in missing),
+            *(freeze_variant(fleet, pool, name) for name in missing),
         ),
         attainment=measure_attainment(pool.signals),
         fallback=describe_fallback(pool, views, ramping),

@@ -6,7 +6,7 @@ from sluice.decide.ramp import Climb
 from sluice.decide.rollout import Roll
 from sluice.decide.shares import name_returning
 from sluice.decide.variants import Fleet, VariantView
-from sluice.model.memory import NodeState
+from sluice.model.memory import NodeState, WorkerState
 from sluice.model.plan import Decision, Finding, Problem, RampPlan, VariantPlan
 from sluice.model.snapshot import Pool
 
@@ -56,23 +56,28 @@ def _plan_ramp(pool: Pool, view: VariantView, share: int, climb: Climb) -> RampP
     return RampPlan(share, pods, ramp.step + 1, len(pool.spec.shift.ramp.steps), ramp.since)
 
 
-def freeze_variant(pool: Pool, name: str) -> VariantPlan:
+_KEPT_AWAY = frozenset({WorkerState.FAILED, WorkerState.PROBATION})
+
+
+def freeze_variant(fleet: Fleet, pool: Pool, name: str) -> VariantPlan:
     """Leave a variant whose class is gone as it was last rendered.
 
-    Nothing probes its workers any more, so their kubelets' word counts. The gateway sends to them
-    what no other variant can take; the planner moves the demand away, for without a class it knows
-    neither what they carry nor what they cost.
+    Nothing probes its workers any more, so their kubelets' word counts, except of those that had
+    failed. The gateway sends to them what no other variant can take; the planner moves the demand
+    away, for without a class it knows neither what they carry nor what they cost.
     """
     workers = [w for w in pool.workers if w.accelerator_class == name and not w.terminating]
+    kept_away = [w for w in workers if fleet.workers[w.uid].state in _KEPT_AWAY]
     ready = sum(w.ready for w in workers)
     live = pool.deployments.get(name)
     return VariantPlan(
         accelerator_class=name,
         wanted=live.replicas if live else 0,
         share=0,
-        serving=ready,
+        serving=ready - sum(w.ready for w in kept_away),
         ready=ready,
         capacity=None,
+        quarantined=tuple(sorted(w.name for w in kept_away)),
         frozen=True,
     )
 

@@ -44,7 +44,9 @@ def judge_workers(
     against: dict[str, tuple[Evidence, ...]] = {}
     for worker in list_workers(snapshot):
         accelerator = snapshot.classes.get(worker.accelerator_class)
+        before = known.get(worker.uid) or _meet(worker, snapshot)
         if accelerator is None:
+            judged[worker.uid] = before  # Nothing says any more how to judge it.
             continue
         bench = _Bench(accelerator, doubt, snapshot.at)
         place = by_name.get(worker.node or "")
@@ -57,7 +59,6 @@ def judge_workers(
         ]
         evidence = gather_worker(worker, place, accelerator.health, siblings, snapshot.at)
         against[worker.uid] = evidence
-        before = known.get(worker.uid) or _meet(worker, snapshot)
         home = nodes.get(worker.node or "")
         state, reason = _judge(worker, before, home, evidence, bench)
         same = state is before.state

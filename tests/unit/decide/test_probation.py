@@ -229,3 +229,20 @@ def test_labels_or_a_class_that_go_and_come_back_let_no_node_back(world, gone):
     assert state(world) == "Failed"
     world.run(80)
     assert "maia-0" not in world.marks
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_class_that_goes_brings_no_traffic_back_to_what_has_failed(world, restarted):
+    # The breaker holds the second node back, so its workers stay.
+    world.wrong = {"maia-0", "maia-1"}
+    world.run(8)
+    kept_away = set(world.quarantined()) & {w.name for w in world.workers.values() if w.ready}
+    assert kept_away
+    del world.classes["maia"]
+    if restarted:
+        world.restart_operator()
+    world.run(4)
+    assert set(world.quarantined()) == kept_away
+    (frozen,) = (v for v in world.chat().variants if v.accelerator_class == "maia")
+    ready = {w.name for w in world.workers.values() if w.accelerator_class == "maia" and w.ready}
+    assert frozen.serving == len(ready - kept_away)
