@@ -165,7 +165,7 @@ class Sensors:
             often = item.get("spec", {}).get("nodeName") in proving
             period = min(usual, PROOF_PERIOD) if often else usual
             uid = item["metadata"]["uid"]
-            targets.append(AnswerTarget(uid, uid, url, period))
+            targets.append(AnswerTarget(uid, uid, url, period, proving=often))
         for item in self.store.list(Kind.PROBATIONS):
             if item["metadata"].get("namespace") != self._namespace or not is_ready(item):
                 continue
@@ -173,7 +173,8 @@ class Sensors:
             for container in item["spec"]["containers"]:
                 slot, url = container["name"], find_url(item, container["name"])
                 if url:
-                    targets.append(AnswerTarget(slot_key(uid, slot), uid, url, PROOF_PERIOD))
+                    key = slot_key(uid, slot)
+                    targets.append(AnswerTarget(key, uid, url, PROOF_PERIOD, proving=True))
         self.answers.set_targets(targets)
 
     def _find_endpoint(self) -> str:

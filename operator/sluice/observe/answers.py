@@ -53,6 +53,7 @@ class AnswerTarget:
         url: base URL, without a slash at its end.
         period: seconds from the start of a round to that of the next, at least.
         timeout: seconds for one prompt.
+        proving: it is on a node that has to prove itself within a time, however large the fleet.
     """
 
     key: str
@@ -60,6 +61,7 @@ class AnswerTarget:
     url: str
     period: float
     timeout: float = 5.0
+    proving: bool = False
 
 
 class _Wire(BaseModel):
@@ -138,7 +140,9 @@ class AnswerProber:
         self._clock = clock
         self._changed = changed
         self._gap = 1.0 / per_second
-        self._turn = asyncio.Lock()  # first come, first served
+        # First come, first served; of those that prove themselves and the others, turn about.
+        self._turn = asyncio.Lock()
+        self._lines = {proving: asyncio.Lock() for proving in (True, False)}
         self._free_at = 0.0
         self._tasks: dict[str, tuple[AnswerTarget, asyncio.Task[None]]] = {}
         self._results: dict[str, KnownAnswers] = {}
@@ -172,7 +176,7 @@ class AnswerProber:
 
     async def _follow(self, target: AnswerTarget) -> None:
         while True:
-            await self._wait_for_turn()
+            await self._wait_for_turn(target)
             began = time.monotonic()
             try:
                 wrong = await self._run_round(target)
@@ -185,8 +189,8 @@ class AnswerProber:
                 self._note(target.key, wrong)
             await asyncio.sleep(max(0.0, began + target.period - time.monotonic()))
 
-    async def _wait_for_turn(self) -> None:
-        async with self._turn:
+    async def _wait_for_turn(self, target: AnswerTarget) -> None:
+        async with self._lines[target.proving], self._turn:
             await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
             self._free_at = time.monotonic() + self._gap
 

@@ -103,8 +103,8 @@ async def prober():
         made.stop()
 
 
-def target(worker, key="w", period=0.01, timeout=5.0):
-    return AnswerTarget(key, key.split("/")[0], worker.url, period, timeout)
+def target(worker, key="w", period=0.01, timeout=5.0, **more):
+    return AnswerTarget(key, key.split("/")[0], worker.url, period, timeout, **more)
 
 
 async def until(holds):
@@ -377,6 +377,19 @@ async def test_the_rate_holds_over_all_targets_and_new_ones_begin_one_after_the_
         prober.stop()
     first = sorted(w.times[0] for w in workers)
     assert first[-1] - first[0] >= 5 / 20 * 0.8
+
+
+async def test_who_has_to_prove_itself_does_not_stand_in_the_line_of_a_large_fleet(start):
+    fleet, proving = [await start() for _ in range(8)], await start()
+    async with aiohttp.ClientSession() as session:
+        prober = AnswerProber(session, lambda: 1.0, lambda: None, per_second=40)
+        targets = [target(w, f"w{i}") for i, w in enumerate(fleet)]
+        prober.set_targets([*targets, target(proving, "p/slot-0", proving=True)])
+        await until(lambda: sum(w.listed for w in fleet) >= 16)
+        prober.stop()
+    # Turn about, where one line for all would give it two.
+    assert proving.listed >= 8
+    assert all(w.listed for w in fleet)
 
 
 async def test_a_pass_is_asked_for_when_something_changed_and_else_not(worker):
