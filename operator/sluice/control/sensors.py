@@ -7,6 +7,7 @@ from collections.abc import Callable
 import aiohttp
 
 from sluice.control.settings import Settings
+from sluice.decide.matching import list_workers
 from sluice.kube.client import KubeClient
 from sluice.model.clock import Clock
 from sluice.model.memory import NodeState
@@ -155,6 +156,9 @@ class Sensors:
             for node in snapshot.nodes
             if node.mark is not None and node.mark.state == NodeState.PROBATION
         }
+        # Labels alone make no worker: whoever may make pods could fill the line, and bring a list
+        # of answers that rules over other people's models.
+        ours = {worker.uid for worker in list_workers(snapshot)}
         targets = []
         for item in self.store.list(Kind.WORKERS):
             name = item["metadata"].get("labels", {}).get(LABEL_CLASS, "")
@@ -165,7 +169,8 @@ class Sensors:
             often = item.get("spec", {}).get("nodeName") in proving
             period = min(usual, PROOF_PERIOD) if often else usual
             uid = item["metadata"]["uid"]
-            targets.append(AnswerTarget(uid, uid, url, period, proving=often))
+            if uid in ours:
+                targets.append(AnswerTarget(uid, uid, url, period, proving=often))
         for item in self.store.list(Kind.PROBATIONS):
             if item["metadata"].get("namespace") != self._namespace or not is_ready(item):
                 continue

@@ -82,8 +82,16 @@ def test_who_leads_asks_workers_and_every_slot_and_a_standby_asks_nobody():
         "price": {"onDemand": "1"},
     }
     sensors.store.put(Kind.CLASSES, {"metadata": {"name": "maia", "uid": "c"}, "spec": spec})
-    labels = {"sluice.dev/accelerator-class": "maia"}
+    pool = {
+        "model": {"name": "m", "source": {"path": "/m"}},
+        "slo": {"ttft": "2s", "tpot": "200ms"},
+        "variants": [{"acceleratorClass": "maia", "min": 0, "max": 1}],
+    }
+    meta = {"namespace": "default", "name": "chat", "uid": "p"}
+    sensors.store.put(Kind.POOLS, {"metadata": meta, "spec": pool})
+    labels = {"sluice.dev/accelerator-class": "maia", "sluice.dev/pool": "chat"}
     worker = ready_pod("w", "default", labels, {"http": 8000})
+    sensors.store.put(Kind.WORKERS, ready_pod("no-pool", "a-tenant", labels, {"http": 8000}))
     probe = ready_pod("sluice-probe-maia-0", "sluice-system", labels, {"slot-0": 1, "slot-1": 2})
     sensors.store.put(Kind.WORKERS, worker)
     sensors.store.put(Kind.PROBATIONS, probe)
