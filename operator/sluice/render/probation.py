@@ -45,6 +45,9 @@ class Proving:
     image: str
 
 
+_FOREIGN = frozenset({"secretKeyRef", "configMapKeyRef"})
+
+
 def slot_port(number: int) -> int:
     """Return the port of a slot: the containers of a pod share its address."""
     return WORKER_PORT + number
@@ -107,7 +110,11 @@ def render_probation(action: StartProbation, proving: Proving) -> Manifest:
 
 
 def _render_slot(worker: Manifest, number: int) -> Manifest:
-    """Return a container that serves as the worker does, on a port of its own."""
+    """Return a container that serves as the worker does, on a port of its own.
+
+    Without the variables that a pool takes from Secrets and ConfigMaps: in Sluice's namespace the
+    same names are those of others.
+    """
     port = slot_port(number)
     arguments = [
         f"--port={port}" if argument.startswith("--port=") else argument
@@ -120,4 +127,10 @@ def _render_slot(worker: Manifest, number: int) -> Manifest:
         name: worker[name] | {"httpGet": worker[name]["httpGet"] | {"port": slot_name(number)}}
         for name in ("startupProbe", "readinessProbe", "livenessProbe")
     }
-    return worker | probes | {"name": slot_name(number), "args": arguments, "ports": ports}
+    own = {
+        "name": slot_name(number),
+        "args": arguments,
+        "ports": ports,
+        "env": [each for each in worker["env"] if not _FOREIGN & each.get("valueFrom", {}).keys()],
+    }
+    return worker | probes | own

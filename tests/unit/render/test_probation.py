@@ -2,6 +2,7 @@
 
 import pytest
 
+from sluice.api.template import WorkerTemplate
 from sluice.model.keys import PoolKey
 from sluice.model.plan import StartProbation
 from sluice.render.probation import Proving, render_probation
@@ -11,9 +12,9 @@ from .golden import IMAGE, read_classes, read_pool
 POOL, CLASSES = read_pool(), read_classes()
 
 
-def render(class_name="maia-200", slots=2, devices=1):
+def render(class_name="maia-200", slots=2, devices=1, spec=POOL):
     action = StartProbation("node-7", class_name, PoolKey("default", "chat"), slots, devices)
-    proving = Proving(POOL, CLASSES[class_name], "uid-of-class", "sluice-system", IMAGE)
+    proving = Proving(spec, CLASSES[class_name], "uid-of-class", "sluice-system", IMAGE)
     return render_probation(action, proving)
 
 
@@ -42,6 +43,22 @@ def test_each_slot_has_a_worker_s_devices_and_a_port_of_its_own():
         assert f"--port={8000 + number}" in container["args"]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["httpGet"]["port"] == f"slot-{number}"
+
+
+def test_a_pool_cannot_read_secrets_of_the_namespace_that_its_model_is_asked_in():
+    env = [
+        {"name": "PLAIN", "value": "1"},
+        {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "gateway", "key": "token"}}},
+        {"name": "SETTING", "valueFrom": {"configMapKeyRef": {"name": "operator", "key": "a"}}},
+    ]
+    template = WorkerTemplate.model_validate({"env": env})
+    variants = [v.model_copy(update={"template": template}) for v in POOL.variants]
+    spec = POOL.model_copy(update={"variants": variants})
+    (container, _) = render(spec=spec)["spec"]["containers"]
+    names = {variable["name"] for variable in container["env"]}
+    assert {"PLAIN", "NODE", "POD_UID"} <= names
+    assert not names & {"TOKEN", "SETTING"}
 
 
 def test_it_belongs_to_its_class_and_to_no_pool():
