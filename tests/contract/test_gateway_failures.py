@@ -172,7 +172,9 @@ async def test_a_frozen_worker_s_begun_stream_is_cut(world):
     await until(lambda: worker.got or world.workers["w2"].got)
     (worker if worker.got else world.workers["w2"]).frozen = True
     events = await asked
-    assert "missed 3 probes" in events[-1]["error"]["message"]
+    # Whichever is sooner on a busy machine: its probes, or that nothing of it gets on.
+    told = events[-1]["error"]["message"]
+    assert "missed 3 probes" in told or "nothing came of the worker" in told
 
 
 async def test_probes_go_on_after_a_mistake_of_ours(world, monkeypatch):

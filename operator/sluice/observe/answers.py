@@ -295,9 +295,7 @@ class AnswerProber:
     def _note_unavailable(self, key: str, why: str) -> None:
         before = self._results.get(key, KnownAnswers())
         if why != before.unavailable or before.right:
-            self._results[key] = replace(
-                before, right=0, right_at=(), unavailable=why, silent=0
-            )
+            self._results[key] = replace(before, right=0, right_at=(), unavailable=why, silent=0)
             self._changed()
 
 
