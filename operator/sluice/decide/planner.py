@@ -4,13 +4,13 @@ Health first, then each pool by priority (`pool_pass`), with the devices that th
 left (`inventory`). The simulator, a replay and the unit tests call this same function.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from sluice.decide.breaker import remember_storms
 from sluice.decide.flaps import recall_outs
 from sluice.decide.health import judge_nodes, recall_nodes
 from sluice.decide.inventory import Inventory
+from sluice.decide.matching import claim_models
 from sluice.decide.pool_pass import plan_pool
 from sluice.decide.probation import choose_probations
 from sluice.decide.recall import recall_pool
@@ -65,14 +65,6 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
 def _remember(pool: Pool, memory: Memory, at: float) -> PoolMemory:
     known = memory.pools.get(pool.key)
     return known if known is not None and known.uid == pool.uid else recall_pool(pool, at)
-
-
-def claim_models(pools: Sequence[Pool]) -> dict[str, PoolKey]:
-    """Return which pool owns each model name: the oldest, then the first by key."""
-    owners: dict[str, PoolKey] = {}
-    for pool in sorted(pools, key=lambda p: (p.created, p.key)):
-        owners.setdefault(pool.spec.model.name, pool.key)
-    return owners
 
 
 def refuse_model(pool: Pool, owner: PoolKey) -> PoolPlan:

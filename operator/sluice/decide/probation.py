@@ -13,7 +13,7 @@ from enum import StrEnum
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
 from sluice.decide.devices import count_free, devices_per_worker, find_variant
-from sluice.decide.matching import find_class_name, list_workers
+from sluice.decide.matching import claim_models, list_classes, list_workers
 from sluice.decide.startup import expected_startup
 from sluice.model.memory import NodeHealth, NodeState
 from sluice.model.plan import EndProbation, ProbationAction, StartProbation
@@ -48,13 +48,33 @@ def list_bound(snapshot: Snapshot, node: str) -> list[Worker]:
 
 
 def choose_pool(snapshot: Snapshot, class_name: str) -> Pool | None:
-    """Return the pool whose model a node of the class is proven with: the first by priority."""
+    """Return the pool whose model a node of the class is proven with: the first by priority.
+
+    Not one whose model name another pool owns: it gets no workers, and has no say in nodes.
+    """
+    owners = claim_models(snapshot.pools)
     able = [
         pool
         for pool in snapshot.pools
-        if any(v.accelerator_class == class_name and v.max > 0 for v in pool.spec.variants)
+        if owners[pool.spec.model.name] == pool.key
+        and any(v.accelerator_class == class_name and v.max > 0 for v in pool.spec.variants)
     ]
     return min(able, key=lambda p: (-p.spec.priority, p.created, p.key), default=None)
+
+
+def choose_start(snapshot: Snapshot, node: Node) -> StartProbation | None:
+    """Return what asks all free devices of a node, or None when no pool uses a class of it.
+
+    `slots` may be 0: then workers hold them all, or there are none.
+    """
+    for name in list_classes(node, snapshot.classes):
+        pool = choose_pool(snapshot, name)
+        if pool is not None:
+            accelerator = snapshot.classes[name]
+            devices = devices_per_worker(find_variant(pool, name), accelerator)
+            slots = count_free(snapshot, accelerator, node) // devices
+            return StartProbation(node.name, name, pool.key, slots, devices)
+    return None
 
 
 def weigh_proof(
@@ -71,7 +91,7 @@ def weigh_proof(
         return Proof(Verdict.WRONG, wrong)
     waited = snapshot.at - health.entered
     patience = expected_startup(accelerator) + limits.PROOF_PATIENCE
-    missing = _find_missing(snapshot, node, accelerator, pod, bound)
+    missing = _find_missing(snapshot, node, pod, bound)
     if not missing:
         missing = _find_unanswered(answers, health.entered)
     if missing and waited > patience:
@@ -89,34 +109,42 @@ def _find_wrong(answers: Mapping[str, KnownAnswers | None]) -> str:
 
 
 def _find_missing(
-    snapshot: Snapshot,
-    node: Node,
-    accelerator: AcceleratorClassSpec,
-    pod: ProbationPod | None,
-    bound: Sequence[Worker],
+    snapshot: Snapshot, node: Node, pod: ProbationPod | None, bound: Sequence[Worker]
 ) -> str:
     """Return what is not even there to be asked, or ""."""
     silent = [w.name for w in bound if not w.ready or w.probe is None or w.probe.up_since is None]
     if silent:
         return f"{', '.join(silent)} does not answer its liveness probes"
+    ending = [w.name for w in list_workers(snapshot) if w.node == node.name and w.terminating]
+    if ending:
+        return f"{', '.join(ending)} holds devices until it has ended"
+    start = choose_start(snapshot, node)
     if pod is not None:
-        return _find_missing_of_pod(pod)
-    name = find_class_name(node, snapshot.classes) or ""
-    pool = choose_pool(snapshot, name)
-    if pool is None:
-        return f"no pool uses class {name}, so there is no model to prove the node with"
-    devices = devices_per_worker(find_variant(pool, name), accelerator)
-    if count_free(snapshot, accelerator, node) >= devices:
+        return _find_missing_of_pod(pod, start)
+    if start is None:
+        names = ", ".join(list_classes(node, snapshot.classes))
+        return f"no pool uses class {names}, so there is no model to prove the node with"
+    if start.slots:
         return "the probation pod is not there yet"
-    return "" if bound else f"the node offers no free {accelerator.resource_name}"
+    resource = snapshot.classes[start.accelerator_class].resource_name
+    return "" if bound else f"the node offers no free {resource}"
 
 
-def _find_missing_of_pod(pod: ProbationPod) -> str:
+def _find_missing_of_pod(pod: ProbationPod, start: StartProbation | None) -> str:
     if pod.terminating:
         return f"{pod.name} of an earlier proof is still ending"
     if pod.waiting or pod.unschedulable:
         return f"{pod.name} does not start: {pod.waiting or pod.unschedulable}"
+    if _is_outgrown(pod, start):
+        return f"{pod.name} does not ask all devices that are free by now"
     return "" if pod.ready else f"{pod.name} is starting"
+
+
+def _is_outgrown(pod: ProbationPod, start: StartProbation | None) -> bool:
+    """Tell whether devices became free since the pod was made, which it does not ask."""
+    if start is None or start.accelerator_class != pod.accelerator_class:
+        return False
+    return start.slots > len(pod.slots)
 
 
 def _find_unanswered(answers: Mapping[str, KnownAnswers | None], since: float) -> str:
@@ -153,28 +181,22 @@ def choose_probations(
     A pod is made once the node's mark says Probation: a restart must not forget why it is there.
     """
     actions: list[ProbationAction] = []
+    by_name = {node.name: node for node in snapshot.nodes}
     for pod in snapshot.probations:
-        health = nodes.get(pod.node)
-        if pod.terminating or (health is not None and health.state is NodeState.PROBATION):
-            continue
-        state = health.state.value if health is not None else "not in probation"
-        actions.append(EndProbation(pod.node, pod.name, pod.uid, f"its node is {state}"))
+        health, node = nodes.get(pod.node), by_name.get(pod.node)
+        why = ""
+        if health is None or node is None or health.state is not NodeState.PROBATION:
+            why = f"its node is {health.state.value if health is not None else 'not in probation'}"
+        elif _is_outgrown(pod, choose_start(snapshot, node)):
+            why = "more devices are free on its node than it asks"
+        if why and not pod.terminating:
+            actions.append(EndProbation(pod.node, pod.name, pod.uid, why))
     for node in snapshot.nodes:
         health = nodes.get(node.name)
         marked = node.tainted and node.mark is not None and node.mark.state == NodeState.PROBATION
         if health is None or health.state is not NodeState.PROBATION or not marked:
             continue
-        if find_pod(snapshot, node.name) is None:
-            actions += _start(snapshot, node)
+        start = choose_start(snapshot, node)
+        if find_pod(snapshot, node.name) is None and start is not None and start.slots:
+            actions.append(start)
     return tuple(actions)
-
-
-def _start(snapshot: Snapshot, node: Node) -> tuple[StartProbation, ...]:
-    name = find_class_name(node, snapshot.classes)
-    pool = choose_pool(snapshot, name) if name is not None else None
-    if name is None or pool is None:
-        return ()
-    accelerator = snapshot.classes[name]
-    devices = devices_per_worker(find_variant(pool, name), accelerator)
-    slots = count_free(snapshot, accelerator, node) // devices
-    return (StartProbation(node.name, name, pool.key, slots, devices),) if slots else ()

@@ -3,7 +3,7 @@
 import pytest
 
 from sluice.decide.limits import PROOF_PATIENCE
-from sluice.model.snapshot import NodeMark
+from sluice.model.snapshot import NodeMark, Worker
 
 from .world import World, pool_spec
 
@@ -246,3 +246,45 @@ def test_a_class_that_goes_brings_no_traffic_back_to_what_has_failed(world, rest
     (frozen,) = (v for v in world.chat().variants if v.accelerator_class == "maia")
     ready = {w.name for w in world.workers.values() if w.accelerator_class == "maia" and w.ready}
     assert frozen.serving == len(ready - kept_away)
+
+
+def test_a_device_that_comes_back_during_the_proof_has_to_prove_itself_too(world):
+    fail(world)
+    world.devices = {"maia": 1}
+    while not world.probations:
+        world.step()
+    world.devices = {}
+    world.run(60)
+    assert "maia-0" not in world.marks
+    told = world.told("NodeReturned")[0]
+    assert "slot-0" in told
+    assert "slot-1" in told
+
+
+def test_a_device_that_a_worker_holds_while_it_ends_is_not_proven_yet(world):
+    fail(world)
+    key = next(iter(world.workers.values())).pool
+    ending = Worker("old", "old", key, "maia", "maia-0", world.now, ready=False, terminating=True)
+    world.lingering = {"old"}
+    world.workers["old"] = ending
+    world.run(60)
+    assert state(world) == "Probation"
+    world.lingering = set()
+    world.run(60)
+    assert "maia-0" not in world.marks
+    assert "slot-1" in world.told("NodeReturned")[0]
+
+
+def test_a_pool_that_gets_no_workers_proves_no_node(world):
+    fail(world)
+    world.specs["late"] = pool_spec(priority=100)
+    while not world.plan.probations:
+        world.step()
+    assert {action.pool.name for action in world.plan.probations} == {"chat"}
+
+
+def test_a_node_of_two_classes_is_proven_with_the_one_that_is_used(world):
+    world.classes["a-spare"] = world.classes["maia"]
+    fail(world)
+    world.run(60)
+    assert "maia-0" not in world.marks

@@ -96,6 +96,7 @@ class World:
     dead: set[str] = field(default_factory=set)
     wrong: set[str] = field(default_factory=set)
     mute: set[str] = field(default_factory=set)
+    lingering: set[str] = field(default_factory=set)
     unlabelled: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     banned: dict[str, str] = field(default_factory=dict)
@@ -309,6 +310,8 @@ class World:
     def _advance_pods(self):
         for uid, worker in list(self.workers.items()):
             dead = worker.node in self.dead
+            if uid in self.lingering:
+                continue
             if worker.terminating and not dead:
                 del self.workers[uid]
             else:
