@@ -77,7 +77,7 @@ def has_wrong_answer(evidence: Iterable[Evidence]) -> bool:
 
 
 def gather_worker(
-    worker: Worker, node: Node | None, health: Health, siblings: Sequence[Worker], at: float
+    worker: Worker, node: Node | None, health: Health, usual: float | None, at: float
 ) -> tuple[Evidence, ...]:
     """Return what speaks against a worker.
 
@@ -85,7 +85,7 @@ def gather_worker(
         worker: the worker, heard before by our probes.
         node: its node, if it is known.
         health: how its class is judged.
-        siblings: the other workers of its variant.
+        usual: seconds a token takes on the other workers of its variant (`find_usual_paces`).
         at: snapshot time, seconds.
     """
     found = [
@@ -94,7 +94,7 @@ def gather_worker(
         _hear_gateway_probes(worker, at),
         _hear_answers(worker, at),
         _hear_silence(worker, at),
-        _compare_latency(worker, siblings, at),
+        _compare_latency(worker, usual, at),
     ]
     about_node = gather_node(node, health, at) if node is not None else ()
     return (*(piece for piece in found if piece is not None), *about_node)
@@ -175,19 +175,36 @@ def _hear_silence(worker: Worker, at: float) -> Evidence | None:
     return Evidence(at, Source.SILENCE, limits.WEIGHT_SILENCE, text)
 
 
-def _compare_latency(worker: Worker, siblings: Sequence[Worker], at: float) -> Evidence | None:
-    """Time per token against the siblings', where enough was measured of all."""
-    own = find_quantile(worker.signals.tpot, 0.5) if worker.signals is not None else None
-    others = sorted(
-        median
-        for sibling in siblings
-        if sibling.signals is not None
-        and (median := find_quantile(sibling.signals.tpot, 0.5)) is not None
-    )
-    if own is None or not others:
-        return None
-    usual = others[len(others) // 2]
-    if own < limits.OUTLIER_FACTOR * usual:
+def find_usual_paces(workers: Iterable[Worker]) -> dict[str, float]:
+    """Return the median time a token (seconds) of each worker's siblings, by its uid.
+
+    Only where enough was measured of it and of one of them. All at once, for a look at all others
+    from each one would cost the square of the fleet.
+    """
+    paces: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for worker in workers:
+        own = find_pace(worker)
+        if own is not None:
+            variant = str(worker.pool), worker.accelerator_class
+            paces.setdefault(variant, []).append((own, worker.uid))
+    usual = {}
+    for known in paces.values():
+        known.sort()
+        middle = (len(known) - 1) // 2
+        for place, (_, uid) in enumerate(known):
+            if len(known) > 1:  # the middle of those without this one
+                usual[uid] = known[middle if middle < place else middle + 1][0]
+    return usual
+
+
+def find_pace(worker: Worker) -> float | None:
+    """Return the median time a token (seconds) that the gateways measured; None for too few."""
+    return find_quantile(worker.signals.tpot, 0.5) if worker.signals is not None else None
+
+
+def _compare_latency(worker: Worker, usual: float | None, at: float) -> Evidence | None:
+    own = find_pace(worker) if usual is not None else None
+    if own is None or usual is None or own < limits.OUTLIER_FACTOR * usual:
         return None
     text = f"{own:.3g} s a token, its siblings {usual:.3g} s"
     return Evidence(at, Source.LATENCY, limits.WEIGHT_OUTLIER, text)

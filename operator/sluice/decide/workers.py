@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide.breaker import suspect_observer
-from sluice.decide.evidence import Evidence, Source, gather_worker, is_enough, word_evidence
+from sluice.decide.evidence import (
+    Evidence,
+    Source,
+    find_usual_paces,
+    gather_worker,
+    is_enough,
+    word_evidence,
+)
 from sluice.decide.matching import list_workers
 from sluice.model.memory import NodeHealth, NodeState, WorkerHealth, WorkerState
 from sluice.model.snapshot import Pool, Snapshot, Worker
@@ -40,6 +47,7 @@ def judge_workers(
     """
     doubt = suspect_observer(snapshot)
     by_name = {node.name: node for node in snapshot.nodes}
+    paces = find_usual_paces(list_workers(snapshot))
     judged: dict[str, WorkerHealth] = {}
     against: dict[str, tuple[Evidence, ...]] = {}
     for worker in list_workers(snapshot):
@@ -50,14 +58,8 @@ def judge_workers(
             continue
         bench = _Bench(accelerator, doubt, snapshot.at)
         place = by_name.get(worker.node or "")
-        siblings = [
-            other
-            for other in list_workers(snapshot)
-            if other.pool == worker.pool
-            and other.accelerator_class == worker.accelerator_class
-            and other.uid != worker.uid
-        ]
-        evidence = gather_worker(worker, place, accelerator.health, siblings, snapshot.at)
+        usual = paces.get(worker.uid)
+        evidence = gather_worker(worker, place, accelerator.health, usual, snapshot.at)
         against[worker.uid] = evidence
         home = nodes.get(worker.node or "")
         state, reason = _judge(worker, before, home, evidence, bench)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sluice.decide import evidence
 from sluice.model.memory import WorkerState
 from sluice.model.snapshot import Distribution, KnownAnswers, Probe, WorkerSignals
 
@@ -119,6 +120,33 @@ def test_a_worker_slower_than_its_siblings_is_suspect_and_never_failed_for_that(
         assert world.memory.workers[uid].state is WorkerState.SUSPECT
     assert "2 s a token, its siblings 0.1 s" in world.memory.workers[uid].reason
     assert not world.marks
+
+
+def test_the_pace_of_a_large_fleet_is_measured_once_a_worker(world, monkeypatch):
+    measure, asked = evidence.find_pace, []
+    monkeypatch.setattr(evidence, "find_pace", lambda worker: asked.append(1) or measure(worker))
+    (uid, worker), *_ = world.workers.items()
+    fleet = [replace(worker, uid=f"{uid}-{i}") for i in range(100)]
+    assert len(evidence.find_usual_paces(fleet)) == 100
+    assert len(asked) == 100
+
+
+@pytest.mark.parametrize(
+    ("buckets", "usual"),
+    [([0], {}), ([0, 3], {"0": 1.0, "1": 0.1}), ([0, 2, 3], {"0": 1.0, "1": 1.0, "2": 0.5})],
+)
+def test_siblings_are_all_but_the_worker_itself(world, buckets, usual):
+    worker = next(iter(world.workers.values()))
+    fleet = [
+        replace(
+            worker,
+            uid=str(i),
+            signals=replace(worker.signals, tpot=Distribution(BOUNDS, one_bucket(bucket, 20))),
+        )
+        for i, bucket in enumerate(buckets)
+    ]
+    found = evidence.find_usual_paces(fleet)
+    assert {uid: round(pace, 1) for uid, pace in found.items()} == usual
 
 
 def test_a_hand_takes_a_node_out_and_only_a_release_brings_it_back(world):
