@@ -3,7 +3,8 @@
 Workers on nodes that have proven themselves form a group of their own inside their variant; it gets
 at most the share of its step, whatever it could carry. At the end of a dwell the group is held
 against the SLO and the pool's other workers: up a step if it passes, back one if it fails, from the
-first step to no traffic at all. After the last step its nodes count like any other.
+first step to no traffic at all. What fails it must have been measured in this step. After the last
+step its nodes count like any other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -104,6 +105,8 @@ def _move(
     measured = merge_signals(w.signals for w in group)
     if ramp.step >= 0:
         cause = find_failed_gate(pool, measured, _measure_others(pool, group))
+        if cause and passed < pool.signals.seconds:
+            return ramp, None  # The window still tells of the step before: no way up, nor back.
         if cause:
             after = Ramp(ramp.step - 1, at, ramp.nodes)
             share = steps[after.step] if after.step >= 0 else 0.0

@@ -103,7 +103,7 @@ def test_in_need_what_has_proven_itself_takes_more_than_its_step(world):
 def test_a_failed_gate_goes_back_a_step_and_then_to_no_traffic_and_climbs_again(world):
     wait_for_ramp(world)
     world.failing = {"maia-0"}
-    world.run(8)
+    world.run(32)
     assert ramp(world).step == 0
     assert ramp(world).share == 0
     back = world.told("RampBack")
@@ -111,6 +111,22 @@ def test_a_failed_gate_goes_back_a_step_and_then_to_no_traffic_and_climbs_again(
     world.failing = set()
     world.run(60)
     assert ramp(world) is None
+    assert world.told("RampDone")
+
+
+def test_the_failures_of_one_step_are_not_held_against_the_next(world):
+    wait_for_ramp(world)
+    while ramp(world).step < 2:
+        world.step()
+    world.failing = {"maia-0"}
+    while not world.told("RampBack"):
+        world.step()
+    # The gateways' window of 30 s tells of the failures for longer than a dwell of 6 s.
+    world.run(20)
+    assert len(world.told("RampBack")) == 1
+    world.failing = set()
+    world.run(60)
+    assert len(world.told("RampBack")) == 1
     assert world.told("RampDone")
 
 
@@ -199,7 +215,7 @@ def test_a_ramp_past_the_last_step_of_an_edited_pool_fails_its_gate_like_any_oth
         world.step()
     world.specs["chat"] = pool_spec()
     world.failing = {"maia-0"}
-    world.run(8)
+    world.run(32)
     assert world.told("RampBack")[0].startswith("maia: back to 10% of the traffic")
     assert ramp(world).step == 1
 
