@@ -93,8 +93,10 @@ def judge_nodes(
         before = _welcome(memory.nodes.get(name), accelerator)
         if accelerator is None and snapshot.unreadable:
             continue  # The class that we cannot read may be the one that the mark is for.
+        after: NodeHealth | None = None
+        times: Outs = ()
         if accelerator is None:
-            after, times, why = None, (), "no accelerator class selects it any more"
+            why = "no accelerator class selects it any more"
             if node.released:
                 judged.pop(name, None)
                 outs.pop(name, None)
