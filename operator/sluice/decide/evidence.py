@@ -50,6 +50,14 @@ class Evidence:
     text: str
 
 
+_WRITTEN: Final = frozenset({Source.CONDITION, Source.HAND})
+
+
+def list_written(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
+    """Return what stands in the API, and so needs no sight of ours that could be in doubt."""
+    return tuple(piece for piece in evidence if piece.source in _WRITTEN)
+
+
 def is_enough(evidence: Iterable[Evidence]) -> bool:
     """Tell whether the evidence fails what it speaks against."""
     return sum(piece.weight for piece in evidence) >= FAILED - _ROUNDING

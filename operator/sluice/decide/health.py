@@ -20,6 +20,7 @@ from sluice.decide.evidence import (
     has_wrong_answer,
     is_enough,
     join_evidence,
+    list_written,
     word_evidence,
 )
 from sluice.decide.flaps import Outs, forget_outs, is_counted, latch, stable_window, take_out
@@ -227,7 +228,7 @@ def _judge(bench: _Bench, before: NodeHealth | None, outs: Outs) -> _Judged:
             return _enter(before, NodeState.PROBATION, text, at), outs, ""
     if before is not None and before.is_out:
         return _judge_out(bench, before, outs)
-    if is_enough(bench.evidence) and (node.banned or not bench.doubt):
+    if is_enough(list_written(bench.evidence) if bench.doubt else bench.evidence):
         return *take_out(node, bench.accelerator, outs, at, bench.evidence), ""
     why = _find_end_of_ramp(bench, before) if before is not None else ""
     return (None if why else before), outs, why

@@ -14,10 +14,10 @@ from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide.breaker import suspect_observer
 from sluice.decide.evidence import (
     Evidence,
-    Source,
     find_usual_paces,
     gather_worker,
     is_enough,
+    list_written,
     word_evidence,
 )
 from sluice.decide.matching import list_workers
@@ -28,9 +28,6 @@ NOT_HEARD = "ready when first seen, and not heard yet"
 """Reason of workers that the operator found running; `_judge_unheard` decides on them."""
 RECALLED = "failed before the operator started"
 """Reason of workers that the pool's status already kept from traffic."""
-
-_OWN_TROUBLE = (Source.CONDITION, Source.HAND)
-"""What needs no sight of ours: it stands in the API."""
 
 
 def judge_workers(
@@ -107,8 +104,7 @@ def _judge(
     if before.state in (WorkerState.FAILED, WorkerState.PROBATION):
         return _judge_failed(worker, before, home, evidence, bench)
     heard = worker.probe is not None and worker.probe.answered > 0
-    told = tuple(piece for piece in evidence if piece.source in _OWN_TROUBLE)
-    if worker.ready and is_enough(told):
+    if worker.ready and is_enough(list_written(evidence)):
         return WorkerState.FAILED, word_evidence(evidence)
     if worker.ready and before.reason == NOT_HEARD and not heard:
         held = home is not None and home.is_out

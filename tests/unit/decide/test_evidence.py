@@ -173,6 +173,15 @@ def test_a_hand_also_takes_out_what_our_own_sight_cannot_judge(world):
     assert not world.chat().deletes
 
 
+def test_what_a_health_agent_says_needs_no_sight_of_ours(world):
+    world.observer_ok = False
+    world.broken = {"maia-0"}
+    world.step()
+    assert world.marks["maia-0"].state == "Failed"
+    assert states(world, "maia-0") == {WorkerState.FAILED}
+    assert not world.chat().deletes
+
+
 def test_a_worker_that_failed_before_the_operator_started_gets_no_traffic_after(world):
     world.wrong = {"maia-0", "maia-1"}
     world.run(4)
