@@ -28,7 +28,7 @@ from sluice.decide.matching import find_class, list_workers
 from sluice.decide.probation import Verdict, weigh_proof
 from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth, WorkerState
 from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
-from sluice.model.snapshot import Node, NodeReady, Snapshot
+from sluice.model.snapshot import Node, NodeMark, NodeReady, Snapshot
 
 _MARKED = frozenset({NodeState.FAILED, NodeState.LATCHED, NodeState.PROBATION, NodeState.RAMP})
 
@@ -306,8 +306,7 @@ def _mark(
     """Return what makes a node carry the mark that it should: at most one action."""
     mark = node.mark
     if after is not None:
-        said = mark is not None and (mark.since, mark.state) == (after.since, after.state)
-        if said and node.tainted == after.is_out and not node.released:
+        if _says(mark, after, outs) and node.tainted == after.is_out and not node.released:
             return ()
         if after.is_out:
             return (QuarantineNode(node.name, after.since, after.reason, after.state, outs),)
@@ -316,6 +315,16 @@ def _mark(
     if node.tainted or node.mark_error or node.released or (mark is not None and not remembers):
         return (ReleaseNode(node.name, why or "nothing speaks against it", at, outs),)
     return ()
+
+
+def _says(mark: NodeMark | None, after: NodeHealth, outs: Outs) -> bool:
+    """Tell whether a mark says it all already.
+
+    A return is told by its flaps, as it is written (`act.nodes`): its time may be a hand's.
+    """
+    if mark is None or mark.state != after.state:
+        return False
+    return mark.since == after.since if after.is_out else mark.outs == outs
 
 
 def _note_turn(

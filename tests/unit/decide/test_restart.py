@@ -110,3 +110,14 @@ def test_times_to_come_hold_nothing_for_ever(world):
     assert world.wanted() == {"maia": 1, "gpu": 0}
     assert world.marks == {}
     record(world.memory.pools[world.chat().key])
+
+
+def test_a_return_that_a_hand_dated_ahead_is_no_reason_to_look_at_the_node_in_every_pass():
+    world = World()
+    world.rate["chat"] = 4.0
+    world.run(80)
+    world.returned["maia-0"] = NodeMark("Ramp", world.now + 1e6, "proven")
+    world.restart_operator()
+    world.step()
+    assert world.memory.nodes["maia-0"].state == "Ramp"
+    assert not world.plan.nodes
