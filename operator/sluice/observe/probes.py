@@ -93,6 +93,7 @@ class Prober:
                 target.url,
                 headers={UID_HEADER: target.uid},
                 timeout=aiohttp.ClientTimeout(total=target.timeout),
+                allow_redirects=False,  # a worker sends us nowhere
             ) as response:
                 answering = response.headers.get(UID_HEADER, target.uid)
                 said = (await response.content.read(LONGEST_WORDS)).decode(errors="replace")

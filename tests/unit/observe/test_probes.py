@@ -112,3 +112,21 @@ async def test_a_miss_says_what_it_was_in_the_worker_s_own_words(worker, prober)
     worker.uid = None
     await until(lambda: prober.results()["u"].misses == 0)
     assert prober.results()["u"].why == ""
+
+
+async def test_a_worker_sends_us_nowhere(prober):
+    visited = []
+
+    async def answer(request):
+        visited.append(request.path)
+        if request.path == "/elsewhere":
+            return web.Response()
+        raise web.HTTPFound("/elsewhere")
+
+    app = web.Application()
+    app.router.add_get("/{path}", answer)
+    async with TestServer(app) as server:
+        prober.set_targets([Target("u", str(server.make_url("/healthz")), 0.01, 5.0)])
+        await until(lambda: find(prober, "u"))
+    assert find(prober, "u").misses
+    assert "/elsewhere" not in visited
