@@ -1,5 +1,6 @@
 """Carrying out one pool's part of a plan, and one node's: the jobs of the queue."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -45,6 +46,10 @@ UNTOLD = 20
 """Decisions of a pool that wait at the most for their Events; status keeps the last ten too."""
 
 
+REFUSED_FOR = 30.0
+"""Seconds for which a probation pod that was refused (quota, admission) is not asked for again."""
+
+
 class Applier:
     """Applies plans through one writer; remembers the last results of each pool."""
 
@@ -60,7 +65,7 @@ class Applier:
     ) -> None:
         self._writer = writer
         self._namespace = namespace
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
         self._store = store
         self._image = worker_image
         self._instance = instance
@@ -128,19 +133,22 @@ class Applier:
                 log.info("probation ended", node=action.node, reason=action.reason)
             return
         proving = self._find_proving(snapshot, action)
-        if proving is None:
+        present = {node.name for node in snapshot.nodes}
+        self._refused = {n: known for n, known in self._refused.items() if n in present}
+        at, before = self._refused.get(action.node, (-math.inf, ""))
+        if proving is None or snapshot.at - at < REFUSED_FOR:
             return
         try:
             if await start_probation(self._writer, render_probation(action, proving)):
                 log.info("probation begun", node=action.node, slots=action.slots)
         except RejectedError as error:
-            # The same again would be refused again: the proof fails by its own patience.
+            # The same again would be refused again, for a while: the proof fails by its patience.
             text = f"{action.node} cannot be proven: its probation pod is refused: {error.message}"
             log.warning("probation refused", node=action.node, error=error.message)
-            if self._refused.get(action.node) != error.message:
+            if before != error.message:
                 refusal = Decision(snapshot.at, "ProbationRefused", text, warning=True)
                 self.note(action.pool, [refusal])
-            self._refused[action.node] = error.message
+            self._refused[action.node] = snapshot.at, error.message
         else:
             self._refused.pop(action.node, None)
 

@@ -8,8 +8,10 @@ import pytest
 
 from sluice.control.applying import Applier
 from sluice.decide.planner import plan
-from sluice.kube.errors import KubeError, NotFoundError
-from sluice.observe.store import Store
+from sluice.kube.errors import KubeError, NotFoundError, RejectedError
+from sluice.model.keys import PoolKey
+from sluice.model.plan import EndProbation, StartProbation
+from sluice.observe.store import Kind, Store
 
 from ..decide.world import World
 
@@ -20,6 +22,7 @@ class FakeWriter:
     def __init__(self):
         self.requests, self.broken, self.statuses, self.events = [], set(), [], []
         self.gone, self.written = set(), Counter()
+        self.pods, self.refusal = [], ""
 
     async def apply(self, resource, manifest, subresource=""):
         if resource.kind in self.gone:
@@ -33,6 +36,11 @@ class FakeWriter:
         return manifest
 
     async def create(self, resource, manifest):
+        if manifest["kind"] == "Pod":
+            self.pods.append(manifest["metadata"]["name"])
+            if self.refusal:
+                raise RejectedError(403, "Forbidden", self.refusal)
+            return
         self.events.append(manifest["reason"])
 
     async def read(self, resource, namespace, name):
@@ -122,3 +130,55 @@ async def test_nothing_is_made_for_a_pool_that_is_gone(applier, writer, world):
     writer.gone = {"InferencePool"}
     await applier.apply_pool(*decide(world))
     assert writer.requests == []
+
+
+CHAT = PoolKey("default", "chat")
+START = StartProbation("maia-0", "maia", CHAT, 2, 1)
+
+
+def take_class(applier):
+    applier._store.put(Kind.CLASSES, {"metadata": {"name": "maia", "uid": "c", "generation": 1}})
+
+
+async def test_a_probation_pod_is_made_for_a_class_and_a_pool_that_are_still_there(
+    world, applier, writer
+):
+    world.step()
+    await applier.apply_probation(world.seen, START)
+    assert writer.pods == []
+    take_class(applier)
+    await applier.apply_probation(world.seen, START)
+    assert writer.pods == ["sluice-probe-maia-0"]
+    end = EndProbation("maia-0", "sluice-probe-maia-0", "u", "its node is Failed")
+    await applier.apply_probation(world.seen, end)  # gone already
+
+
+async def test_a_refused_probation_pod_is_told_once_and_tried_again_now_and_then(
+    world, applier, writer
+):
+    take_class(applier)
+    writer.refusal = "exceeded quota"
+    for _ in range(40):
+        world.step()
+        await applier.apply_probation(world.seen, START)
+    assert 2 <= len(writer.pods) <= 4
+    pool = world.seen.pools[0]
+    await applier.apply_pool(world.seen, pool, world.chat(), world.memory.pools[CHAT])
+    assert writer.events.count("ProbationRefused") == 1
+    writer.refusal = ""
+    world.run(40)
+    await applier.apply_probation(world.seen, START)
+    assert applier._refused == {}
+
+
+async def test_nodes_that_are_gone_are_not_remembered_for_a_refusal(world, applier, writer):
+    take_class(applier)
+    writer.refusal = "exceeded quota"
+    for number in range(5):
+        world.nodes[f"spot-{number}"] = "maia"
+        world.leases[f"spot-{number}"] = world.now
+        world.step()
+        start = StartProbation(f"spot-{number}", "maia", CHAT, 2, 1)
+        await applier.apply_probation(world.seen, start)
+        del world.nodes[f"spot-{number}"]
+    assert len(applier._refused) == 1
