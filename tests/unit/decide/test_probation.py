@@ -288,3 +288,16 @@ def test_a_node_of_two_classes_is_proven_with_the_one_that_is_used(world):
     fail(world)
     world.run(60)
     assert "maia-0" not in world.marks
+
+
+def test_a_hand_lets_a_node_go_that_no_class_selects_any_more(world):
+    fail(world)
+    world.unlabelled = {"maia-0"}
+    world.run(4)
+    world.release = {"maia-0"}
+    world.run(4)
+    assert "maia-0" not in world.memory.nodes
+    assert not world.release
+    world.unlabelled = set()
+    world.step()
+    assert state(world) == "Healthy"
