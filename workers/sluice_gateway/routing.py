@@ -59,8 +59,9 @@ def find_effective_shares(
     if len(fixed) == len(able) or free <= 0:
         total = sum(able.values())
         return {name: share / total for name, share in able.items()}
-    scale = max(0.0, 1.0 - sum(fixed.values())) / free
-    return {name: fixed.get(name, share * scale) for name, share in able.items()}
+    left = max(0.0, 1.0 - sum(fixed.values()))
+    # Divided first: 1 / free is infinite for the smallest of shares.
+    return {name: fixed.get(name, share / free * left) for name, share in able.items()}
 
 
 def rank_workers(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sluice_gateway import health, retries, routing, shares, windows
@@ -134,6 +134,7 @@ PERCENT = st.integers(0, 100_000).map(lambda thousandths: thousandths / 100_000)
     st.sets(st.sampled_from(VARIANTS)),
     st.sets(st.sampled_from(VARIANTS)),
 )
+@example(decided={"maia": 5e-324, "gpu": 1.0}, present={"maia"}, capped=set())
 def test_effective_shares_always_add_up_to_one_or_nothing(decided, present, capped):
     total = sum(decided.values())
     decided = {name: share / total for name, share in decided.items()} if total > 1e-6 else {}
