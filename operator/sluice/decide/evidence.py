@@ -14,7 +14,7 @@ from typing import Final
 from sluice.api.accelerator import Health
 from sluice.decide import limits
 from sluice.decide.demand import find_quantile
-from sluice.model.snapshot import Node, Worker
+from sluice.model.snapshot import KnownAnswers, Node, Worker
 
 FAILED: Final = 1.0
 """Sum of weights at which a worker or node is Failed."""
@@ -85,7 +85,12 @@ def has_wrong_answer(evidence: Iterable[Evidence]) -> bool:
 
 
 def gather_worker(
-    worker: Worker, node: Node | None, health: Health, usual: float | None, at: float
+    worker: Worker,
+    node: Node | None,
+    health: Health,
+    usual: float | None,
+    at: float,
+    forgiven: float | None = None,
 ) -> tuple[Evidence, ...]:
     """Return what speaks against a worker.
 
@@ -95,12 +100,14 @@ def gather_worker(
         health: how its class is judged.
         usual: seconds a token takes on the other workers of its variant (`find_usual_paces`).
         at: snapshot time, seconds.
+        forgiven: wrong answers given until then do not count: its node has been released since, and
+            is asked anew; None where none are forgiven.
     """
     found = [
         _hear_liveness(worker, health, at),
         _hear_gateways(worker, health, at),
         _hear_gateway_probes(worker, at),
-        _hear_answers(worker, at),
+        _hear_answers(worker, at, forgiven),
         _hear_silence(worker, at),
         _compare_latency(worker, usual, at),
     ]
@@ -162,13 +169,20 @@ def _hear_gateway_probes(worker: Worker, at: float) -> Evidence | None:
     return Evidence(at, Source.GATEWAY, limits.WEIGHT_GATEWAY_PROBES, text)
 
 
-def _hear_answers(worker: Worker, at: float) -> Evidence | None:
+def _hear_answers(worker: Worker, at: float, forgiven: float | None) -> Evidence | None:
     answers = worker.answers
-    if answers is None or not answers.wrong:
+    if answers is None or not is_wrong_since(answers, forgiven):
         return None
     text = f"wrong answer to a known question: {answers.detail or 'no detail'}"
     when = min(at, answers.at) if answers.at is not None else at
     return Evidence(when, Source.ANSWERS, FAILED, text)
+
+
+def is_wrong_since(answers: KnownAnswers, since: float | None) -> bool:
+    """Tell whether a wrong answer counts, if those given until a time (seconds) do not."""
+    if since is None or answers.wrong_at is None:
+        return answers.wrong > 0
+    return answers.wrong > 0 and answers.wrong_at > since
 
 
 def _hear_silence(worker: Worker, at: float) -> Evidence | None:

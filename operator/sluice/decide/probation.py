@@ -13,6 +13,7 @@ from enum import StrEnum
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
 from sluice.decide.devices import count_free, devices_per_worker, find_variant
+from sluice.decide.evidence import is_wrong_since
 from sluice.decide.matching import claim_models, list_classes, list_workers
 from sluice.decide.startup import expected_startup
 from sluice.model.memory import NodeHealth, NodeState
@@ -86,7 +87,7 @@ def weigh_proof(
     answers: dict[str, KnownAnswers | None] = {w.name: w.answers for w in bound}
     if pod is not None and not pod.terminating:
         answers |= {f"{pod.name} {slot}": heard for slot, heard in sorted(pod.slots.items())}
-    wrong = _find_wrong(answers)
+    wrong = _find_wrong(answers, health.entered)
     if wrong:
         return Proof(Verdict.WRONG, wrong)
     waited = snapshot.at - health.entered
@@ -101,9 +102,10 @@ def weigh_proof(
     return Proof(Verdict.PROVEN, _word_proven(answers))
 
 
-def _find_wrong(answers: Mapping[str, KnownAnswers | None]) -> str:
+def _find_wrong(answers: Mapping[str, KnownAnswers | None], since: float) -> str:
+    """Return what was answered wrong since the probation began: a repair came before it."""
     for name, heard in answers.items():
-        if heard is not None and heard.wrong:
+        if heard is not None and is_wrong_since(heard, since):
             return f"{name} gave a wrong answer in probation: {heard.detail or 'no detail'}"
     return ""
 

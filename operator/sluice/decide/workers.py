@@ -56,9 +56,11 @@ def judge_workers(
         bench = _Bench(accelerator, doubt, snapshot.at)
         place = by_name.get(worker.node or "")
         usual = paces.get(worker.uid)
-        evidence = gather_worker(worker, place, accelerator.health, usual, snapshot.at)
-        against[worker.uid] = evidence
         home = nodes.get(worker.node or "")
+        proving = home is not None and home.state is NodeState.PROBATION
+        forgiven = home.entered if home is not None and proving else None
+        evidence = gather_worker(worker, place, accelerator.health, usual, snapshot.at, forgiven)
+        against[worker.uid] = evidence
         state, reason = _judge(worker, before, home, evidence, bench)
         same = state is before.state
         judged[worker.uid] = before if same else WorkerHealth(state, snapshot.at, reason)

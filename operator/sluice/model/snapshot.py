@@ -53,6 +53,7 @@ class KnownAnswers:
             a failure proves nothing after it.
         wrong: rounds answered wrong that as many right ones as prove a device have not made good.
         at: when the last round was judged; None before the first.
+        wrong_at: when the last of them was judged; None without one.
         detail: what the last wrong round was: prompt number, tokens expected and given; or "".
         unavailable: why nothing can be judged (no probes.json, of another digest, …), or "".
         silent: rounds in a row that timed out; weak evidence, for a slow worker's do too.
@@ -65,6 +66,7 @@ class KnownAnswers:
     unavailable: str = ""
     silent: int = 0
     right_at: tuple[float, ...] = ()
+    wrong_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,8 @@ class AnswerProber:
     def _note(self, key: str, wrong: str) -> None:
         before = self._results.get(key, KnownAnswers())
         if wrong:
-            after = KnownAnswers(0, before.wrong + 1, self._clock(), wrong)
+            at = self._clock()
+            after = KnownAnswers(0, before.wrong + 1, at, wrong, wrong_at=at)
         else:
             after = _add_right(before, self._clock())
         self._results[key] = after
@@ -304,7 +305,9 @@ def _add_right(before: KnownAnswers, at: float) -> KnownAnswers:
     right, when = before.right + 1, (*before.right_at, at)[-limits.PROOF_ROUNDS :]
     if right >= limits.PROOF_ROUNDS:
         return KnownAnswers(right, at=at, right_at=when)
-    return KnownAnswers(right, before.wrong, at, before.detail, right_at=when)
+    return KnownAnswers(
+        right, before.wrong, at, before.detail, right_at=when, wrong_at=before.wrong_at
+    )
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

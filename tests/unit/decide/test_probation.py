@@ -97,6 +97,25 @@ def test_wrong_answers_in_probation_latch(world):
     assert not world.probations
 
 
+def test_what_was_wrong_before_a_release_does_not_latch_a_repaired_node_again(world):
+    # The breaker keeps the second node's workers, and they remember what they answered.
+    world.wrong = {"maia-0", "maia-1"}
+    world.run(8)
+    assert {state(world, node) for node in ("maia-0", "maia-1")} == {"Latched"}
+    world.wrong = set()
+    world.release = {"maia-0", "maia-1"}
+    world.run(60)
+    assert {state(world, node) for node in ("maia-0", "maia-1")} <= {"Ramp", "Healthy"}
+
+
+def test_what_is_wrong_after_a_release_latches_again(world):
+    world.wrong = {"maia-0", "maia-1"}
+    world.run(8)
+    world.release = {"maia-0", "maia-1"}
+    world.run(40)
+    assert {state(world, node) for node in ("maia-0", "maia-1")} == {"Latched"}
+
+
 def test_devices_that_do_not_answer_are_no_proof_and_the_window_begins_anew(world):
     fail(world)
     world.startup = 1e9

@@ -231,12 +231,12 @@ class World:
         before = before or KnownAnswers()
         if node in self.wrong:
             detail = "prompt 1: expected 4 17, got 4 99"
-            return KnownAnswers(0, before.wrong + 1, self.now, detail)
+            return KnownAnswers(0, before.wrong + 1, self.now, detail, wrong_at=self.now)
         right = before.right + 1
-        wrong = 0 if right >= PROOF_ROUNDS else before.wrong
-
         when = (*before.right_at, self.now)[-PROOF_ROUNDS:]
-        return KnownAnswers(right, wrong, self.now, right_at=when)
+        if right >= PROOF_ROUNDS:
+            return KnownAnswers(right, at=self.now, right_at=when)
+        return replace(before, right=right, at=self.now, right_at=when)
 
     def _signals(self, name):
         key = PoolKey("default", name)
