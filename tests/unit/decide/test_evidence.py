@@ -165,6 +165,17 @@ def test_a_hand_takes_a_node_out_and_only_a_release_brings_it_back(world):
     assert not (world.returned["maia-0"].outs if "maia-0" in world.returned else ())
 
 
+def test_a_release_soon_after_a_quarantine_skips_the_wait_also_between_two_lease_beats(world):
+    world.frozen_leases = True
+    world.banned = {"maia-0": "a mistake"}
+    world.step()
+    world.banned = {}
+    world.release = {"maia-0"}
+    world.run(30)
+    assert "maia-0" not in world.marks
+    assert not world.told("NodeFailed")
+
+
 def test_a_hand_also_takes_out_what_our_own_sight_cannot_judge(world):
     world.observer_ok = False
     world.banned = {"maia-0": "new firmware"}

@@ -102,6 +102,7 @@ class World:
     banned: dict[str, str] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
     unasked: str = ""
+    frozen_leases: bool = False
     classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
     memory: Memory = field(default_factory=Memory)
     status: dict[str, dict] = field(default_factory=dict)
@@ -285,7 +286,7 @@ class World:
 
     def _node(self, name):
         kind = self.nodes[name]
-        if name not in self.dead:
+        if name not in self.dead and not self.frozen_leases:
             self.leases[name] = self.now
         resource = self.classes[kind].resource_name if kind in self.classes else "none/none"
         return Node(
