@@ -91,7 +91,7 @@ async def test_error_answers_of_suspect_workers_are_not_retried_for_free():
             worker.script = ["fail"] * 1000
             worker.step = 0.5
         asked = [asyncio.create_task(world.ask()) for _ in range(60)]
-        await until(lambda: sum(len(worker.got) for worker in workers) == 60)
+        await until(lambda: sum(len(worker.got) for worker in workers) >= 60)
         for worker in workers[:2]:  # as a probe missed on a busy machine does
             world.gateway.fleet.workers[worker.uid].health.note_missed_probe(started=float("inf"))
         assert {status for status, _, _ in await asyncio.gather(*asked)} == {500}

@@ -244,24 +244,3 @@ def test_recordings_that_cannot_be_had_are_a_sentence(arguments: list[str], said
     result = CliRunner().invoke(sluice, arguments)
     assert isinstance(result.exception, CommandError)
     assert said in str(result.exception)
-
-
-def test_a_model_is_recorded_by_the_engine_itself(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    compact = Path(__file__).parents[3] / "workers/models/compact"
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (tmp_path / name).symlink_to(compact / name)
-    assert run_command(sluice, ["model", "record", str(tmp_path), "--count=1", "-o", "json"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert told == json.loads((tmp_path / "probes.json").read_text())
-    assert len(told["answers"]) == 1
-
-
-def test_a_directory_without_a_model_is_not_recorded(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert run_command(sluice, ["model", "record", str(tmp_path)]) == ExitCode.FAILED
-    told = f"Error: Nothing was recorded: the checkpoint {tmp_path} lacks config.json.\n"
-    assert capfd.readouterr().err == told
-    assert not list(tmp_path.iterdir())

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -115,20 +113,6 @@ def test_another_version_is_named(lines):
     document = json.loads(lines[0]) | {"version": 9}
     with pytest.raises(RecordingError, match="version 9"):
         read_record(json.dumps(document).encode(), "f")
-
-
-def test_the_command_replays_in_a_process_of_its_own(lines, tmp_path):
-    file = tmp_path / "passes.jsonl"
-    file.write_bytes(b"".join(lines))
-    command = [sys.executable, "-c", "from sluice.cli.main import main; main()", "replay"]
-    done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"{len(lines)} passes: every plan" in done.stdout
-    file.write_bytes(lines[0][40:])
-    done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "line 1 is no record" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def call_replay(*arguments):

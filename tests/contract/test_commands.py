@@ -1,0 +1,55 @@
+"""Commands that stand on processes of their own: the engine for a model, a fresh planner."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.unit.decide.world import World
+
+from sluice.cli.errors import ExitCode, run_command
+from sluice.cli.main import sluice
+from sluice.control.recording import Recorder
+
+
+def test_passes_are_replayed_bit_for_bit_in_a_fresh_process(tmp_path: Path) -> None:
+    world, recorder = World(), Recorder("operator-1")
+    world.rate["chat"] = 4.0
+    for number in range(60):
+        world.dead = {"maia-0"} if 30 <= number < 40 else set()
+        world.step()
+        recorder.note(world.seen, world.before, world.plan)
+    lines = list(recorder.lines())
+    file = tmp_path / "passes.jsonl"
+    file.write_bytes(b"".join(lines))
+    command = [sys.executable, "-c", "from sluice.cli.main import main; main()", "replay"]
+    done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{len(lines)} passes: every plan" in done.stdout
+    file.write_bytes(lines[0][40:])
+    done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "line 1 is no record" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_is_recorded_by_the_engine_itself(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    compact = Path(__file__).parents[2] / "workers/models/compact"
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).symlink_to(compact / name)
+    assert run_command(sluice, ["model", "record", str(tmp_path), "--count=1", "-o", "json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told == json.loads((tmp_path / "probes.json").read_text())
+    assert len(told["answers"]) == 1
+
+
+def test_a_directory_without_a_model_is_not_recorded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(sluice, ["model", "record", str(tmp_path)]) == ExitCode.FAILED
+    told = f"Error: Nothing was recorded: the checkpoint {tmp_path} lacks config.json.\n"
+    assert capfd.readouterr().err == told
+    assert not list(tmp_path.iterdir())
