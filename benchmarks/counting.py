@@ -21,23 +21,47 @@ HUNG_SECONDS = 60.0
 for a worker for more than 30 s."""
 
 
+def describe_miss(outcome: Outcome) -> str:
+    """Return why a request that has ended missed the SLO, or "" if it met it."""
+    if outcome.error:
+        return "shed" if outcome.shed else "lost"
+    if outcome.ttft is None or outcome.ttft > TTFT_SECONDS:
+        return "TTFT"
+    if outcome.pieces < 2 or outcome.ended is None or outcome.first is None:  # noqa: PLR2004
+        return ""
+    slow = (outcome.ended - outcome.first) / (outcome.pieces - 1) > TPOT_SECONDS
+    return "TPOT" if slow else ""
+
+
 def is_inside(outcome: Outcome) -> bool:
     """Tell whether a request that has ended met the SLO; lost and refused ones did not."""
-    if outcome.error or outcome.ttft is None or outcome.ttft > TTFT_SECONDS:
-        return False
-    if outcome.pieces < 2 or outcome.ended is None or outcome.first is None:  # noqa: PLR2004
-        return True
-    return (outcome.ended - outcome.first) / (outcome.pieces - 1) <= TPOT_SECONDS
+    return not describe_miss(outcome)
 
 
-def measure_share_inside(outcomes: Sequence[Outcome], now: float) -> float | None:
+def count_misses(outcomes: Iterable[Outcome], since: float, until: float) -> dict[str, int]:
+    """Return how many requests that ended in a time missed the SLO, by class and why."""
+    return dict(
+        Counter(
+            f"{one.accelerator or 'none'} {why}"
+            for one in outcomes
+            if one.ended is not None and since <= one.ended < until
+            if (why := describe_miss(one))
+        )
+    )
+
+
+def measure_share_inside(
+    outcomes: Sequence[Outcome], now: float, *, count_shed: bool = True
+) -> float | None:
     """Return the share inside the SLO of the requests that ended in the window before `now`.
 
     Those that wait for their first token for longer than the SLO allows are misses already. None
-    when there was no request.
+    when there was no request. What was refused with 429 is a miss, or left out.
     """
     judged = []
     for one in reversed(outcomes):
+        if one.shed and not count_shed:
+            continue
         if one.sent < now - WINDOW_SECONDS - REQUEST_SECONDS:
             break
         if one.ended is None:

@@ -65,6 +65,8 @@ class Seen:
         wanted_s, bound_s, serving_s: workers of the spare class beyond those before.
         client_back_s, pool_back_s: when attainment was back at the objective for good, by the
             client's own clock and by the pool's status; 0 when it never was below.
+        answered_back_s: the client's without what was refused with 429: of what is left, a pool
+            that lost more than it can replace has to serve well what it takes.
         healed_at: seconds since the epoch.
         returned_s: when the nodes had come back and the ramp was over.
         causes: of the marks, by node.
@@ -81,6 +83,7 @@ class Seen:
     bound_s: float | None = None
     serving_s: float | None = None
     client_back_s: float | None = 0.0
+    answered_back_s: float | None = 0.0
     pool_back_s: float | None = 0.0
     healed_at: float = 0.0
     returned_s: float | None = None
@@ -145,15 +148,17 @@ def _note(running: Running, seen: Seen, view: View) -> bool:
         seen.bound_s = passed
     if seen.serving_s is None and view.serving(SPARE) > seen.spare_before:
         seen.serving_s = passed
-    client = measure_share_inside(running.load.outcomes, time.time())
+    outcomes, now = running.load.outcomes, time.time()
+    client = measure_share_inside(outcomes, now)
     seen.client_back_s = _follow(seen.client_back_s, client, passed)
+    answered = measure_share_inside(outcomes, now, count_shed=False)
+    seen.answered_back_s = _follow(seen.answered_back_s, answered, passed)
     seen.pool_back_s = _follow(seen.pool_back_s, read_attainment(view), passed)
-    well = seen.client_back_s is not None and seen.pool_back_s is not None
-    return (
-        passed >= LEAST_SECONDS
-        and well
-        and None not in (seen.detection_s, seen.wanted_s, seen.bound_s, seen.serving_s)
-    )
+    back = [seen.answered_back_s]
+    if len(seen.nodes) == 1:  # the spare class cannot replace them all: some stay refused
+        back += [seen.client_back_s, seen.pool_back_s]
+    stages = (seen.detection_s, seen.wanted_s, seen.bound_s, seen.serving_s)
+    return passed >= LEAST_SECONDS and None not in (*back, *stages)
 
 
 def _follow(back_s: float | None, share: float | None, passed: float) -> float | None:
