@@ -258,7 +258,9 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
         return replace(before, alive_since=None), outs, ""
     since = before.alive_since if before.alive_since is not None else at
     window = stable_window(bench.accelerator, outs)
-    if at - since < window:
+    # The last beat of a node that died may be seen only after it was taken out: it takes another.
+    renewed = bench.node.lease_renewed or 0.0
+    if at - since < window or renewed <= before.since + limits.LEASE_LAG:
         return replace(before, alive_since=since), outs, ""
     text = (
         f"looked good for {at - since:.0f} s of {window:g} s needed (ready, its Lease renewed,"

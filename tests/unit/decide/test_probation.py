@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice.decide.limits import PROOF_PATIENCE
+from sluice.decide.limits import LEASE_STALE, PROOF_PATIENCE
 from sluice.model.snapshot import NodeMark, Worker
 
 from .world import World, pool_spec
@@ -82,6 +82,18 @@ def test_what_a_worker_answered_before_its_node_failed_is_no_proof(world):
     world.mute = set()
     world.run(60)
     assert state(world, "maia-1") in ("Ramp", "Healthy")
+
+
+def test_a_dead_node_s_last_beat_seen_late_is_no_sign_of_life(world):
+    world.dead = {"maia-0"}
+    world.run(6)
+    out = world.marks["maia-0"].since
+    world.workers = {u: w for u, w in world.workers.items() if w.node != "maia-0"}
+    world.leases["maia-0"] = out + 4
+    while world.now - world.leases["maia-0"] < LEASE_STALE - 3:
+        world.step()
+        assert world.marks["maia-0"].state == "Failed"
+    assert world.now - out > RETURN_AFTER
 
 
 def test_wrong_answers_in_probation_latch(world):
