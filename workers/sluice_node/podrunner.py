@@ -49,6 +49,8 @@ class PodRunner:
         started = (pod.get("status") or {}).get("startTime")
         self._started_at = parse_time(started) if started else time.time()
         self._was_here = bool(started)
+        # As the agent before left it: what the watch brings later is our own.
+        self._left = (pod.get("status") or {}).get("containerStatuses") or ()
         facts = PodFacts("", str(node.config.address))
         volumes = PodVolumes(pod, self._directory, facts, node.api)
         self._context = PodContext(pod, node, facts, volumes, self._directory)
@@ -232,8 +234,7 @@ class PodRunner:
     def _adopt(self) -> None:
         if not self._was_here:
             return
-        observed = (self._pod.get("status") or {}).get("containerStatuses") or ()
-        by_name = {status["name"]: status for status in observed}
+        by_name = {status["name"]: status for status in self._left}
         for container in self.containers:
             if container.name in by_name:
                 container.adopt(by_name[container.name])

@@ -215,6 +215,35 @@ async def test_a_pod_of_an_earlier_agent_is_run_again(world: World):
     assert world.container["lastState"]["terminated"]["exitCode"] == 137
 
 
+async def test_restarts_are_counted_on_when_volumes_take_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """By then the watch has brought the new agent's own status, which says nothing of before."""
+    prepared = asyncio.Event()
+
+    async def prepare(_: PodVolumes) -> None:
+        await prepared.wait()
+
+    monkeypatch.setattr(PodVolumes, "prepare", prepare)
+    pod = make_pod("sleep", "1000")
+    pod["status"] = {
+        "phase": "Running",
+        "startTime": "2026-01-01T00:00:00Z",
+        "containerStatuses": [
+            {"name": "c", "restartCount": 4, "state": {"running": {}}, "lastState": {}}
+        ],
+    }
+    runner, _ = world.run_pod(pod)
+    await until(lambda: "waiting" in world.state)
+    runner.update(
+        {**pod, "metadata": {**pod["metadata"], "resourceVersion": "999"}, "status": world.status}
+    )
+    prepared.set()
+    await until(lambda: "running" in world.state)
+    assert world.container["restartCount"] == 5
+    assert world.container["lastState"]["terminated"]["exitCode"] == 137
+
+
 async def test_a_deleted_pod_of_an_earlier_agent_is_only_finalised(world: World):
     pod = delete(make_pod("sh", "-c", "touch /nowhere"), grace=30)
     pod["status"] = {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}
