@@ -1,6 +1,6 @@
 """Each fault of a device, on one node and on all: noticed where the real one would be, and undone.
 
-One fault a kind of evidence runs with the other tests; the rest belongs to the full matrix.
+A hang and wrong values run with the other tests; the rest belongs to the full matrix.
 """
 
 import json
@@ -68,7 +68,7 @@ def probation_pods(sluice):
     [
         "hang",
         "corruption",
-        "off-bus",
+        pytest.param("off-bus", marks=full),
         pytest.param("ecc", marks=full),
         pytest.param("throttle", marks=full),
     ],
@@ -109,6 +109,7 @@ def follow(sluice, node):
     return seen[:-1]
 
 
+@full
 def test_a_crash_of_the_runtime_costs_a_restart_and_no_node(chat):
     before = {w["metadata"]["uid"] for w in chat.workers("chat")}
     chat.cluster.act_on_node("maia-1", "break", fault="crash", device="all")
