@@ -33,7 +33,7 @@ from counting import (
     list_attempts,
     measure_share_inside,
 )
-from harms import Harm, Seen, do_harm, is_whole, list_harms, release, wait_for_ends
+from harms import Harm, Seen, do_harm, is_whole, list_harms, read_attainment, release, wait_for_ends
 from running import Running, send_load, start_sluice, write_json
 
 from sluice.cli.demo.fleet import View
@@ -146,13 +146,13 @@ def _round(value: float | None) -> float | None:
 
 def is_settled(running: Running, view: View) -> bool:
     """Tell whether all traffic is on the preferred class, well, with nothing on its way."""
-    share = measure_share_inside(running.load.outcomes, time.time())
+    client = measure_share_inside(running.load.outcomes, time.time())
     return (
         view.conditions.get("Progressing") == "False"
         and view.wanted(SPARE) == 0
         and view.serving(PREFERRED) >= WORKERS
         and is_whole(running, view)
-        and (share is None or share >= OBJECTIVE)
+        and all(share is None or share >= OBJECTIVE for share in (client, read_attainment(view)))
     )
 
 
