@@ -69,7 +69,7 @@ class Seen:
             that lost more than it can replace has to serve well what it takes.
         healed_at: seconds since the epoch.
         returned_s: when the nodes had come back and the ramp was over.
-        causes: of the marks, by node.
+        causes: of the marks, by node, as they were when it was tainted.
     """
 
     nodes: tuple[str, ...]
@@ -98,7 +98,6 @@ async def do_harm(running: Running, name: str, harm: Harm) -> Seen:
     for node in seen.nodes:
         running.cluster.act_on_node(node, harm.action, **harm.options)
     await running.story.until(lambda view: _note(running, seen, view), PATIENCE_SECONDS)
-    seen.causes = {node: running.fleet.marks[node][1] for node in seen.nodes}
     seen.healed_at = time.time()
     for node in seen.nodes:
         running.cluster.act_on_node(node, harm.heal)
@@ -140,6 +139,8 @@ def _count_spares(running: Running) -> int:
 def _note(running: Running, seen: Seen, view: View) -> bool:
     """Write down what is new; tell whether there is nothing more to wait for."""
     passed = time.time() - seen.at
+    for node in running.fleet.tainted.intersection(seen.nodes):
+        seen.causes.setdefault(node, running.fleet.marks[node][1])
     if seen.detection_s is None and running.fleet.tainted.issuperset(seen.nodes):
         seen.detection_s = passed
     if seen.wanted_s is None and view.wanted(SPARE) > seen.spare_before:
