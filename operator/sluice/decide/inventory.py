@@ -12,7 +12,7 @@ from sluice.decide.devices import count_devices, count_held, devices_per_worker
 from sluice.decide.variants import Fleet
 from sluice.model.keys import PoolKey
 from sluice.model.memory import PoolMemory, VariantMemory
-from sluice.model.snapshot import Pool
+from sluice.model.snapshot import Node, Pool
 
 
 class Inventory:
@@ -36,14 +36,15 @@ class Inventory:
         """Return how many workers of `devices` devices each the pool may have on a class.
 
         Quarantined and unready nodes count: what was lost comes back, and a pod that waits for it
-        takes its place at once (or makes an autoscaler add a node). So do devices that a worker
+        takes its place at once (or makes an autoscaler add a node). On a node that is out broken
+        devices count too: it does not come back without them. So do devices that a worker
         holds, whatever its node says: allocatable is 0 while a device plugin restarts, and labels
         go while their owner does, but what runs there runs on.
         """
         held_on = count_held(self._fleet.snapshot, accelerator)
         nodes = {node.name: node for node in self._fleet.list_nodes(accelerator)}
         per_node = [
-            max(count_devices(accelerator, node), held_on.get(name, 0))
+            max(self._count(accelerator, node), held_on.get(name, 0))
             for name, node in nodes.items()
         ]
         per_node += self._fleet.count_stray(class_name, accelerator, nodes)
@@ -54,6 +55,12 @@ class Inventory:
             if other.key != pool.key
         )
         return max(0, min(slots, (sum(per_node) - held) // devices))
+
+    def _count(self, accelerator: AcceleratorClassSpec, node: Node) -> int:
+        able = count_devices(accelerator, node)
+        if not self._fleet.is_out(node.name):
+            return able
+        return max(able, node.capacity.get(accelerator.resource_name, 0))
 
     def _hold(
         self, pool: Pool, other: Pool, class_name: str, accelerator: AcceleratorClassSpec

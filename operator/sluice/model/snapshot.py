@@ -154,6 +154,7 @@ class Node:
             it has none.
         lease_renewed: when we last saw the Lease change; None before the first change since start.
         allocatable: device counts by resource name (only resources that a class names).
+        capacity: the same with the devices that are broken: what is there once they are repaired.
         tainted: our quarantine taint is on it.
         mark: our annotation; None when absent or unreadable (then `mark_error` says why).
         released: somebody asks by annotation to let it back.
@@ -174,6 +175,7 @@ class Node:
     released: bool = False
     banned: str = ""
     conditions: Mapping[str, NodeCondition] = field(default_factory=dict)
+    capacity: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

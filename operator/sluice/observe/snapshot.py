@@ -306,11 +306,8 @@ def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str])
         cordoned=bool(spec.get("unschedulable", False)),
         lease_age=sight.leases.age(name),
         lease_renewed=sight.leases.renewed(name),
-        allocatable={
-            resource: int(amount)
-            for resource, amount in status.get("allocatable", {}).items()
-            if resource in resources and str(amount).isdigit()
-        },
+        allocatable=_count_devices(status.get("allocatable", {}), resources),
+        capacity=_count_devices(status.get("capacity", {}), resources),
         tainted=any(taint.get("key") == TAINT_QUARANTINE for taint in spec.get("taints", ())),
         mark=mark,
         mark_error=mark_error,
@@ -326,6 +323,14 @@ def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str])
             if c.get("type") in kinds
         },
     )
+
+
+def _count_devices(amounts: Mapping[str, Any], resources: set[str]) -> dict[str, int]:
+    return {
+        resource: int(amount)
+        for resource, amount in amounts.items()
+        if resource in resources and str(amount).isdigit()
+    }
 
 
 def _read_ban(text: object) -> str:

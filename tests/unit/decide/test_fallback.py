@@ -109,6 +109,19 @@ def test_the_pool_of_higher_priority_falls_back_first_when_not_all_fit():
     assert short(world, "batch")
 
 
+def test_broken_devices_of_a_node_that_is_out_are_still_counted_on(world):
+    world.rate["chat"] = 4.0
+    world.run(60)
+    before = world.wanted()["maia"]
+    assert before >= 3
+    world.broken = world.gone_devices = {"maia-0"}
+    world.run(30)
+    assert "maia-0" in world.marks
+    assert world.wanted()["maia"] == before
+    assert not [one for one in world.told("ScaleDown") if "devices" in one]
+    assert not world.told("CapacityBack")
+
+
 def test_a_paused_fallback_moves_no_capacity(world):
     world.specs["chat"] = pool_spec(fallback={"mode": "Paused"})
     world.dead = {"maia-0"}

@@ -103,6 +103,7 @@ class World:
     failing: set[str] = field(default_factory=set)
     unasked: str = ""
     frozen_leases: bool = False
+    gone_devices: set[str] = field(default_factory=set)
     classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
     memory: Memory = field(default_factory=Memory)
     status: dict[str, dict] = field(default_factory=dict)
@@ -296,7 +297,8 @@ class World:
             cordoned=False,
             lease_age=self.now - self.leases[name],
             lease_renewed=self.leases[name],
-            allocatable={resource: 0 if self.vanished == "devices" else self.devices.get(kind, 2)},
+            allocatable={resource: self._allocatable(name, kind)},
+            capacity={resource: self.devices.get(kind, 2)},
             tainted=name in self.marks,
             mark=self.marks.get(name, self.returned.get(name)),
             released=name in self.release,
@@ -307,6 +309,10 @@ class World:
                 else NodeCondition("True", "Healthy", "")
             },
         )
+
+    def _allocatable(self, name, kind):
+        gone = self.vanished == "devices" or name in self.gone_devices
+        return 0 if gone else self.devices.get(kind, 2)
 
     def _advance_pods(self):
         for uid, worker in list(self.workers.items()):
