@@ -52,8 +52,8 @@ def plan_pool(
     rolls, roll_problems = choose_rolls(fleet, pool, views)
     scene = _Scene(views, rolls, lost, climb, at)
     counts = _choose_counts(pool, memory, offers, required, demand, scene)
-    for name, wanted in counts.wanted.items():
-        inventory.take(pool, name, wanted)
+    for name, count in counts.wanted.items():
+        inventory.take(pool, name, count)
     demanded = _add_headroom(pool, demand)
     shares = _choose_shares(memory, offers, required, demanded, rolls)
     deletes, breaker = choose_deletes(fleet, pool, views)
@@ -77,34 +77,23 @@ def plan_pool(
     )
     capacities = {offer.accelerator_class: offer.capacity for offer in offers}
     ramping = {name: climb.share(name, pool.spec) for name in climb.ramps}
+    known = (
+        plan_variant(
+            pool, v, counts.wanted[v.name], shares, capacities[v.name], rolls[v.name], climb
+        )
+        for v in views
+    )
+    frozen = (freeze_variant(fleet, pool, name) for name in missing)
+    problems = (*list_problems(fleet, pool, views, missing), *counts.problems)
     planned = PoolPlan(
         key=pool.key,
         uid=pool.uid,
         generation=pool.generation,
-        variants=(
-            *(
-                plan_variant(
-                    pool,
-                    view,
-                    counts.wanted[view.name],
-                    shares,
-                    capacities[view.name],
-                    rolls[view.name],
-                    climb,
-                )
-                for view in views
-            ),
-            *(freeze_variant(fleet, pool, name) for name in missing),
-        ),
+        variants=(*known, *frozen),
         attainment=measure_attainment(pool.signals),
         fallback=describe_fallback(pool, views, ramping),
         progress=wording.describe_progress(views, counts.wanted, rolls),
-        problems=(
-            *list_problems(fleet, pool, views, missing),
-            *counts.problems,
-            *roll_problems,
-            *breaker,
-        ),
+        problems=(*problems, *roll_problems, *breaker),
         decisions=decisions,
         deletes=deletes,
         demand=demand.rate if demand.fresh else None,
