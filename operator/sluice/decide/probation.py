@@ -74,7 +74,7 @@ def choose_start(snapshot: Snapshot, node: Node) -> StartProbation | None:
             accelerator = snapshot.classes[name]
             devices = devices_per_worker(find_variant(pool, name), accelerator)
             slots = count_free(snapshot, accelerator, node) // devices
-            return StartProbation(node.name, name, pool.key, slots, devices)
+            return StartProbation(node.name, name, pool.key, slots)
     return None
 
 

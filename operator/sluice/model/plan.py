@@ -184,14 +184,12 @@ class StartProbation:
     Attributes:
         pool: whose model they are asked with.
         slots: workers' worth of devices that are free on the node.
-        devices: of one slot.
     """
 
     node: str
     accelerator_class: str
     pool: PoolKey
     slots: int
-    devices: int
 
 
 @dataclass(frozen=True, slots=True)

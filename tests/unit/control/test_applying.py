@@ -133,7 +133,7 @@ async def test_nothing_is_made_for_a_pool_that_is_gone(applier, writer, world):
 
 
 CHAT = PoolKey("default", "chat")
-START = StartProbation("maia-0", "maia", CHAT, 2, 1)
+START = StartProbation("maia-0", "maia", CHAT, 2)
 
 
 def take_class(applier):
@@ -178,7 +178,7 @@ async def test_nodes_that_are_gone_are_not_remembered_for_a_refusal(world, appli
         world.nodes[f"spot-{number}"] = "maia"
         world.leases[f"spot-{number}"] = world.now
         world.step()
-        start = StartProbation(f"spot-{number}", "maia", CHAT, 2, 1)
+        start = StartProbation(f"spot-{number}", "maia", CHAT, 2)
         await applier.apply_probation(world.seen, start)
         del world.nodes[f"spot-{number}"]
     assert len(applier._refused) == 1

@@ -12,8 +12,8 @@ from .golden import IMAGE, read_classes, read_pool
 POOL, CLASSES = read_pool(), read_classes()
 
 
-def render(class_name="maia-200", slots=2, devices=1, spec=POOL):
-    action = StartProbation("node-7", class_name, PoolKey("default", "chat"), slots, devices)
+def render(class_name="maia-200", slots=2, spec=POOL):
+    action = StartProbation("node-7", class_name, PoolKey("default", "chat"), slots)
     proving = Proving(spec, CLASSES[class_name], "uid-of-class", "sluice-system", IMAGE)
     return render_probation(action, proving)
 
