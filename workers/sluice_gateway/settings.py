@@ -37,12 +37,13 @@ class Relaying:
         wait_while_busy: How much of that it may wait while workers are healthy, and all busy. Who
             has waited so long would miss any objective: better to be told to come back.
         waiting_most: Requests waiting in one pool.
-        waiting_per_worker: The same for each healthy worker, while there is one: as many as it
-            takes itself. Beyond that the line moves too slowly.
+        waiting_per_worker: The same for each healthy worker, while there is one: two batches.
+            Beyond that the line moves too slowly.
         waiting_least: Requests that may wait however few workers are healthy.
         inflight_most: Requests from this gateway on one worker; beyond that they wait here, where
-            they can still go elsewhere. A worker's batch is 8, and as many in its own line keep it
-            full between two looks; more would only wait there, and all be lost with it.
+            the first worker with room takes them, a new one too, and where the operator sees that
+            they wait. A worker's batch is 8; two in its own line keep it full while an answer's
+            end is on its way here and the next request there.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
         moves_most: Dispatches of one request in all.
         connect_seconds: Opening a connection to a worker.
@@ -62,7 +63,7 @@ class Relaying:
     waiting_most: int = 256
     waiting_per_worker: int = 16
     waiting_least: int = 16
-    inflight_most: int = 16
+    inflight_most: int = 10
     attempts_most: int = 3
     moves_most: int = 8
     connect_seconds: float = 1.0
