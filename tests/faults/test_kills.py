@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from .writes import KNOWN, Moment, Phase, Write
+from .writes import CLIMBING, KNOWN, Moment, Phase, Write
 
 LAST_OF_STORM = 5
 
@@ -24,10 +24,15 @@ def list_points(phase):
 def plan_runs():
     """Return a plan of kills for each run: every point of `KNOWN` at every moment.
 
-    The phases share a run. Within a phase there is one kill: writes go out side by side, and what
-    an operator dies at in one of them, it may not come to in another.
+    The phases share a run, and so do both halves of the return. Within each there is one kill:
+    writes go out side by side, and what an operator dies at in one of them, it may not come to in
+    another.
     """
-    together = itertools.zip_longest(*map(list_points, Phase))
+    back = list_points(Phase.RETURN)
+    proving = [point for point in back if point[1] not in CLIMBING]
+    climbing = [point for point in back if point[1] in CLIMBING]
+    parts = [list_points(Phase.MAKE), list_points(Phase.FALL_BACK), proving, climbing]
+    together = itertools.zip_longest(*parts)
     return [
         {point: moment for point in points if point is not None}
         for points in together

@@ -60,26 +60,40 @@ KNOWN: Final[Mapping[Phase, Mapping[str, int]]] = {
         "create events:FallBack": 1,
     },
     Phase.RETURN: {
-        "patch inferencepools/status": 4,
         "patch nodes:probation": 1,
         "create pods:sluice-probe": 1,
+        "create events:NodeProbation": 1,
         "patch nodes:ramp": 1,
         "delete pods:sluice-probe": 1,
-        "patch nodes:healthy": 1,
-        "patch deployments:chat-h100": 1,
-        "create events:NodeProbation": 1,
         "create events:NodeReturned": 1,
         "create events:RampStart": 1,
         "create events:RampDone": 1,
+        "patch nodes:healthy": 1,
         "create events:NodeHealthy": 1,
         "create events:CapacityBack": 1,
+        "patch deployments:chat-h100": 1,
         "create events:ScaleDown": 1,
+        "patch inferencepools/status": 4,
     },
 }
 """Every write of the scenario by phase, and how many of its occurrences have a kill of their own.
 
 A status is written more often than that, but how often depends on timing; the storms kill at those.
 """
+
+CLIMBING: Final = frozenset(
+    {
+        "create events:RampStart",
+        "create events:RampDone",
+        "patch nodes:healthy",
+        "create events:NodeHealthy",
+        "create events:CapacityBack",
+        "patch deployments:chat-h100",
+        "create events:ScaleDown",
+    }
+)
+"""Writes of the return once the node's workers have started: an operator that died at one of the
+others, but for a status, is up again when these come, and can be killed once more."""
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ A hang and wrong values run with the other tests; the rest belongs to the full m
 """
 
 import json
+import time
 
 import pytest
 
@@ -95,17 +96,17 @@ def test_a_fault_is_noticed_carried_by_gpu_repaired_proven_and_gone(chat, fault,
     assert load.lost == []
 
 
-def follow(sluice, node):
-    """Return the states that a node goes through until its share has climbed to the top."""
+def follow(sluice, node, until="Healthy"):
+    """Return the states that a node goes through until one is entered again, without that."""
     seen = [state(sluice, node)]
 
-    def climbed():
+    def entered():
         now = state(sluice, node)
         if now != seen[-1]:
             seen.append(now)
-        return now == "Healthy"
+        return now == until and len(seen) > 1
 
-    wait_until(climbed, f"{node} is back, after {seen}", 240)
+    wait_until(entered, f"{node} is {until}, after {seen}", 240)
     return seen[:-1]
 
 
@@ -141,3 +142,65 @@ def test_a_hand_takes_a_node_out_without_cutting_a_stream_and_lets_it_back(chat)
         assert follow(chat, "maia-1")[-2:] == ["Probation", "Ramp"]
     assert load.lost == []
     assert len(set(load.answers)) == 1
+
+
+@full
+def test_what_answers_wrongly_in_its_proof_is_latched_again(chat):
+    chat.cluster.act_on_node("maia-1", "break", fault="corruption", device="all")
+    wait_until(lambda: state(chat, "maia-1") == "Latched", "it is out")
+    chat.run("annotate", "node", "maia-1", "sluice.dev/release=yes", "--overwrite")
+    assert follow(chat, "maia-1", until="Latched")[-1] == "Probation"
+    assert "wrong answer to a known question" in read_mark(chat, "maia-1")["reason"]
+    assert "maia-1" in chat.tainted()
+    chat.cluster.act_on_node("maia-1", "heal")
+    chat.run("annotate", "node", "maia-1", "sluice.dev/release=yes", "--overwrite")
+    assert follow(chat, "maia-1")[-2:] == ["Probation", "Ramp"]
+
+
+@full
+def test_what_fails_on_its_way_back_goes_out_again_and_waits_longer(chat):
+    def break_in(at):
+        wait_until(lambda: state(chat, "maia-1") == at, f"it is in {at}", 240)
+        chat.cluster.act_on_node("maia-1", "break", fault="off-bus", device="all")
+        wait_until(lambda: state(chat, "maia-1") == "Failed", f"it fails in {at}")
+        assert "maia-1" in chat.tainted()
+        chat.cluster.act_on_node("maia-1", "heal")
+        return len(read_mark(chat, "maia-1")["outs"])
+
+    with Load(chat.gateway(), "chat", rate=1.0) as load:
+        outs = [break_in("Healthy"), break_in("Probation"), break_in("Ramp")]
+        assert follow(chat, "maia-1")[-2:] == ["Probation", "Ramp"]
+    # What never came back has not failed anew: only the fall from the ramp is a flap.
+    assert outs == [1, 1, 2]
+    assert load.lost == []
+
+
+@full
+def test_a_short_silence_makes_a_worker_suspect_and_no_more(chat, tmp_path):
+    for attempt in range(10):
+        chat.cluster.act_on_node("maia-1", "freeze")
+        time.sleep(1.2)  # long enough for one probe to miss, too short for three
+        chat.cluster.act_on_node("maia-1", "start")
+        time.sleep(3)
+        file = tmp_path / f"{attempt}.jsonl"
+        chat.replay(file)
+        states = list_worker_states(file, "maia-1")
+        if any("Suspect" in seen for seen in states.values()):
+            break
+    suspects = [seen for seen in states.values() if "Suspect" in seen]
+    assert suspects, states
+    assert all(seen[-1] == "Healthy" and "Failed" not in seen for seen in suspects), states
+    assert state(chat, "maia-1") == "Healthy"
+
+
+def list_worker_states(file, node):
+    """Return the states that each worker of a node went through, by uid, from a recording."""
+    seen = {}
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        pools = record["snapshot"]["pools"]
+        here = {w["uid"] for pool in pools for w in pool["workers"] if w["node"] == node}
+        for uid, held in record["memory"]["workers"].items():
+            if uid in here and seen.setdefault(uid, [held["state"]])[-1] != held["state"]:
+                seen[uid].append(held["state"])
+    return seen
