@@ -48,7 +48,7 @@ WORKERS = 3
 SETTLE_SECONDS = 240.0
 WINDOWS = (
     '{"spec": {"autoscaling": {"stableWindow": "10s"},'
-    ' "shift": {"holdDown": "5s", "ramp": {"steps": ["10%", "30%", "60%"], "dwell": "5s"}}}}'
+    ' "shift": {"holdDown": "5s", "ramp": {"steps": ["30%"], "dwell": "3s"}}}}'
 )
 RETURN = '{"spec": {"health": {"returnAfter": "5s"}}}'
 """Shorter windows than the samples', so that many harms fit an hour; they bind no fallback."""
