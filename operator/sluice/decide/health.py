@@ -260,7 +260,7 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
     window = stable_window(bench.accelerator, outs)
     # The last beat of a node that died may be seen only after it was taken out: it takes another.
     renewed = bench.node.lease_renewed or 0.0
-    if at - since < window or renewed <= before.since + limits.LEASE_LAG:
+    if at - since < window or renewed <= before.since + bench.node.lease_lag:
         return replace(before, alive_since=since), outs, ""
     text = (
         f"looked good for {at - since:.0f} s of {window:g} s needed (ready, its Lease renewed,"

@@ -38,9 +38,6 @@ GATE_ERRORS: Final = 0.02
 GATE_PATIENCE: Final = 3.0
 """Dwells for which a step waits for requests while the pool has some."""
 
-LEASE_LAG: Final = 10.0
-"""Longest time from a node's last beat until we see its Lease changed (settings: leases, 5 s)."""
-
 FLAP_WINDOW: Final = 3600.0
 """A node that fails again within this time after it was last taken out has flapped."""
 

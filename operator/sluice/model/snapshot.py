@@ -153,6 +153,7 @@ class Node:
         lease_age: seconds, on our monotonic clock, since we last saw its Lease renewed; None when
             it has none.
         lease_renewed: when we last saw the Lease change; None before the first change since start.
+        lease_lag: how many seconds before that the node may have beaten, at most.
         allocatable: device counts by resource name (only resources that a class names).
         capacity: the same with the devices that are broken: what is there once they are repaired.
         tainted: our quarantine taint is on it.
@@ -176,6 +177,7 @@ class Node:
     banned: str = ""
     conditions: Mapping[str, NodeCondition] = field(default_factory=dict)
     capacity: Mapping[str, int] = field(default_factory=dict)
+    lease_lag: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

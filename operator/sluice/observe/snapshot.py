@@ -306,6 +306,7 @@ def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str])
         cordoned=bool(spec.get("unschedulable", False)),
         lease_age=sight.leases.age(name),
         lease_renewed=sight.leases.renewed(name),
+        lease_lag=sight.leases.lag(name),
         allocatable=_count_devices(status.get("allocatable", {}), resources),
         capacity=_count_devices(status.get("capacity", {}), resources),
         tainted=any(taint.get("key") == TAINT_QUARANTINE for taint in spec.get("taints", ())),

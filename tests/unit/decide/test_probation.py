@@ -96,6 +96,19 @@ def test_a_dead_node_s_last_beat_seen_late_is_no_sign_of_life(world):
     assert world.now - out > RETURN_AFTER
 
 
+def test_a_last_beat_that_was_seen_very_late_is_no_sign_of_life_either(world):
+    # Leases are read late: the setting is long, or the API server does not answer.
+    world.lease_lag = 20.0
+    world.dead = {"maia-0"}
+    world.run(6)
+    out = world.marks["maia-0"].since
+    world.workers = {u: w for u, w in world.workers.items() if w.node != "maia-0"}
+    world.leases["maia-0"] = out + 16
+    while world.now - out < 16 + LEASE_STALE - 3:
+        world.step()
+        assert world.marks["maia-0"].state == "Failed"
+
+
 def test_wrong_answers_in_probation_latch(world):
     fail(world)
     world.wrong = {"maia-0"}
