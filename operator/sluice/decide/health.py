@@ -181,7 +181,7 @@ def _gather(
     against: Mapping[str, tuple[Evidence, ...]],
 ) -> tuple[Evidence, ...]:
     """Return what speaks against a node: its own signs first, then workers failed by evidence."""
-    own = gather_node(node, accelerator.health, snapshot.at)
+    own = gather_node(node, accelerator.health)
     if own:
         return own
     found: list[Evidence] = []

@@ -59,7 +59,7 @@ def judge_workers(
         home = nodes.get(worker.node or "")
         proving = home is not None and home.state is NodeState.PROBATION
         forgiven = home.entered if home is not None and proving else None
-        evidence = gather_worker(worker, place, accelerator.health, usual, snapshot.at, forgiven)
+        evidence = gather_worker(worker, place, accelerator.health, usual, forgiven)
         against[worker.uid] = evidence
         state, reason = _judge(worker, before, home, evidence, bench)
         same = state is before.state
