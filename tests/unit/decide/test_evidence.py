@@ -43,6 +43,41 @@ def test_a_wrong_answer_fails_the_worker_and_latches_its_node_at_once(world):
     assert world.told("CapacityLost")
 
 
+def test_a_wrong_answer_of_one_worker_takes_its_siblings_on_the_node_out_of_traffic(world):
+    node = "maia-0"
+    on_node = sorted(w.name for w in world.workers.values() if w.node == node)
+    assert len(on_node) == 2
+    answer, now = world._answer, world.now + world.tick
+    wrong = KnownAnswers(wrong=1, at=now, detail="prompt 1: expected 4, got 9", wrong_at=now)
+    world._probe = lambda worker, **_: worker
+    for uid, worker in world.workers.items():
+        if worker.name == on_node[0]:
+            world.workers[uid] = replace(worker, answers=wrong)
+    world.step()
+    assert world.marks[node].state == "Latched"
+    assert on_node[0] in world.marks[node].reason
+    assert on_node[1] not in world.marks[node].reason
+    assert sorted(world.quarantined()) == on_node
+    sibling = next(w for w in world.workers.values() if w.name == on_node[1])
+    assert "its node maia-0 is latched" in world.memory.workers[sibling.uid].reason
+    del world._probe
+    world._answer = answer
+    world.run(10)
+    assert not [w for w in world.workers.values() if w.node == node]
+    world.release = {node}
+    world.run(60)
+    assert node not in world.marks
+
+
+def test_a_worker_that_missed_its_probes_leaves_its_sibling_in_service(world):
+    world._probe = lambda worker, **_: worker
+    (first, *_) = [uid for uid, w in world.workers.items() if w.node == "maia-0"]
+    world.workers[first] = replace(world.workers[first], probe=Probe(3, 50, None))
+    world.step()
+    assert world.marks["maia-0"].state == "Failed"
+    assert world.quarantined() == [world.workers[first].name]
+
+
 def test_a_false_condition_of_a_node_that_lives_takes_it_out_with_its_workers(world):
     world.broken = {"maia-0"}
     world.step()
