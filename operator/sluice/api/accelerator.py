@@ -158,7 +158,8 @@ class Health(ApiModel):
         default=60.0,
         description="How long a quarantined node must have looked good before Sluice lets its"
         " devices prove themselves with known answers; doubled each time it fails again within an"
-        " hour. Then its taint goes, and its share climbs by spec.shift.ramp of each pool.",
+        " hour, and, up to an hour, each time in a row that they do not. Then its taint goes, and"
+        " its share climbs by spec.shift.ramp of each pool.",
     )
     latch_after_flaps: Count = Field(
         default=3,

@@ -31,6 +31,8 @@ PROOF_ROUNDS: Final = 3
 """Rounds of known answers, all right, that prove a device."""
 PROOF_PATIENCE: Final = 60.0
 """Time for those rounds once a probation pod is ready; a device that hangs gives none."""
+PROOF_BACK_OFF: Final = 3600.0
+"""Longest that failed proofs let a node wait for its next one, each doubling the wait before."""
 GATE_SLOWER: Final = 1.5
 """A ramp's gate: TTFT and time per token past the SLO and this much past the others' fail it."""
 GATE_ERRORS: Final = 0.02

@@ -32,10 +32,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The state of a node's proof, with the numbers behind it."""
+    """The state of a node's proof, with the numbers behind it.
+
+    Attributes:
+        asked: somebody was there to be asked; a proof that nobody could begin is not the node's.
+    """
 
     verdict: Verdict
     text: str
+    asked: bool = True
 
 
 def find_pod(snapshot: Snapshot, node: str) -> ProbationPod | None:
@@ -96,7 +101,8 @@ def weigh_proof(
     if not missing:
         missing = _find_unanswered(answers, health.entered)
     if missing and waited > patience:
-        return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}")
+        asked = pod is not None or bool(bound)
+        return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}", asked)
     if missing:
         return Proof(Verdict.PENDING, missing)
     return Proof(Verdict.PROVEN, _word_proven(answers))

@@ -137,12 +137,14 @@ class NodeMark:
 
     Attributes:
         outs: when the node was taken out lately, oldest first.
+        failed_proofs: how often in a row it did not prove itself since it was taken out.
     """
 
     state: str
     since: float
     reason: str
     outs: tuple[float, ...] = ()
+    failed_proofs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -378,7 +378,7 @@ class World:
         for action in self.plan.nodes:
             if isinstance(action, QuarantineNode):
                 self.marks[action.node] = NodeMark(
-                    action.state, action.since, action.reason, action.outs
+                    action.state, action.since, action.reason, action.outs, action.failed_proofs
                 )
                 self.returned.pop(action.node, None)
                 self.release.discard(action.node)
