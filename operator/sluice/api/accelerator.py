@@ -115,7 +115,8 @@ class Liveness(ApiModel):
         ge=1,
         le=100,
         description="Misses in a row that make a worker Failed: it gets no traffic, its pod is"
-        " deleted and its node quarantined. The first miss already keeps new requests away.",
+        " deleted and its node quarantined. The first miss already keeps new requests away. An"
+        " answer of the worker itself that it is stuck counts for one and a half.",
     )
 
     @model_validator(mode="after")

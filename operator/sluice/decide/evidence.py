@@ -130,13 +130,17 @@ def gather_node(node: Node, health: Health) -> tuple[Evidence, ...]:
 
 
 def _hear_liveness(worker: Worker, health: Health) -> Evidence | None:
+    """Probes missed in a row; a worker that answers that it is stuck says more than silence."""
     probe, needed = worker.probe, health.liveness.failures
     if probe is None or not probe.misses:
         return None
     text = f"{probe.misses} of {needed} liveness probes in a row missed"
+    if probe.stuck:
+        text += f", {probe.stuck} by its own word that it is stuck"
     if probe.why:
         text += f" ({probe.why})"
-    return Evidence(Source.LIVENESS, min(1.0, probe.misses / needed), text)
+    counted = probe.misses + probe.stuck * (limits.STUCK_MISSES - 1)
+    return Evidence(Source.LIVENESS, min(1.0, counted / needed), text)
 
 
 def _hear_gateways(worker: Worker, health: Health) -> Evidence | None:

@@ -14,6 +14,11 @@ MIN_SAMPLES: Final = 5
 LEASE_STALE: Final = 25.0
 """Node Leases are renewed every 10 s: two renewals and a half missed speak against the node."""
 
+STUCK_MISSES: Final = 1.5
+"""Misses that a worker's own word that it is stuck counts for: two in a row do where three do.
+
+Its watchdog has looked twice before it says so; silence may as well be overload, ours or its own.
+"""
 WEIGHT_FAILED_REQUESTS: Final = 0.7
 """Of requests that failed in a row: Failed together with one missed probe of three."""
 GATEWAY_MISSES: Final = 2

@@ -32,12 +32,14 @@ class Probe:
         answered: how many probes this pod has ever answered.
         up_since: when the current run of answers began; None while missing.
         why: what the last miss was (the worker's own words where it gave some), or "".
+        stuck: how many of the misses were the worker's own word that it is stuck.
     """
 
     misses: int
     answered: int
     up_since: float | None
     why: str = ""
+    stuck: int = 0
 
 
 @dataclass(frozen=True, slots=True)

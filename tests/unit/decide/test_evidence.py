@@ -126,6 +126,44 @@ def test_probes_that_a_gateway_misses_too_save_the_third_look(world, ours, their
     assert {one.value for one in states(world, node)} == {state}
 
 
+@pytest.mark.parametrize(
+    ("misses", "stuck", "needed", "state"),
+    [
+        (1, 1, 3, "Suspect"),
+        (2, 0, 3, "Suspect"),  # silence: it may be full
+        (2, 1, 3, "Suspect"),  # one noisy answer in it
+        (2, 2, 3, "Failed"),
+        (3, 0, 3, "Failed"),
+        (1, 1, 2, "Suspect"),
+        (3, 3, 5, "Suspect"),
+        (4, 4, 5, "Failed"),
+    ],
+)
+def test_a_worker_that_says_it_is_stuck_needs_fewer_looks_than_a_silent_one(
+    world, misses, stuck, needed, state
+):
+    maia = world.classes["maia"]
+    liveness = maia.health.liveness.model_copy(update={"failures": needed})
+    health = maia.health.model_copy(update={"liveness": liveness})
+    world.classes["maia"] = maia.model_copy(update={"health": health})
+    world._probe = lambda worker, **_: worker
+    said = "503: device call late: 2.1 s, expected 0.02 s"
+    give(world, "maia-0", probe=Probe(misses, 50, None, said, stuck))
+    world.step()
+    assert {one.value for one in states(world, "maia-0")} == {state}
+    reasons = {
+        world.memory.workers[w.uid].reason for w in world.workers.values() if w.node == "maia-0"
+    }
+    assert all("own word that it is stuck" in reason for reason in reasons) == bool(stuck)
+
+
+def test_one_answer_that_it_is_stuck_and_a_gateway_that_misses_too_fail_nobody_yet(world):
+    world._probe = lambda worker, **_: worker
+    give(world, "maia-0", probe=Probe(1, 50, None, "503: no step for 11 s", 1), gateway_misses=5)
+    world.step()
+    assert states(world, "maia-0") == {WorkerState.SUSPECT}
+
+
 def test_a_hang_behind_a_lying_health_endpoint_is_told_by_clients_and_silence_together(world):
     heard = KnownAnswers(right=9, at=1.0, silent=3)
     world._answer = lambda *_: heard
