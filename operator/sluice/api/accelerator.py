@@ -173,8 +173,9 @@ class Health(ApiModel):
     max_unhealthy: Percent = Field(
         default=0.5,
         description="Breaker: share of the class's nodes whose workers may be deleted at the same"
-        " time, but at least one node. Traffic leaves a failed worker whatever this says, and"
-        " other classes scale up.",
+        " time, but at least one node; empty ones that were latched over an hour ago, up to this"
+        " share, are not counted. Traffic leaves a failed worker whatever this says, and other"
+        " classes scale up.",
     )
 
     @model_validator(mode="after")

@@ -48,6 +48,9 @@ GATE_PATIENCE: Final = 3.0
 FLAP_WINDOW: Final = 3600.0
 """A node that fails again within this time after it was last taken out has flapped."""
 
+LATCHED_ASIDE: Final = 3600.0
+"""A latched node counts in its class's breaker for this long, unless a hand took it out."""
+
 STARTUP_FACTOR: Final = 1.5
 STARTUP_GRACE: Final = 20.0
 """A start is overdue after factor x expected start-up + grace (scheduling, probes)."""
