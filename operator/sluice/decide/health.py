@@ -24,7 +24,7 @@ from sluice.decide.evidence import (
     word_evidence,
 )
 from sluice.decide.flaps import Outs, forget_outs, is_counted, latch, stable_window, take_out
-from sluice.decide.matching import find_class, list_workers
+from sluice.decide.matching import find_class, list_classes, list_workers
 from sluice.decide.probation import Verdict, weigh_proof
 from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth, WorkerState
 from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
@@ -233,9 +233,18 @@ def _judge(bench: _Bench, before: NodeHealth | None, outs: Outs) -> _Judged:
     if before is not None and before.is_out:
         return _judge_out(bench, before, outs)
     if is_enough(list_written(bench.evidence) if bench.doubt else bench.evidence):
-        return *take_out(node, bench.accelerator, outs, at, bench.evidence), ""
+        taken, outs = take_out(node, bench.accelerator, outs, at, bench.evidence)
+        return replace(taken, reason=taken.reason + _tell_classes(bench)), outs, ""
     why = _find_end_of_ramp(bench, before) if before is not None else ""
     return (None if why else before), outs, why
+
+
+def _tell_classes(bench: _Bench) -> str:
+    """Return by whose rules a node was judged, where that is not plain."""
+    names = list_classes(bench.node, bench.snapshot.classes)
+    if len(names) == 1:
+        return ""
+    return f"; judged by the strictest rules of its classes {', '.join(names)}"
 
 
 def _find_end_of_ramp(bench: _Bench, before: NodeHealth) -> str:
@@ -277,7 +286,7 @@ def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: str) ->
     at = bench.snapshot.at
     if bad:
         return _fail_proof(bench, before, outs, f"went bad in probation: {bad}"), outs, ""
-    proof = weigh_proof(bench.snapshot, bench.node, bench.accelerator, before)
+    proof = weigh_proof(bench.snapshot, bench.node, before)
     if proof.verdict is Verdict.WRONG:
         return latch(before, bench.node, proof.text, at), outs, ""
     if proof.verdict is Verdict.FAILED and proof.asked:

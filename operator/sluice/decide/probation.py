@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
 from sluice.decide.devices import count_free, devices_per_worker, find_variant
 from sluice.decide.evidence import is_wrong_since
@@ -83,9 +82,7 @@ def choose_start(snapshot: Snapshot, node: Node) -> StartProbation | None:
     return None
 
 
-def weigh_proof(
-    snapshot: Snapshot, node: Node, accelerator: AcceleratorClassSpec, health: NodeHealth
-) -> Proof:
+def weigh_proof(snapshot: Snapshot, node: Node, health: NodeHealth) -> Proof:
     """Judge how far the proof of a node in Probation has come."""
     pod = find_pod(snapshot, node.name)
     bound = list_bound(snapshot, node.name)
@@ -96,7 +93,9 @@ def weigh_proof(
     if wrong:
         return Proof(Verdict.WRONG, wrong)
     waited = snapshot.at - health.entered
-    patience = expected_startup(accelerator) + limits.PROOF_PATIENCE
+    # Of several classes the pod may be of any.
+    classes = [snapshot.classes[name] for name in list_classes(node, snapshot.classes)]
+    patience = max(map(expected_startup, classes)) + limits.PROOF_PATIENCE
     missing = _find_missing(snapshot, node, pod, bound)
     if not missing:
         missing = _find_unanswered(answers, health.entered)

@@ -96,6 +96,7 @@ class Finding(StrEnum):
     WORKER_CRASHES = "WorkerCrashes"
     WORKER_FAILED = "WorkerFailed"
     NODE_LATCHED = "NodeLatched"
+    NODES_SHARED = "NodesShared"
     NODE_MARK_UNREADABLE = "NodeMarkUnreadable"
     KNOWN_ANSWERS_MISSING = "KnownAnswersMissing"
     CAPACITY_SHORT = "CapacityShort"
