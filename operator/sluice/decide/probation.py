@@ -98,7 +98,7 @@ def weigh_proof(snapshot: Snapshot, node: Node, health: NodeHealth) -> Proof:
     patience = max(map(expected_startup, classes)) + limits.PROOF_PATIENCE
     missing = _find_missing(snapshot, node, pod, bound)
     if not missing:
-        missing = _find_unanswered(answers, health.entered)
+        missing = _find_unanswered(answers, health.entered, snapshot.at)
     if missing and waited > patience:
         asked = pod is not None or bool(bound)
         return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}", asked)
@@ -154,14 +154,19 @@ def _is_outgrown(pod: ProbationPod, start: StartProbation | None) -> bool:
     return start.slots > len(pod.slots)
 
 
-def _find_unanswered(answers: Mapping[str, KnownAnswers | None], since: float) -> str:
-    """Return who has not answered enough rounds right since the probation began, or ""."""
+def _find_unanswered(answers: Mapping[str, KnownAnswers | None], since: float, now: float) -> str:
+    """Return who has not answered enough rounds right since the probation began, or "".
+
+    What is right at a time to come is by another clock than ours, and may have been before it.
+    """
     for name, heard in answers.items():
         if heard is None:
             return f"{name} has not been asked yet"
-        right = sum(at > since for at in heard.right_at)
+        right = sum(since < at <= now for at in heard.right_at)
         if not heard.unavailable and right < limits.PROOF_ROUNDS:
-            return f"{name} has answered {right} of {limits.PROOF_ROUNDS} rounds right"
+            text = f"{name} has answered {right} of {limits.PROOF_ROUNDS} rounds right"
+            ahead = sum(at > now for at in heard.right_at)
+            return f"{text}, and {ahead} at times to come, which prove nothing" if ahead else text
     return ""
 
 
