@@ -115,7 +115,8 @@ class Liveness(ApiModel):
         ge=1,
         le=100,
         description="Misses in a row that make a worker Failed: it gets no traffic, its pod is"
-        " deleted and its node quarantined. The first miss already keeps new requests away.",
+        " deleted and its node quarantined. The first miss already keeps new requests away. An"
+        " answer of the worker itself that it is stuck counts for one and a half.",
     )
 
     @model_validator(mode="after")
@@ -158,7 +159,8 @@ class Health(ApiModel):
         default=60.0,
         description="How long a quarantined node must have looked good before Sluice lets its"
         " devices prove themselves with known answers; doubled each time it fails again within an"
-        " hour. Then its taint goes, and its share climbs by spec.shift.ramp of each pool.",
+        " hour, and, up to an hour, each time in a row that they do not. Then its taint goes, and"
+        " its share climbs by spec.shift.ramp of each pool.",
     )
     latch_after_flaps: Count = Field(
         default=3,
@@ -171,8 +173,9 @@ class Health(ApiModel):
     max_unhealthy: Percent = Field(
         default=0.5,
         description="Breaker: share of the class's nodes whose workers may be deleted at the same"
-        " time, but at least one node. Traffic leaves a failed worker whatever this says, and"
-        " other classes scale up.",
+        " time, but at least one node; empty ones that were latched over an hour ago, up to this"
+        " share, are not counted. Traffic leaves a failed worker whatever this says, and other"
+        " classes scale up.",
     )
 
     @model_validator(mode="after")
@@ -210,8 +213,9 @@ class AcceleratorClassSpec(ApiModel):
     node_selector: dict[LabelKey, LabelValue] = Field(
         min_length=1,
         max_length=16,
-        description="Labels that a node must have, all of them, to count as one of this class. May"
-        " be edited: workers then roll to the nodes it selects.",
+        description="Labels that a node must have, all of them, to count as one of this class. A"
+        " node that several classes select is judged by the strictest health rules of all. May be"
+        " edited: workers then roll to the nodes it selects.",
         json_schema_extra={
             RULES: [rule(f"self.all(key, {matches('key', LABEL_KEY.pattern)})", _BAD_KEY)]
         },

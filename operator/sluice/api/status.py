@@ -48,7 +48,8 @@ class VariantStatus(ApiModel):
     quarantined: list[str] = Field(
         default_factory=list,
         max_length=4096,
-        description="Pods that must get no traffic: their worker has failed.",
+        description="Pods that must get no traffic: their worker has failed, or their node is"
+        " latched.",
     )
     ramp: RampStatus | None = Field(
         default=None,

@@ -11,7 +11,12 @@ import structlog
 from sluice.act.children import Children
 from sluice.act.events import emit_event
 from sluice.act.nodes import mark_node
-from sluice.act.probations import end_probation, start_probation
+from sluice.act.probations import (
+    ForeignPodError,
+    RelabelledPodError,
+    end_probation,
+    start_probation,
+)
 from sluice.act.status import StatusWriter
 from sluice.act.writer import Writer
 from sluice.decide.status import pool_status
@@ -47,7 +52,7 @@ UNTOLD = 20
 
 
 REFUSED_FOR = 30.0
-"""Seconds for which a probation pod that was refused (quota, admission) is not asked for again."""
+"""Seconds for which a probation pod that was refused (quota, a namesake) is not asked for again."""
 
 
 class Applier:
@@ -135,22 +140,33 @@ class Applier:
         proving = self._find_proving(snapshot, action)
         present = {node.name for node in snapshot.nodes}
         self._refused = {n: known for n, known in self._refused.items() if n in present}
-        at, before = self._refused.get(action.node, (-math.inf, ""))
+        at, _ = self._refused.get(action.node, (-math.inf, ""))
         if proving is None or snapshot.at - at < REFUSED_FOR:
             return
         try:
             if await start_probation(self._writer, render_probation(action, proving)):
                 log.info("probation begun", node=action.node, slots=action.slots)
         except RejectedError as error:
-            # The same again would be refused again, for a while: the proof fails by its patience.
-            text = f"{action.node} cannot be proven: its probation pod is refused: {error.message}"
-            log.warning("probation refused", node=action.node, error=error.message)
-            if before != error.message:
-                refusal = Decision(snapshot.at, "ProbationRefused", text, warning=True)
-                self.note(action.pool, [refusal])
-            self._refused[action.node] = snapshot.at, error.message
+            self._refuse(snapshot, action, f"its probation pod is refused: {error.message}")
+        except ForeignPodError as error:
+            self._refuse(snapshot, action, str(error))
+        except RelabelledPodError as told:
+            log.warning("probation pod deleted", node=action.node, reason=str(told))
+            text = f"{action.node}: {told}"
+            self.note(action.pool, [Decision(snapshot.at, "ProbationRemade", text, warning=True)])
         else:
             self._refused.pop(action.node, None)
+
+    def _refuse(self, snapshot: Snapshot, action: StartProbation, why: str) -> None:
+        """Tell once why a node gets no probation pod, and ask no more for a while.
+
+        The same again would be refused again; the proof fails by its patience.
+        """
+        log.warning("probation refused", node=action.node, error=why)
+        if self._refused.get(action.node, (0.0, ""))[1] != why:
+            text = f"{action.node} cannot be proven: {why}"
+            self.note(action.pool, [Decision(snapshot.at, "ProbationRefused", text, warning=True)])
+        self._refused[action.node] = snapshot.at, why
 
     def _find_proving(self, snapshot: Snapshot, action: StartProbation) -> Proving | None:
         """Return what a probation pod is made of; None when class or pool are gone meanwhile."""

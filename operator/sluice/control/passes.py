@@ -148,6 +148,8 @@ class PlannerLoop:
         self._telemetry.quarantined.set(len(out))
         if self._sensors.prober is not None:
             self._telemetry.misses.set(self._sensors.prober.missed)
+        if self._sensors.answers is not None:
+            self._telemetry.unanswered.set(self._sensors.answers.unanswered)
         for (verb, kind), count in self._writer.written.items():
             self._telemetry.writes.labels(verb, kind).set(count)
         decisions = {

@@ -214,7 +214,7 @@ class Sensors:
         self._wake()
 
     async def _lease(self) -> None:
-        await read_leases(self._client, self._leases)
+        await read_leases(self._client, self._leases, self._clock)
 
 
 def find_url(pod: Object, port: str) -> str:

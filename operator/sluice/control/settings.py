@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 
 from sluice.api.quantities import Duration, PositiveDuration
+from sluice.decide.limits import LEASE_STALE
+
+LONGEST_LEASES = 10.0
+"""Seconds between two looks at Leases: with the nodes' own 10 s less than `LEASE_STALE`."""
 
 
 class SettingsError(Exception):
@@ -93,7 +97,7 @@ class Settings(_Section):
         default=30.0, description="Time between two authoritative lists."
     )
     leases: PositiveDuration = Field(
-        default=5.0, description="Time between two looks at node Leases."
+        default=5.0, description="Time between two looks at node Leases, at most 10s."
     )
     signal_window: PositiveDuration = Field(
         default=30.0, description="Window over which the gateways are asked for signals."
@@ -121,6 +125,16 @@ class Settings(_Section):
     admin_port: int = Field(
         default=8081, ge=1, le=65535, description="Port of /healthz, /readyz, /metrics."
     )
+
+    @field_validator("leases")
+    @classmethod
+    def _check_leases(cls, leases: float) -> float:
+        if leases > LONGEST_LEASES:
+            raise ValueError(
+                f"must be at most {LONGEST_LEASES:g}s (found {leases:g}s): nodes renew their Leases"
+                f" every 10s, and one that is not seen renewed for {LEASE_STALE:g}s counts as stale"
+            )
+        return leases
 
 
 def load_settings(path: Path | None) -> Settings:

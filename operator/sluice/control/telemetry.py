@@ -48,6 +48,11 @@ class Telemetry:
         self.misses = Gauge(
             "sluice_operator_probe_misses", "Liveness probes missed since start.", registry=made
         )
+        self.unanswered = Gauge(
+            "sluice_operator_known_answers_unanswered",
+            "Rounds of known answers since start that gave no verdict: late, busy or broken.",
+            registry=made,
+        )
         self.quarantined = Gauge(
             "sluice_operator_quarantined_nodes", "Nodes taken out.", registry=made
         )

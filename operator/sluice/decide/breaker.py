@@ -1,10 +1,18 @@
-"""What holds destruction back: doubt in our own sight, the breaker of a class, and its storms."""
+"""What holds destruction back: doubt in our own sight, the breaker of a class, and its storms.
+
+The breaker is for faults that many nodes share: an observer that errs, a rollout that is bad. A
+node that was latched long ago, and on which nothing of ours is left, is a matter of its own, and a
+person's; it must not keep the next failure from being acted on. So it is set aside: it counts
+neither among the nodes that are out nor among those of the class. Lost capacity it stays.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from sluice.decide import limits
 from sluice.decide.matching import list_workers, selects
-from sluice.model.memory import NodeHealth, Storm
-from sluice.model.snapshot import Snapshot
+from sluice.model.memory import NodeHealth, NodeState, Storm
+from sluice.model.snapshot import Node, Snapshot
 
 
 def suspect_observer(snapshot: Snapshot) -> str:
@@ -39,12 +47,14 @@ def open_breaker(
         The allowed nodes, at most max(1, floor(maxUnhealthy x nodes)), those longest out first; and
         a sentence when some node that is out is not among them, else "".
     """
-    of_class, out, limit = _count_out(snapshot, nodes, class_name)
-    allowed, held = out[:limit], out[limit:]
+    count = _count_out(snapshot, nodes, class_name)
+    allowed, held = count.out[: count.limit], count.out[count.limit :]
     if held:
+        aside = f" (besides {', '.join(count.aside)}, latched before)" if count.aside else ""
         return frozenset(allowed), (
-            f"{len(out)} of {of_class} nodes of class {class_name} are out, maxUnhealthy allows"
-            f" {limit}: workers on {', '.join(held)} are not deleted, only bypassed"
+            f"{len(count.out)} of {count.nodes} nodes of class {class_name}{aside} are out,"
+            f" maxUnhealthy allows {count.limit}: workers on {', '.join(held)} are not deleted,"
+            " only bypassed"
         )
     left = storm.at + snapshot.cool_down - snapshot.at if storm is not None else 0.0
     waiting = [name for name in allowed if storm is not None and name not in storm.allowed]
@@ -66,20 +76,67 @@ def remember_storms(
         if name in snapshot.classes and snapshot.at - storm.at < snapshot.cool_down
     }
     for name in snapshot.classes:
-        _, out, limit = _count_out(snapshot, nodes, name)
-        if len(out) > limit:
-            storms[name] = Storm(snapshot.at, tuple(out[:limit]))
+        count = _count_out(snapshot, nodes, name)
+        if len(count.out) > count.limit:
+            storms[name] = Storm(snapshot.at, tuple(count.out[: count.limit]))
     return storms
 
 
-def _count_out(
-    snapshot: Snapshot, nodes: Mapping[str, NodeHealth], class_name: str
-) -> tuple[int, list[str], int]:
-    """Return how many nodes a class has, those that are out (longest first), and the limit."""
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """The nodes of a class as its breaker counts them.
+
+    Attributes:
+        nodes: how many there are, without those set aside.
+        out: those that are out, longest first, without those set aside.
+        limit: how many may be acted on.
+        aside: those set aside.
+    """
+
+    nodes: int
+    out: list[str]
+    limit: int
+    aside: list[str]
+
+
+def _count_out(snapshot: Snapshot, nodes: Mapping[str, NodeHealth], class_name: str) -> _Count:
     accelerator = snapshot.classes[class_name]
-    of_class = [node.name for node in snapshot.nodes if selects(accelerator, node)]
-    limit = max(1, int(accelerator.health.max_unhealthy * len(of_class)))
+    of_class = [node for node in snapshot.nodes if selects(accelerator, node)]
     out = sorted(
-        (nodes[name].since, name) for name in of_class if name in nodes and nodes[name].is_out
+        (nodes[node.name].since, node.name)
+        for node in of_class
+        if node.name in nodes and nodes[node.name].is_out
     )
-    return len(of_class), [name for _, name in out], limit
+    # Never more of them than may be acted on: what is left of the class is for a person to empty.
+    most = max(1, int(accelerator.health.max_unhealthy * len(of_class)))
+    aside = _list_aside(snapshot, nodes, of_class)[:most]
+    left = len(of_class) - len(aside)
+    limit = max(1, int(accelerator.health.max_unhealthy * left))
+    return _Count(left, [name for _, name in out if name not in aside], limit, aside)
+
+
+def _list_aside(
+    snapshot: Snapshot, nodes: Mapping[str, NodeHealth], of_class: list[Node]
+) -> list[str]:
+    """Return the latched nodes of a class that are matters of their own, longest out first.
+
+    Nothing of ours is left on them, and a hand took them out, or they have been out for an hour in
+    which no other was latched that the breaker holds back still: then it may be one fault.
+    """
+    latched = [
+        node
+        for node in of_class
+        if node.name in nodes and nodes[node.name].state is NodeState.LATCHED
+    ]
+    if not latched:
+        return []
+    occupied = {w.node for w in list_workers(snapshot) if not w.terminating}
+    held = [nodes[node.name].since for node in latched if node.name in occupied]
+    found = []
+    for node in latched:
+        since = nodes[node.name].since
+        alone = not any(other < since + limits.LATCHED_ASIDE for other in held)
+        known = bool(node.banned) or (snapshot.at - since >= limits.LATCHED_ASIDE and alone)
+        if known and node.name not in occupied:
+            found.append((since, node.name))
+    return [name for _, name in sorted(found)]

@@ -1,4 +1,4 @@
-"""Evidence: what speaks against a worker or a node, each piece with time, source and weight.
+"""Evidence: what speaks against a worker or a node, each piece with source and weight.
 
 The weights of what speaks against one thing at one moment add up: at `FAILED` it is Failed, above
 nothing it is Suspect. Client evidence (wrong answers, requests that failed at the gateways)
@@ -39,12 +39,10 @@ class Evidence:
     """One thing that speaks against a worker or a node.
 
     Attributes:
-        at: when it was seen, seconds.
         weight: 1 is enough to fail it.
         text: the numbers behind it, as they stand in a reason.
     """
 
-    at: float
     source: Source
     weight: float
     text: str
@@ -89,7 +87,6 @@ def gather_worker(
     node: Node | None,
     health: Health,
     usual: float | None,
-    at: float,
     forgiven: float | None = None,
 ) -> tuple[Evidence, ...]:
     """Return what speaks against a worker.
@@ -99,23 +96,22 @@ def gather_worker(
         node: its node, if it is known.
         health: how its class is judged.
         usual: seconds a token takes on the other workers of its variant (`find_usual_paces`).
-        at: snapshot time, seconds.
         forgiven: wrong answers given until then do not count: its node has been released since, and
             is asked anew; None where none are forgiven.
     """
     found = [
-        _hear_liveness(worker, health, at),
-        _hear_gateways(worker, health, at),
-        _hear_gateway_probes(worker, at),
-        _hear_answers(worker, at, forgiven),
-        _hear_silence(worker, at),
-        _compare_latency(worker, usual, at),
+        _hear_liveness(worker, health),
+        _hear_gateways(worker, health),
+        _hear_gateway_probes(worker),
+        _hear_answers(worker, forgiven),
+        _hear_silence(worker),
+        _compare_latency(worker, usual),
     ]
-    about_node = gather_node(node, health, at) if node is not None else ()
+    about_node = gather_node(node, health) if node is not None else ()
     return (*(piece for piece in found if piece is not None), *about_node)
 
 
-def gather_node(node: Node, health: Health, at: float) -> tuple[Evidence, ...]:
+def gather_node(node: Node, health: Health) -> tuple[Evidence, ...]:
     """Return what speaks against a node itself.
 
     Its conditions count only while its Lease is renewed: those of a dead node stay as they were.
@@ -123,27 +119,31 @@ def gather_node(node: Node, health: Health, at: float) -> tuple[Evidence, ...]:
     found = []
     if node.banned:
         text = f"taken out by hand: {node.banned}"
-        found.append(Evidence(at, Source.HAND, FAILED, text))
+        found.append(Evidence(Source.HAND, FAILED, text))
     if node.lease_age is not None and node.lease_age <= limits.LEASE_STALE:
         for kind in health.node_conditions:
             condition = node.conditions.get(kind)
             if condition is not None and condition.status == "False":
                 text = f"{kind} is False on {node.name}: {condition.reason}: {condition.message}"
-                found.append(Evidence(at, Source.CONDITION, FAILED, text.removesuffix(": ")))
+                found.append(Evidence(Source.CONDITION, FAILED, text.removesuffix(": ")))
     return tuple(found)
 
 
-def _hear_liveness(worker: Worker, health: Health, at: float) -> Evidence | None:
+def _hear_liveness(worker: Worker, health: Health) -> Evidence | None:
+    """Probes missed in a row; a worker that answers that it is stuck says more than silence."""
     probe, needed = worker.probe, health.liveness.failures
     if probe is None or not probe.misses:
         return None
     text = f"{probe.misses} of {needed} liveness probes in a row missed"
+    if probe.stuck:
+        text += f", {probe.stuck} by its own word that it is stuck"
     if probe.why:
         text += f" ({probe.why})"
-    return Evidence(at, Source.LIVENESS, min(1.0, probe.misses / needed), text)
+    counted = probe.misses + probe.stuck * (limits.STUCK_MISSES - 1)
+    return Evidence(Source.LIVENESS, min(1.0, counted / needed), text)
 
 
-def _hear_gateways(worker: Worker, health: Health, at: float) -> Evidence | None:
+def _hear_gateways(worker: Worker, health: Health) -> Evidence | None:
     """Requests that failed in a row, with no token in between.
 
     As many as liveness needs misses make a worker Suspect, and Failed with any other sign; twice as
@@ -154,10 +154,10 @@ def _hear_gateways(worker: Worker, health: Health, at: float) -> Evidence | None
         return None
     weight = FAILED if failures >= 2 * needed else limits.WEIGHT_FAILED_REQUESTS
     text = f"{failures} requests in a row failed at the gateway"
-    return Evidence(at, Source.GATEWAY, weight, text)
+    return Evidence(Source.GATEWAY, weight, text)
 
 
-def _hear_gateway_probes(worker: Worker, at: float) -> Evidence | None:
+def _hear_gateway_probes(worker: Worker) -> Evidence | None:
     """The gateways' own probes, where ours miss too: two that see the same save a third look.
 
     Alone they say nothing: a gateway may be cut off from a worker that we hear well.
@@ -166,16 +166,15 @@ def _hear_gateway_probes(worker: Worker, at: float) -> Evidence | None:
     if not ours or worker.gateway_misses < limits.GATEWAY_MISSES:
         return None
     text = f"{worker.gateway_misses} probes in a row missed by a gateway too"
-    return Evidence(at, Source.GATEWAY, limits.WEIGHT_GATEWAY_PROBES, text)
+    return Evidence(Source.GATEWAY, limits.WEIGHT_GATEWAY_PROBES, text)
 
 
-def _hear_answers(worker: Worker, at: float, forgiven: float | None) -> Evidence | None:
+def _hear_answers(worker: Worker, forgiven: float | None) -> Evidence | None:
     answers = worker.answers
     if answers is None or not is_wrong_since(answers, forgiven):
         return None
     text = f"wrong answer to a known question: {answers.detail or 'no detail'}"
-    when = min(at, answers.at) if answers.at is not None else at
-    return Evidence(when, Source.ANSWERS, FAILED, text)
+    return Evidence(Source.ANSWERS, FAILED, text)
 
 
 def is_wrong_since(answers: KnownAnswers, since: float | None) -> bool:
@@ -185,7 +184,7 @@ def is_wrong_since(answers: KnownAnswers, since: float | None) -> bool:
     return answers.wrong > 0 and answers.wrong_at > since
 
 
-def _hear_silence(worker: Worker, at: float) -> Evidence | None:
+def _hear_silence(worker: Worker) -> Evidence | None:
     """Known answers that do not come, while a health endpoint may be content.
 
     With requests that fail in a row it is a hang that the worker does not tell of itself.
@@ -194,7 +193,7 @@ def _hear_silence(worker: Worker, at: float) -> Evidence | None:
     if answers is None or answers.silent < limits.SILENT_ROUNDS:
         return None
     text = f"{answers.silent} rounds of known answers in a row timed out"
-    return Evidence(at, Source.SILENCE, limits.WEIGHT_SILENCE, text)
+    return Evidence(Source.SILENCE, limits.WEIGHT_SILENCE, text)
 
 
 def find_usual_paces(workers: Iterable[Worker]) -> dict[str, float]:
@@ -224,9 +223,9 @@ def find_pace(worker: Worker) -> float | None:
     return find_quantile(worker.signals.tpot, 0.5) if worker.signals is not None else None
 
 
-def _compare_latency(worker: Worker, usual: float | None, at: float) -> Evidence | None:
+def _compare_latency(worker: Worker, usual: float | None) -> Evidence | None:
     own = find_pace(worker) if usual is not None else None
     if own is None or usual is None or own < limits.OUTLIER_FACTOR * usual:
         return None
     text = f"{own:.3g} s a token, its siblings {usual:.3g} s"
-    return Evidence(at, Source.LATENCY, limits.WEIGHT_OUTLIER, text)
+    return Evidence(Source.LATENCY, limits.WEIGHT_OUTLIER, text)

@@ -2,7 +2,8 @@
 
 Every time a node is taken out is remembered for an hour. Each time but the first is a flap; it
 doubles the stable window, and at `latchAfterFlaps` the node is latched: only the annotation
-`sluice.dev/release` lets it back, which also forgets what was counted.
+`sluice.dev/release` lets it back, which also forgets what was counted. A proof that fails is no
+flap, for the node was never back; it lets the next proof wait twice as long.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,9 @@ from sluice.decide import limits
 from sluice.decide.evidence import Evidence, Source, has_wrong_answer, word_evidence
 from sluice.model.memory import NodeHealth, NodeState
 from sluice.model.snapshot import Node, Snapshot
+
+MOST_DOUBLED = 16
+"""Failed proofs that still double the wait; it has long reached its bound."""
 
 Outs = tuple[float, ...]
 """When a node was taken out, seconds, oldest first."""
@@ -88,6 +92,12 @@ def count_flaps(outs: Outs) -> int:
     return max(0, len(outs) - 1)
 
 
-def stable_window(accelerator: AcceleratorClassSpec, outs: Outs) -> float:
-    """Return the seconds for which a node must look good: `returnAfter`, doubled by each flap."""
-    return accelerator.health.return_after * 2.0 ** count_flaps(outs)
+def stable_window(accelerator: AcceleratorClassSpec, outs: Outs, failed_proofs: int = 0) -> float:
+    """Return the seconds for which a node must look good before it may prove itself.
+
+    `returnAfter`, doubled by each flap; doubled again by each failed proof, up to an hour.
+    """
+    window = accelerator.health.return_after * 2.0 ** count_flaps(outs)
+    # A hand may have written any count, and powers end in an overflow.
+    longer = window * 2.0 ** min(failed_proofs, MOST_DOUBLED)
+    return max(window, min(longer, limits.PROOF_BACK_OFF))

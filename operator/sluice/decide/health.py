@@ -24,7 +24,7 @@ from sluice.decide.evidence import (
     word_evidence,
 )
 from sluice.decide.flaps import Outs, forget_outs, is_counted, latch, stable_window, take_out
-from sluice.decide.matching import find_class, list_workers
+from sluice.decide.matching import find_class, list_classes, list_workers
 from sluice.decide.probation import Verdict, weigh_proof
 from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth, WorkerState
 from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
@@ -61,7 +61,10 @@ def recall_nodes(snapshot: Snapshot) -> dict[str, NodeHealth]:
             state = NodeState(node.mark.state)
             if state is NodeState.RAMP and node.tainted:
                 state = NodeState.FAILED  # one of the two was edited: out is the safe one
-            recalled[node.name] = NodeHealth(state, since, node.mark.reason, at)
+            proofs = node.mark.failed_proofs
+            recalled[node.name] = NodeHealth(
+                state, since, node.mark.reason, at, failed_proofs=proofs
+            )
         elif node.tainted:
             why = node.mark_error or "our taint was found without its annotation"
             recalled[node.name] = NodeHealth(NodeState.FAILED, at, why, at)
@@ -181,7 +184,7 @@ def _gather(
     against: Mapping[str, tuple[Evidence, ...]],
 ) -> tuple[Evidence, ...]:
     """Return what speaks against a node: its own signs first, then workers failed by evidence."""
-    own = gather_node(node, accelerator.health, snapshot.at)
+    own = gather_node(node, accelerator.health)
     if own:
         return own
     found: list[Evidence] = []
@@ -223,15 +226,25 @@ def _judge(bench: _Bench, before: NodeHealth | None, outs: Outs) -> _Judged:
     at, node = bench.snapshot.at, bench.node
     if node.released and not node.banned:
         outs = ()
+        before = replace(before, failed_proofs=0) if before is not None else None
         if before is not None and before.is_out and before.state is not NodeState.PROBATION:
             text = f"released by hand, was out because: {before.reason}"
             return _enter(before, NodeState.PROBATION, text, at), outs, ""
     if before is not None and before.is_out:
         return _judge_out(bench, before, outs)
     if is_enough(list_written(bench.evidence) if bench.doubt else bench.evidence):
-        return *take_out(node, bench.accelerator, outs, at, bench.evidence), ""
+        taken, outs = take_out(node, bench.accelerator, outs, at, bench.evidence)
+        return replace(taken, reason=taken.reason + _tell_classes(bench)), outs, ""
     why = _find_end_of_ramp(bench, before) if before is not None else ""
     return (None if why else before), outs, why
+
+
+def _tell_classes(bench: _Bench) -> str:
+    """Return by whose rules a node was judged, where that is not plain."""
+    names = list_classes(bench.node, bench.snapshot.classes)
+    if len(names) == 1:
+        return ""
+    return f"; judged by the strictest rules of its classes {', '.join(names)}"
 
 
 def _find_end_of_ramp(bench: _Bench, before: NodeHealth) -> str:
@@ -257,10 +270,10 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
     if bad:
         return replace(before, alive_since=None), outs, ""
     since = before.alive_since if before.alive_since is not None else at
-    window = stable_window(bench.accelerator, outs)
+    window = stable_window(bench.accelerator, outs, before.failed_proofs)
     # The last beat of a node that died may be seen only after it was taken out: it takes another.
     renewed = bench.node.lease_renewed or 0.0
-    if at - since < window or renewed <= before.since + limits.LEASE_LAG:
+    if at - since < window or renewed <= before.since + bench.node.lease_lag:
         return replace(before, alive_since=since), outs, ""
     text = (
         f"looked good for {at - since:.0f} s of {window:g} s needed (ready, its Lease renewed,"
@@ -272,10 +285,12 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
 def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: str) -> _Judged:
     at = bench.snapshot.at
     if bad:
-        return _enter(before, NodeState.FAILED, f"went bad in probation: {bad}", at), outs, ""
-    proof = weigh_proof(bench.snapshot, bench.node, bench.accelerator, before)
+        return _fail_proof(bench, before, outs, f"went bad in probation: {bad}"), outs, ""
+    proof = weigh_proof(bench.snapshot, bench.node, before)
     if proof.verdict is Verdict.WRONG:
         return latch(before, bench.node, proof.text, at), outs, ""
+    if proof.verdict is Verdict.FAILED and proof.asked:
+        return _fail_proof(bench, before, outs, proof.text), outs, ""
     if proof.verdict is Verdict.FAILED:
         return _enter(before, NodeState.FAILED, proof.text, at), outs, ""
     if proof.verdict is Verdict.PENDING:
@@ -283,9 +298,18 @@ def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: str) ->
     return NodeHealth(NodeState.RAMP, at, proof.text, at), outs, ""
 
 
+def _fail_proof(bench: _Bench, before: NodeHealth, outs: Outs, why: str) -> NodeHealth:
+    """Return a node that did not prove itself, and waits longer for its next proof."""
+    failed = before.failed_proofs + 1
+    window = stable_window(bench.accelerator, outs, failed)
+    text = f"{why}; failed proof {failed} in a row: has to look good for {window:g} s"
+    after = _enter(before, NodeState.FAILED, text, bench.snapshot.at)
+    return replace(after, failed_proofs=failed)
+
+
 def _enter(before: NodeHealth, state: NodeState, reason: str, at: float) -> NodeHealth:
     """Return a node that is still out, in another state."""
-    return NodeHealth(state, before.since, reason, at)
+    return NodeHealth(state, before.since, reason, at, failed_proofs=before.failed_proofs)
 
 
 def _find_bad(bench: _Bench, before: NodeHealth) -> str:
@@ -313,7 +337,8 @@ def _mark(
         if _says(mark, after, outs) and node.tainted == after.is_out and not node.released:
             return ()
         if after.is_out:
-            return (QuarantineNode(node.name, after.since, after.reason, after.state, outs),)
+            said = (after.since, after.reason, after.state, outs, after.failed_proofs)
+            return (QuarantineNode(node.name, *said),)
         return (ReleaseNode(node.name, after.reason, after.since, outs, after.state),)
     remembers = mark is not None and mark.state == NodeState.HEALTHY and bool(outs)
     if node.tainted or node.mark_error or node.released or (mark is not None and not remembers):

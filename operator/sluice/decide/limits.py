@@ -14,6 +14,11 @@ MIN_SAMPLES: Final = 5
 LEASE_STALE: Final = 25.0
 """Node Leases are renewed every 10 s: two renewals and a half missed speak against the node."""
 
+STUCK_MISSES: Final = 1.5
+"""Misses that a worker's own word that it is stuck counts for: two in a row do where three do.
+
+Its watchdog has looked twice before it says so; silence may as well be overload, ours or its own.
+"""
 WEIGHT_FAILED_REQUESTS: Final = 0.7
 """Of requests that failed in a row: Failed together with one missed probe of three."""
 GATEWAY_MISSES: Final = 2
@@ -31,6 +36,8 @@ PROOF_ROUNDS: Final = 3
 """Rounds of known answers, all right, that prove a device."""
 PROOF_PATIENCE: Final = 60.0
 """Time for those rounds once a probation pod is ready; a device that hangs gives none."""
+PROOF_BACK_OFF: Final = 3600.0
+"""Longest that failed proofs let a node wait for its next one, each doubling the wait before."""
 GATE_SLOWER: Final = 1.5
 """A ramp's gate: TTFT and time per token past the SLO and this much past the others' fail it."""
 GATE_ERRORS: Final = 0.02
@@ -38,11 +45,11 @@ GATE_ERRORS: Final = 0.02
 GATE_PATIENCE: Final = 3.0
 """Dwells for which a step waits for requests while the pool has some."""
 
-LEASE_LAG: Final = 10.0
-"""Longest time from a node's last beat until we see its Lease changed (settings: leases, 5 s)."""
-
 FLAP_WINDOW: Final = 3600.0
 """A node that fails again within this time after it was last taken out has flapped."""
+
+LATCHED_ASIDE: Final = 3600.0
+"""A latched node counts in its class's breaker for this long, unless a hand took it out."""
 
 STARTUP_FACTOR: Final = 1.5
 STARTUP_GRACE: Final = 20.0

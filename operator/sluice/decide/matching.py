@@ -16,8 +16,22 @@ def list_workers(snapshot: Snapshot) -> Iterable[Worker]:
 def find_class(
     node: Node, classes: Mapping[str, AcceleratorClassSpec]
 ) -> AcceleratorClassSpec | None:
-    """Return the class whose selector the node matches (the first by name), or None."""
-    return next((classes[name] for name in list_classes(node, classes)), None)
+    """Return the class by which a node is judged, or None when no class selects it.
+
+    Where several do, the first by name with the strictest rules of all: what one of them holds
+    against a node must not depend on what the other is called. Workers are judged by their own.
+    """
+    found = [classes[name] for name in list_classes(node, classes)]
+    if len(found) <= 1:
+        return found[0] if found else None
+    rules = [accelerator.health for accelerator in found]
+    kinds = dict.fromkeys(kind for one in rules for kind in one.node_conditions)
+    strictest = {
+        "node_conditions": list(kinds),
+        "return_after": max(one.return_after for one in rules),
+        "latch_after_flaps": min(one.latch_after_flaps for one in rules),
+    }
+    return found[0].model_copy(update={"health": rules[0].model_copy(update=strictest)})
 
 
 def list_classes(node: Node, classes: Mapping[str, AcceleratorClassSpec]) -> list[str]:

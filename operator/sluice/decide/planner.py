@@ -15,7 +15,7 @@ from sluice.decide.pool_pass import plan_pool
 from sluice.decide.probation import choose_probations
 from sluice.decide.recall import recall_pool
 from sluice.decide.variants import Fleet
-from sluice.decide.workers import judge_workers
+from sluice.decide.workers import bypass_latched, judge_workers
 from sluice.model.keys import PoolKey
 from sluice.model.memory import Memory, PoolMemory
 from sluice.model.plan import Finding, Plan, PoolPlan, Problem
@@ -32,6 +32,7 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
         memory = replace(memory, nodes=recall_nodes(snapshot), outs=recall_outs(snapshot))
     workers, against = judge_workers(snapshot, memory.workers, memory.nodes)
     judged = judge_nodes(snapshot, memory, workers, against)
+    workers = bypass_latched(snapshot, workers, judged.nodes)
     storms = remember_storms(snapshot, judged.nodes, memory.storms)
     fleet = Fleet(snapshot, workers, judged.nodes, storms, judged.turns)
     remembered = {pool.key: _remember(pool, memory, snapshot.at) for pool in snapshot.pools}

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
 from sluice.decide.devices import count_free, devices_per_worker, find_variant
 from sluice.decide.evidence import is_wrong_since
@@ -32,10 +31,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The state of a node's proof, with the numbers behind it."""
+    """The state of a node's proof, with the numbers behind it.
+
+    Attributes:
+        asked: somebody was there to be asked; a proof that nobody could begin is not the node's.
+    """
 
     verdict: Verdict
     text: str
+    asked: bool = True
 
 
 def find_pod(snapshot: Snapshot, node: str) -> ProbationPod | None:
@@ -78,9 +82,7 @@ def choose_start(snapshot: Snapshot, node: Node) -> StartProbation | None:
     return None
 
 
-def weigh_proof(
-    snapshot: Snapshot, node: Node, accelerator: AcceleratorClassSpec, health: NodeHealth
-) -> Proof:
+def weigh_proof(snapshot: Snapshot, node: Node, health: NodeHealth) -> Proof:
     """Judge how far the proof of a node in Probation has come."""
     pod = find_pod(snapshot, node.name)
     bound = list_bound(snapshot, node.name)
@@ -91,12 +93,15 @@ def weigh_proof(
     if wrong:
         return Proof(Verdict.WRONG, wrong)
     waited = snapshot.at - health.entered
-    patience = expected_startup(accelerator) + limits.PROOF_PATIENCE
+    # Of several classes the pod may be of any.
+    classes = [snapshot.classes[name] for name in list_classes(node, snapshot.classes)]
+    patience = max(map(expected_startup, classes)) + limits.PROOF_PATIENCE
     missing = _find_missing(snapshot, node, pod, bound)
     if not missing:
-        missing = _find_unanswered(answers, health.entered)
+        missing = _find_unanswered(answers, health.entered, snapshot.at)
     if missing and waited > patience:
-        return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}")
+        asked = pod is not None or bool(bound)
+        return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}", asked)
     if missing:
         return Proof(Verdict.PENDING, missing)
     return Proof(Verdict.PROVEN, _word_proven(answers))
@@ -149,14 +154,19 @@ def _is_outgrown(pod: ProbationPod, start: StartProbation | None) -> bool:
     return start.slots > len(pod.slots)
 
 
-def _find_unanswered(answers: Mapping[str, KnownAnswers | None], since: float) -> str:
-    """Return who has not answered enough rounds right since the probation began, or ""."""
+def _find_unanswered(answers: Mapping[str, KnownAnswers | None], since: float, now: float) -> str:
+    """Return who has not answered enough rounds right since the probation began, or "".
+
+    What is right at a time to come is by another clock than ours, and may have been before it.
+    """
     for name, heard in answers.items():
         if heard is None:
             return f"{name} has not been asked yet"
-        right = sum(at > since for at in heard.right_at)
+        right = sum(since < at <= now for at in heard.right_at)
         if not heard.unavailable and right < limits.PROOF_ROUNDS:
-            return f"{name} has answered {right} of {limits.PROOF_ROUNDS} rounds right"
+            text = f"{name} has answered {right} of {limits.PROOF_ROUNDS} rounds right"
+            ahead = sum(at > now for at in heard.right_at)
+            return f"{text}, and {ahead} at times to come, which prove nothing" if ahead else text
     return ""
 
 

@@ -257,6 +257,7 @@ def _find_problems(
     if deployment is not None and deployment.message:
         problems.append(Problem(Finding.PODS_REFUSED, f"variant {name}: {deployment.message}"))
     problems += _find_trouble_of_nodes(fleet, accelerator)
+    problems += _find_shared_nodes(fleet, name, accelerator)
     problems += _find_lack_of_answers(name, live)
     return tuple(problems)
 
@@ -275,6 +276,26 @@ def _find_trouble_of_nodes(fleet: Fleet, accelerator: AcceleratorClassSpec) -> l
         if node.mark_error
     ]
     return latched + unreadable
+
+
+def _find_shared_nodes(fleet: Fleet, name: str, accelerator: AcceleratorClassSpec) -> list[Problem]:
+    """Say so when another class counts the same devices of a node: there are not so many."""
+    classes = fleet.snapshot.classes
+    rivals = [
+        other
+        for other, its in sorted(classes.items())
+        if other != name and its.resource_name == accelerator.resource_name
+    ]
+    for node in fleet.list_nodes(accelerator) if rivals else ():
+        also = [other for other in rivals if selects(classes[other], node)]
+        if also:
+            text = (
+                f"node {node.name} is of class {name} and of {', '.join(also)}: both count its"
+                f" {accelerator.resource_name}, and the strictest rules of all judge it; let their"
+                " nodeSelectors exclude each other"
+            )
+            return [Problem(Finding.NODES_SHARED, text)]
+    return []
 
 
 def _find_lack_of_answers(name: str, live: list[Worker]) -> list[Problem]:

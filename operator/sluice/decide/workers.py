@@ -59,7 +59,7 @@ def judge_workers(
         home = nodes.get(worker.node or "")
         proving = home is not None and home.state is NodeState.PROBATION
         forgiven = home.entered if home is not None and proving else None
-        evidence = gather_worker(worker, place, accelerator.health, usual, snapshot.at, forgiven)
+        evidence = gather_worker(worker, place, accelerator.health, usual, forgiven)
         against[worker.uid] = evidence
         state, reason = _judge(worker, before, home, evidence, bench)
         same = state is before.state
@@ -94,6 +94,35 @@ def list_quarantined(pool: Pool) -> set[str]:
         names = variant.get("quarantined") if isinstance(variant, Mapping) else None
         found.update(name for name in names or () if isinstance(name, str))
     return found
+
+
+def bypass_latched(
+    snapshot: Snapshot,
+    judged: Mapping[str, WorkerHealth],
+    nodes: Mapping[str, NodeHealth],
+) -> dict[str, WorkerHealth]:
+    """Return the health of the workers once their nodes are judged.
+
+    What runs on a node that waits for a person gets no traffic, though nothing was heard against it
+    itself: one wrong answer speaks against all that computes beside it, until the node has proven
+    itself.
+
+    Args:
+        snapshot: what was observed.
+        judged: health of the workers, judged in this pass.
+        nodes: health of the nodes, judged in this pass.
+    """
+    after = dict(judged)
+    for worker in list_workers(snapshot):
+        home, health = nodes.get(worker.node or ""), judged[worker.uid]
+        if home is None or home.state is not NodeState.LATCHED:
+            continue
+        if worker.accelerator_class not in snapshot.classes:
+            continue  # As above: left as it was.
+        if health.state not in (WorkerState.FAILED, WorkerState.PROBATION):
+            reason = f"its node {worker.node} is latched"
+            after[worker.uid] = WorkerHealth(WorkerState.FAILED, snapshot.at, reason)
+    return after
 
 
 def _judge(

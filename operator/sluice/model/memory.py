@@ -79,6 +79,7 @@ class NodeHealth:
         alive_since: since when everything that speaks for the node has been good without a break;
             None while something speaks against it.
         gone_since: since when there is no such node, or no class selects it; None while there is.
+        failed_proofs: how often in a row it went into Probation and did not prove itself (durable).
     """
 
     state: NodeState
@@ -87,6 +88,7 @@ class NodeHealth:
     entered: float = 0.0
     alive_since: float | None = None
     gone_since: float | None = None
+    failed_proofs: int = 0
 
     @property
     def is_out(self) -> bool:

@@ -96,6 +96,7 @@ class Finding(StrEnum):
     WORKER_CRASHES = "WorkerCrashes"
     WORKER_FAILED = "WorkerFailed"
     NODE_LATCHED = "NodeLatched"
+    NODES_SHARED = "NodesShared"
     NODE_MARK_UNREADABLE = "NodeMarkUnreadable"
     KNOWN_ANSWERS_MISSING = "KnownAnswersMissing"
     CAPACITY_SHORT = "CapacityShort"
@@ -147,6 +148,7 @@ class QuarantineNode:
     Attributes:
         state: Failed, Latched or Probation, as it stands in the mark.
         outs: when the node was taken out lately, this time included.
+        failed_proofs: how often in a row it did not prove itself since then.
     """
 
     node: str
@@ -154,6 +156,7 @@ class QuarantineNode:
     reason: str
     state: str = "Failed"
     outs: tuple[float, ...] = ()
+    failed_proofs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,14 @@ class Probe:
         answered: how many probes this pod has ever answered.
         up_since: when the current run of answers began; None while missing.
         why: what the last miss was (the worker's own words where it gave some), or "".
+        stuck: how many of the misses were the worker's own word that it is stuck.
     """
 
     misses: int
     answered: int
     up_since: float | None
     why: str = ""
+    stuck: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +139,14 @@ class NodeMark:
 
     Attributes:
         outs: when the node was taken out lately, oldest first.
+        failed_proofs: how often in a row it did not prove itself since it was taken out.
     """
 
     state: str
     since: float
     reason: str
     outs: tuple[float, ...] = ()
+    failed_proofs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ class Node:
         lease_age: seconds, on our monotonic clock, since we last saw its Lease renewed; None when
             it has none.
         lease_renewed: when we last saw the Lease change; None before the first change since start.
+        lease_lag: how many seconds before that the node may have beaten, at most.
         allocatable: device counts by resource name (only resources that a class names).
         capacity: the same with the devices that are broken: what is there once they are repaired.
         tainted: our quarantine taint is on it.
@@ -176,6 +181,7 @@ class Node:
     banned: str = ""
     conditions: Mapping[str, NodeCondition] = field(default_factory=dict)
     capacity: Mapping[str, int] = field(default_factory=dict)
+    lease_lag: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

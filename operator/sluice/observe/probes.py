@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 import aiohttp
 
@@ -30,6 +31,13 @@ class Target:
     url: str
     period: float
     timeout: float
+
+
+class _Miss(NamedTuple):
+    """Why a probe was missed, and whether the worker itself says that it is stuck."""
+
+    why: str
+    stuck: bool = False
 
 
 class Prober:
@@ -78,16 +86,16 @@ class Prober:
         due = time.monotonic()
         while True:
             asked = time.monotonic()
-            why = await self._ask(target)
+            miss = await self._ask(target)
             took = time.monotonic() - asked
             # A timeout that fired late means that we slept, not that the worker was silent.
-            if not why or took < target.timeout * 2:
-                self._note(target.uid, why)
+            if miss is None or took < target.timeout * 2:
+                self._note(target.uid, miss)
             due = max(due + target.period, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
-    async def _ask(self, target: Target) -> str:
-        """Return why a probe was missed, "" if it was answered."""
+    async def _ask(self, target: Target) -> _Miss | None:
+        """Return why a probe was missed, None if it was answered."""
         try:
             async with self._session.get(
                 target.url,
@@ -95,23 +103,26 @@ class Prober:
                 timeout=aiohttp.ClientTimeout(total=target.timeout),
                 allow_redirects=False,  # a worker sends us nowhere
             ) as response:
-                answering = response.headers.get(UID_HEADER, target.uid)
+                named = response.headers.get(UID_HEADER)
                 said = (await response.content.read(LONGEST_WORDS)).decode(errors="replace")
         except TimeoutError:
-            return f"no answer within {target.timeout:g} s"
+            return _Miss(f"no answer within {target.timeout:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return type(error).__name__
-        if answering != target.uid:
-            return f"pod {clean_text(answering, 40)} answers at its address"
+            return _Miss(type(error).__name__)
+        if named is not None and named != target.uid:
+            return _Miss(f"pod {clean_text(named, 40)} answers at its address")
         if response.status != HTTPStatus.OK:
-            return f"{response.status}: {clean_text(said)}"
-        return ""
+            # Only the worker itself names its uid: whatever else answers 503 says less.
+            stuck = named is not None and response.status == HTTPStatus.SERVICE_UNAVAILABLE
+            return _Miss(f"{response.status}: {clean_text(said)}", stuck)
+        return None
 
-    def _note(self, uid: str, why: str) -> None:
+    def _note(self, uid: str, miss: _Miss | None) -> None:
         before = self._results.get(uid, Probe(0, 0, None))
-        if why:
+        if miss is not None:
             self.missed += 1
-            after = Probe(before.misses + 1, before.answered, None, why)
+            stuck = before.stuck + miss.stuck
+            after = Probe(before.misses + 1, before.answered, None, miss.why, stuck)
         else:
             up_since = before.up_since if before.up_since is not None else self._clock()
             after = Probe(0, before.answered + 1, up_since)

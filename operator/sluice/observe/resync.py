@@ -37,14 +37,16 @@ async def relist(client: KubeClient, store: Store, clock: Clock) -> None:
         store.replace(kind, items, asked)
 
 
-async def read_leases(client: KubeClient, book: LeaseBook) -> None:
+async def read_leases(client: KubeClient, book: LeaseBook, clock: Clock) -> None:
     """Note the renew times of all node Leases.
 
     Raises:
         KubeError: the list failed; nothing was noted.
     """
+    asked = clock()
     items = [item async for item in client.list_pages(LEASES, LEASE_NAMESPACE)]
-    book.note({item["metadata"]["name"]: item["spec"].get("renewTime", "") for item in items})
+    renewed = {item["metadata"]["name"]: item["spec"].get("renewTime", "") for item in items}
+    book.note(renewed, asked)
 
 
 async def repeat(

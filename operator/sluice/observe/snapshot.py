@@ -306,6 +306,7 @@ def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str])
         cordoned=bool(spec.get("unschedulable", False)),
         lease_age=sight.leases.age(name),
         lease_renewed=sight.leases.renewed(name),
+        lease_lag=sight.leases.lag(name),
         allocatable=_count_devices(status.get("allocatable", {}), resources),
         capacity=_count_devices(status.get("capacity", {}), resources),
         tainted=any(taint.get("key") == TAINT_QUARANTINE for taint in spec.get("taints", ())),
@@ -355,7 +356,8 @@ def read_mark(text: object) -> tuple[NodeMark | None, str]:
         raw = json.loads(text)
         outs = tuple(float(at) for at in raw.get("outs", ()))
         reason = clean_text(str(raw["reason"]), _LONGEST_REASON)
-        mark = NodeMark(str(raw["state"]), float(raw["since"]), reason, outs)
+        proofs = int(raw.get("failedProofs", 0))
+        mark = NodeMark(str(raw["state"]), float(raw["since"]), reason, outs, max(0, proofs))
         readable = len(outs) <= _MOST_OUTS and all(map(math.isfinite, (mark.since, *outs)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         readable = False

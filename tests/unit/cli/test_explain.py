@@ -185,6 +185,9 @@ def test_a_node_that_nothing_happened_to_and_one_edited_by_hand() -> None:
     assert "no workers on it" in plain
     edited = {"metadata": {"name": "n", "annotations": {"sluice.dev/health": "{oops"}}}
     assert "cannot be read: '{oops'" in describe_node(edited, [], 0.0)[0]
+    broken = {"sluice.dev/health": json.dumps({**MARK, "failedProofs": 4})}
+    waiting = {"metadata": {"name": "n", "annotations": broken}}
+    assert "did not prove itself 4 times in a row" in describe_node(waiting, [], 0.0)[0]
     back = {**MARK, "state": "Healthy"}
     healed = {"metadata": {"name": "n", "annotations": {"sluice.dev/health": json.dumps(back)}}}
     assert "in service again since 2025-11-26" in describe_node(healed, [], 0.0)[0]

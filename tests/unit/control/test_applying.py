@@ -8,7 +8,7 @@ import pytest
 
 from sluice.control.applying import Applier
 from sluice.decide.planner import plan
-from sluice.kube.errors import KubeError, NotFoundError, RejectedError
+from sluice.kube.errors import ConflictError, KubeError, NotFoundError, RejectedError
 from sluice.model.keys import PoolKey
 from sluice.model.plan import EndProbation, StartProbation
 from sluice.observe.store import Kind, Store
@@ -22,7 +22,7 @@ class FakeWriter:
     def __init__(self):
         self.requests, self.broken, self.statuses, self.events = [], set(), [], []
         self.gone, self.written = set(), Counter()
-        self.pods, self.refusal = [], ""
+        self.pods, self.refusal, self.namesake = [], "", None
 
     async def apply(self, resource, manifest, subresource=""):
         if resource.kind in self.gone:
@@ -40,11 +40,18 @@ class FakeWriter:
             self.pods.append(manifest["metadata"]["name"])
             if self.refusal:
                 raise RejectedError(403, "Forbidden", self.refusal)
+            if self.namesake is not None:
+                raise ConflictError(409, "AlreadyExists", "it is there")
             return
         self.events.append(manifest["reason"])
 
     async def read(self, resource, namespace, name):
+        if resource.kind == "Pod" and self.namesake is not None:
+            return {"metadata": {"name": name, "uid": "n", **self.namesake}}
         raise NotFoundError(404, "NotFound", name)
+
+    async def delete(self, resource, live):
+        self.namesake = None
 
 
 @pytest.fixture
@@ -169,6 +176,32 @@ async def test_a_refused_probation_pod_is_told_once_and_tried_again_now_and_then
     world.run(40)
     await applier.apply_probation(world.seen, START)
     assert applier._refused == {}
+
+
+async def test_a_probation_pod_without_its_label_is_told_and_made_again(world, applier, writer):
+    take_class(applier)
+    world.step()
+    owner = {"apiVersion": "sluice.dev/v1alpha1", "kind": "AcceleratorClass", "controller": True}
+    writer.namesake = {"ownerReferences": [owner]}
+    await applier.apply_probation(world.seen, START)
+    await applier.apply_probation(world.seen, START)
+    assert writer.pods == ["sluice-probe-maia-0"] * 2
+    pool = world.seen.pools[0]
+    await applier.apply_pool(world.seen, pool, world.chat(), world.memory.pools[CHAT])
+    assert writer.events.count("ProbationRemade") == 1
+
+
+async def test_a_namesake_of_a_probation_pod_is_told_once_and_stays(world, applier, writer):
+    take_class(applier)
+    writer.namesake = {}
+    for _ in range(40):
+        world.step()
+        await applier.apply_probation(world.seen, START)
+    assert 2 <= len(writer.pods) <= 4
+    assert writer.namesake is not None
+    pool = world.seen.pools[0]
+    await applier.apply_pool(world.seen, pool, world.chat(), world.memory.pools[CHAT])
+    assert writer.events.count("ProbationRefused") == 1
 
 
 async def test_nodes_that_are_gone_are_not_remembered_for_a_refusal(world, applier, writer):

@@ -3,6 +3,7 @@
 # ruff: noqa: TID252 - the world lives with the planner's tests; tests are no installed package
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,12 +25,13 @@ class FakeSensors:
 
     def __init__(self, world):
         self.store, self.prober, self._world = Store(lambda _: None), None, world
-        self.asked, self.answers, self.unreadable = 0, True, {}
+        self.asked, self.lists, self.unreadable = 0, True, {}
+        self.answers = None
         self.refresh()
 
     def refresh(self):
         self.asked += 1
-        if self.answers:
+        if self.lists:
             self.list()
 
     def list(self):
@@ -120,7 +122,7 @@ async def test_what_is_not_measured_now_has_no_value(setting):
 
 
 async def test_a_new_leader_looks_again_before_it_acts(setting):
-    setting.sensors.asked, setting.sensors.answers = 0, False
+    setting.sensors.asked, setting.sensors.lists = 0, False
     await setting.look()
     await setting.look()
     assert setting.writer.requests == []
@@ -139,7 +141,14 @@ async def test_a_pool_that_cannot_be_read_is_told_of_once(setting):
 
 
 async def test_lists_that_fail_for_long_do_not_stop_a_leader(setting):
-    setting.sensors.answers = False
+    setting.sensors.lists = False
     for _ in range(20):
         await setting.look()
     assert setting.writer.requests
+
+
+async def test_known_answers_that_did_not_come_are_counted_in_the_metrics(setting):
+    setting.sensors.answers = SimpleNamespace(unanswered=7)
+    await setting.look()
+    name = "sluice_operator_known_answers_unanswered"
+    assert setting.telemetry.registry.get_sample_value(name) == 7

@@ -24,6 +24,7 @@ def test_durations_are_texts(tmp_path):
         ("lease: {duration: [1]}", "lease.duration"),
         ("{", "not YAML"),
         ("relist: 0s", "relist"),
+        ("leases: 20s", "leases: must be at most 10s .found 20s."),
         ("lease: {duration: 5s}", "lease: .*duration longer than renewDeadline"),
         ("lease: {renewDeadline: 1s}", "renewDeadline longer than retry"),
         ("lease: {retry: 0s}", "retry must be above 0s"),

@@ -43,6 +43,41 @@ def test_a_wrong_answer_fails_the_worker_and_latches_its_node_at_once(world):
     assert world.told("CapacityLost")
 
 
+def test_a_wrong_answer_of_one_worker_takes_its_siblings_on_the_node_out_of_traffic(world):
+    node = "maia-0"
+    on_node = sorted(w.name for w in world.workers.values() if w.node == node)
+    assert len(on_node) == 2
+    answer, now = world._answer, world.now + world.tick
+    wrong = KnownAnswers(wrong=1, at=now, detail="prompt 1: expected 4, got 9", wrong_at=now)
+    world._probe = lambda worker, **_: worker
+    for uid, worker in world.workers.items():
+        if worker.name == on_node[0]:
+            world.workers[uid] = replace(worker, answers=wrong)
+    world.step()
+    assert world.marks[node].state == "Latched"
+    assert on_node[0] in world.marks[node].reason
+    assert on_node[1] not in world.marks[node].reason
+    assert sorted(world.quarantined()) == on_node
+    sibling = next(w for w in world.workers.values() if w.name == on_node[1])
+    assert "its node maia-0 is latched" in world.memory.workers[sibling.uid].reason
+    del world._probe
+    world._answer = answer
+    world.run(10)
+    assert not [w for w in world.workers.values() if w.node == node]
+    world.release = {node}
+    world.run(60)
+    assert node not in world.marks
+
+
+def test_a_worker_that_missed_its_probes_leaves_its_sibling_in_service(world):
+    world._probe = lambda worker, **_: worker
+    (first, *_) = [uid for uid, w in world.workers.items() if w.node == "maia-0"]
+    world.workers[first] = replace(world.workers[first], probe=Probe(3, 50, None))
+    world.step()
+    assert world.marks["maia-0"].state == "Failed"
+    assert world.quarantined() == [world.workers[first].name]
+
+
 def test_a_false_condition_of_a_node_that_lives_takes_it_out_with_its_workers(world):
     world.broken = {"maia-0"}
     world.step()
@@ -89,6 +124,44 @@ def test_probes_that_a_gateway_misses_too_save_the_third_look(world, ours, their
     give(world, node, probe=probe, gateway_misses=theirs)
     world.step()
     assert {one.value for one in states(world, node)} == {state}
+
+
+@pytest.mark.parametrize(
+    ("misses", "stuck", "needed", "state"),
+    [
+        (1, 1, 3, "Suspect"),
+        (2, 0, 3, "Suspect"),  # silence: it may be full
+        (2, 1, 3, "Suspect"),  # one noisy answer in it
+        (2, 2, 3, "Failed"),
+        (3, 0, 3, "Failed"),
+        (1, 1, 2, "Suspect"),
+        (3, 3, 5, "Suspect"),
+        (4, 4, 5, "Failed"),
+    ],
+)
+def test_a_worker_that_says_it_is_stuck_needs_fewer_looks_than_a_silent_one(
+    world, misses, stuck, needed, state
+):
+    maia = world.classes["maia"]
+    liveness = maia.health.liveness.model_copy(update={"failures": needed})
+    health = maia.health.model_copy(update={"liveness": liveness})
+    world.classes["maia"] = maia.model_copy(update={"health": health})
+    world._probe = lambda worker, **_: worker
+    said = "503: device call late: 2.1 s, expected 0.02 s"
+    give(world, "maia-0", probe=Probe(misses, 50, None, said, stuck))
+    world.step()
+    assert {one.value for one in states(world, "maia-0")} == {state}
+    reasons = {
+        world.memory.workers[w.uid].reason for w in world.workers.values() if w.node == "maia-0"
+    }
+    assert all("own word that it is stuck" in reason for reason in reasons) == bool(stuck)
+
+
+def test_one_answer_that_it_is_stuck_and_a_gateway_that_misses_too_fail_nobody_yet(world):
+    world._probe = lambda worker, **_: worker
+    give(world, "maia-0", probe=Probe(1, 50, None, "503: no step for 11 s", 1), gateway_misses=5)
+    world.step()
+    assert states(world, "maia-0") == {WorkerState.SUSPECT}
 
 
 def test_a_hang_behind_a_lying_health_endpoint_is_told_by_clients_and_silence_together(world):

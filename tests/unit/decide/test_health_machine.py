@@ -184,6 +184,19 @@ class Health(RuleBasedStateMachine):
             assert name in self.world.memory.nodes
 
     @invariant()
+    def what_runs_on_a_latched_node_gets_no_traffic(self):
+        if self.world.memory.started is None:
+            return
+        nodes = self.world.memory.nodes
+        latched = {name for name in nodes if nodes[name].state is NodeState.LATCHED}
+        live = {
+            w.name
+            for w in self.world.workers.values()
+            if w.node in latched and w.uid in self.world.memory.workers and not w.terminating
+        }
+        assert live <= set(self.world.quarantined()) | self.just_deleted()
+
+    @invariant()
     def what_failed_gets_no_traffic(self):
         kept = {WorkerState.FAILED, WorkerState.PROBATION}
         live = {

@@ -2,10 +2,11 @@
 
 import pytest
 
+from sluice.decide.flaps import stable_window
 from sluice.decide.limits import LEASE_STALE, PROOF_PATIENCE
 from sluice.model.snapshot import NodeMark, Worker
 
-from .world import World, pool_spec
+from .world import CLASSES, World, pool_spec
 
 RETURN_AFTER = 20.0
 
@@ -96,6 +97,19 @@ def test_a_dead_node_s_last_beat_seen_late_is_no_sign_of_life(world):
     assert world.now - out > RETURN_AFTER
 
 
+def test_a_last_beat_that_was_seen_very_late_is_no_sign_of_life_either(world):
+    # Leases are read late: the setting is long, or the API server does not answer.
+    world.lease_lag = 20.0
+    world.dead = {"maia-0"}
+    world.run(6)
+    out = world.marks["maia-0"].since
+    world.workers = {u: w for u, w in world.workers.items() if w.node != "maia-0"}
+    world.leases["maia-0"] = out + 16
+    while world.now - out < 16 + LEASE_STALE - 3:
+        world.step()
+        assert world.marks["maia-0"].state == "Failed"
+
+
 def test_wrong_answers_in_probation_latch(world):
     fail(world)
     world.wrong = {"maia-0"}
@@ -151,8 +165,59 @@ def test_what_goes_bad_in_probation_is_out_again_and_counts_no_flap(world):
     assert "went bad in probation: AcceleratorHealthy is False" in world.marks["maia-0"].reason
     assert len(world.marks["maia-0"].outs) == 1
     world.broken = set()
-    world.run(60)
+    world.run(90)
     assert "maia-0" not in world.marks
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_each_failed_proof_doubles_the_wait_for_the_next(world, restarted):
+    fail(world)
+    world.startup, world.tick = 1e9, 5.0
+    waits, began, before = [], world.now, "Failed"
+    while len(waits) < 5:
+        world.step()
+        if (before, state(world)) == ("Failed", "Probation"):
+            waits.append(world.now - began)
+        elif (before, state(world)) == ("Probation", "Failed"):
+            began = world.now
+            if restarted:
+                world.restart_operator()
+        before = state(world)
+    for number, waited in enumerate(waits):
+        assert RETURN_AFTER * 2**number <= waited <= RETURN_AFTER * 2**number + 30
+    said = "failed proof 4 in a row: has to look good for 320 s"
+    assert said in world.marks["maia-0"].reason
+    assert len(world.marks["maia-0"].outs) == 1
+    world.startup = 4.0
+    world.run(100)
+    assert "maia-0" not in world.marks
+    assert world.returned["maia-0"].failed_proofs == 0
+
+
+@pytest.mark.parametrize(("failed", "window"), [(0, 40.0), (1, 80.0), (6, 2560.0), (7, 3600.0)])
+def test_failed_proofs_and_flaps_double_together_but_only_flaps_without_bound(failed, window):
+    assert stable_window(CLASSES["maia"], (1.0, 2.0), failed) == window
+    assert stable_window(CLASSES["maia"], (1.0, 2.0), 10**9) == 3600.0
+    assert stable_window(CLASSES["maia"], (1.0,) * 11, failed) >= RETURN_AFTER * 2**10
+
+
+def test_a_hand_that_releases_a_node_forgets_its_failed_proofs(world):
+    fail(world)
+    world.startup = 1e9
+    world.run(600)
+    assert world.marks["maia-0"].failed_proofs >= 2
+    world.startup, world.release = 4.0, {"maia-0"}
+    world.step()
+    assert world.marks["maia-0"].state == "Probation"
+    assert world.marks["maia-0"].failed_proofs == 0
+
+
+def test_a_proof_that_nobody_could_begin_is_not_held_against_the_node(world):
+    fail(world)
+    world.specs["chat"] = pool_spec(variants=[{"acceleratorClass": "gpu", "min": 1, "max": 4}])
+    world.run(400)
+    assert any("no proof within" in one.reason for _, p in world.history for one in p.nodes)
+    assert world.marks["maia-0"].failed_proofs == 0
 
 
 def test_without_known_answers_staying_alive_is_all_the_proof_and_says_so(world):

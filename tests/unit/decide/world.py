@@ -103,6 +103,7 @@ class World:
     failing: set[str] = field(default_factory=set)
     unasked: str = ""
     frozen_leases: bool = False
+    lease_lag: float = 10.0
     gone_devices: set[str] = field(default_factory=set)
     classes: dict[str, AcceleratorClassSpec] = field(default_factory=lambda: dict(CLASSES))
     memory: Memory = field(default_factory=Memory)
@@ -297,6 +298,7 @@ class World:
             cordoned=False,
             lease_age=self.now - self.leases[name],
             lease_renewed=self.leases[name],
+            lease_lag=self.lease_lag,
             allocatable={resource: self._allocatable(name, kind)},
             capacity={resource: self.devices.get(kind, 2)},
             tainted=name in self.marks,
@@ -376,7 +378,7 @@ class World:
         for action in self.plan.nodes:
             if isinstance(action, QuarantineNode):
                 self.marks[action.node] = NodeMark(
-                    action.state, action.since, action.reason, action.outs
+                    action.state, action.since, action.reason, action.outs, action.failed_proofs
                 )
                 self.returned.pop(action.node, None)
                 self.release.discard(action.node)

@@ -16,12 +16,14 @@ class FakeWorker:
     def __init__(self):
         self.status, self.uid, self.silent, self.asked = 200, None, asyncio.Event(), 0
         self.silent.set()
+        self.nameless = False
 
     async def answer(self, request):
         self.asked += 1
         await self.silent.wait()
         uid = self.uid or request.headers[UID_HEADER]
-        return web.Response(status=self.status, headers={UID_HEADER: uid})
+        named = {} if self.nameless else {UID_HEADER: uid}
+        return web.Response(status=self.status, headers=named)
 
 
 @pytest.fixture
@@ -91,7 +93,6 @@ async def test_a_probe_that_ended_by_a_mistake_is_begun_again(prober, worker, mo
         asked.append(target)
         if len(asked) == 1:
             raise RuntimeError("a mistake")
-        return True
 
     monkeypatch.setattr(prober, "_ask", ask)
     target = Target("w", worker.url, 0.01, 5.0)
@@ -130,3 +131,20 @@ async def test_a_worker_sends_us_nowhere(prober):
         await until(lambda: find(prober, "u"))
     assert find(prober, "u").misses
     assert "/elsewhere" not in visited
+
+
+async def test_only_the_worker_itself_can_say_that_it_is_stuck(prober, worker):
+    worker.status, worker.nameless = 503, True
+    prober.set_targets([Target("w", worker.url, 0.01, 5.0)])
+    await until(lambda: find(prober) and find(prober).misses > 2)
+    assert find(prober).stuck == 0
+    worker.status, worker.nameless = 500, False
+    seen = find(prober).misses
+    await until(lambda: find(prober).misses > seen + 2)
+    assert find(prober).stuck == 0
+    worker.status = 503
+    await until(lambda: find(prober).stuck > 1)
+    assert find(prober).stuck < find(prober).misses
+    worker.status = 200
+    await until(lambda: find(prober).misses == 0)
+    assert find(prober).stuck == 0
