@@ -77,8 +77,6 @@ def _render_mark(action: NodeAction, live: str | None) -> str | None:
         return None
     if action.outs:
         mark["outs"] = list(action.outs)
-    if isinstance(action, QuarantineNode) and action.failed_proofs:
-        mark["failedProofs"] = action.failed_proofs
     if isinstance(action, ReleaseNode) and _is_same_return(live, mark):
         return live
     return json.dumps(mark)

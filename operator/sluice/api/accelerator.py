@@ -159,16 +159,15 @@ class Health(ApiModel):
         default=60.0,
         description="How long a quarantined node must have looked good before Sluice lets its"
         " devices prove themselves with known answers; doubled each time it fails again within an"
-        " hour, and, up to an hour, each time in a row that they do not. Then its taint goes, and"
-        " its share climbs by spec.shift.ramp of each pool.",
+        " hour. Then its taint goes, and its share climbs by spec.shift.ramp of each pool.",
     )
     latch_after_flaps: Count = Field(
         default=3,
         ge=1,
         le=10,
-        description="How often within an hour a node may fail again after it came back. Each time"
-        " doubles returnAfter; at this count the node stays out until somebody annotates it with"
-        " sluice.dev/release.",
+        description="How often within an hour a node may fail again: after it came back, in its"
+        " proof, or after it had looked good for 5 s. Each time doubles returnAfter; at this count"
+        " the node stays out until somebody annotates it with sluice.dev/release.",
     )
     max_unhealthy: Percent = Field(
         default=0.5,

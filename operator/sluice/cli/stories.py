@@ -99,11 +99,9 @@ def _describe_mark(text: object, now: float) -> str:
     said = f"{mark.state} since {since}: {mark.reason}"
     if mark.state == "Healthy":
         said = f"in service again since {since}: {mark.reason}"
-    if mark.failed_proofs:
-        said += f"; did not prove itself {mark.failed_proofs} times in a row"
     if mark.outs:
         times = ", ".join(format_moment(at) for at in mark.outs)
-        said += f"; taken out {len(mark.outs)} times within the hour that counts: {times}"
+        said += f"; failed {len(mark.outs)} times within the hour that counts: {times}"
     return said
 
 

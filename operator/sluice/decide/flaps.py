@@ -1,9 +1,9 @@
-"""Flaps: a node that fails again soon after it came back waits longer, and in the end for a person.
+"""Flaps: a node that fails again and again waits longer, and in the end for a person.
 
-Every time a node is taken out is remembered for an hour. Each time but the first is a flap; it
-doubles the stable window, and at `latchAfterFlaps` the node is latched: only the annotation
-`sluice.dev/release` lets it back, which also forgets what was counted. A proof that fails is no
-flap, for the node was never back; it lets the next proof wait twice as long.
+Every failure of a node is remembered for an hour: each time it was taken out, went bad again after
+it had looked good for a while, or did not prove itself. Each but the first is a flap; it doubles
+the stable window, and at `latchAfterFlaps` the node is latched: only the annotation
+`sluice.dev/release` lets it back, which also forgets what was counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,8 @@ from sluice.decide.evidence import Evidence, Source, has_wrong_answer, word_evid
 from sluice.model.memory import NodeHealth, NodeState
 from sluice.model.snapshot import Node, Snapshot
 
-MOST_DOUBLED = 16
-"""Failed proofs that still double the wait; it has long reached its bound."""
-
 Outs = tuple[float, ...]
-"""When a node was taken out, seconds, oldest first."""
+"""When a node failed, seconds, oldest first."""
 
 
 def recall_outs(snapshot: Snapshot) -> dict[str, Outs]:
@@ -57,16 +54,23 @@ def take_out(
     at: float,
     evidence: Sequence[Evidence],
 ) -> tuple[NodeHealth, Outs]:
-    """Return the health of a node that is taken out now, and its times with this one added.
+    """Return the health of a node that is taken out now, and its failures with this one added.
 
     A hand that takes it out is no failure, and counts as no flap.
     """
     reason = word_evidence(evidence)
     if evidence[0].source is Source.HAND:
         return latch(None, node, reason, at), outs
-    outs = (*(time for time in outs if at - time < limits.FLAP_WINDOW), at)
     if has_wrong_answer(evidence):
-        return latch(None, node, reason, at), outs
+        return latch(None, node, reason, at), add_failure(outs, at)
+    return note_failure(node, accelerator, outs, at, reason)
+
+
+def note_failure(
+    node: Node, accelerator: AcceleratorClassSpec, outs: Outs, at: float, reason: str
+) -> tuple[NodeHealth, Outs]:
+    """Return the health of a node that fails now, and its times with this one added."""
+    outs = add_failure(outs, at)
     most = accelerator.health.latch_after_flaps
     flaps = count_flaps(outs)
     if flaps >= most:
@@ -81,6 +85,11 @@ def take_out(
     return NodeHealth(NodeState.FAILED, at, reason, at), outs
 
 
+def add_failure(outs: Outs, at: float) -> Outs:
+    """Return the times of failures that count, with one more."""
+    return (*(time for time in outs if at - time < limits.FLAP_WINDOW), at)
+
+
 def latch(before: NodeHealth | None, node: Node, reason: str, at: float) -> NodeHealth:
     """Return a node that stays out until a person releases it."""
     text = f"{reason}; stays out until somebody runs: sluice node release {node.name}"
@@ -88,16 +97,10 @@ def latch(before: NodeHealth | None, node: Node, reason: str, at: float) -> Node
 
 
 def count_flaps(outs: Outs) -> int:
-    """Return how often the node failed again after it came back."""
+    """Return how often the node failed again."""
     return max(0, len(outs) - 1)
 
 
-def stable_window(accelerator: AcceleratorClassSpec, outs: Outs, failed_proofs: int = 0) -> float:
-    """Return the seconds for which a node must look good before it may prove itself.
-
-    `returnAfter`, doubled by each flap; doubled again by each failed proof, up to an hour.
-    """
-    window = accelerator.health.return_after * 2.0 ** count_flaps(outs)
-    # A hand may have written any count, and powers end in an overflow.
-    longer = window * 2.0 ** min(failed_proofs, MOST_DOUBLED)
-    return max(window, min(longer, limits.PROOF_BACK_OFF))
+def stable_window(accelerator: AcceleratorClassSpec, outs: Outs) -> float:
+    """Return the seconds for which a node must look good: `returnAfter`, doubled by each flap."""
+    return accelerator.health.return_after * 2.0 ** count_flaps(outs)

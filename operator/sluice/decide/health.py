@@ -23,7 +23,15 @@ from sluice.decide.evidence import (
     list_written,
     word_evidence,
 )
-from sluice.decide.flaps import Outs, forget_outs, is_counted, latch, stable_window, take_out
+from sluice.decide.flaps import (
+    Outs,
+    forget_outs,
+    is_counted,
+    latch,
+    note_failure,
+    stable_window,
+    take_out,
+)
 from sluice.decide.matching import find_class, list_classes, list_workers
 from sluice.decide.probation import Verdict, weigh_proof
 from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth, WorkerState
@@ -61,10 +69,7 @@ def recall_nodes(snapshot: Snapshot) -> dict[str, NodeHealth]:
             state = NodeState(node.mark.state)
             if state is NodeState.RAMP and node.tainted:
                 state = NodeState.FAILED  # one of the two was edited: out is the safe one
-            proofs = node.mark.failed_proofs
-            recalled[node.name] = NodeHealth(
-                state, since, node.mark.reason, at, failed_proofs=proofs
-            )
+            recalled[node.name] = NodeHealth(state, since, node.mark.reason, at)
         elif node.tainted:
             why = node.mark_error or "our taint was found without its annotation"
             recalled[node.name] = NodeHealth(NodeState.FAILED, at, why, at)
@@ -226,7 +231,6 @@ def _judge(bench: _Bench, before: NodeHealth | None, outs: Outs) -> _Judged:
     at, node = bench.snapshot.at, bench.node
     if node.released and not node.banned:
         outs = ()
-        before = replace(before, failed_proofs=0) if before is not None else None
         if before is not None and before.is_out and before.state is not NodeState.PROBATION:
             text = f"released by hand, was out because: {before.reason}"
             return _enter(before, NodeState.PROBATION, text, at), outs, ""
@@ -268,9 +272,9 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
     if before.state is NodeState.PROBATION:
         return _judge_probation(bench, before, outs, bad)
     if bad:
-        return replace(before, alive_since=None), outs, ""
+        return _judge_relapse(bench, before, outs)
     since = before.alive_since if before.alive_since is not None else at
-    window = stable_window(bench.accelerator, outs, before.failed_proofs)
+    window = stable_window(bench.accelerator, outs)
     # The last beat of a node that died may be seen only after it was taken out: it takes another.
     renewed = bench.node.lease_renewed or 0.0
     if at - since < window or renewed <= before.since + bench.node.lease_lag:
@@ -285,12 +289,12 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
 def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: str) -> _Judged:
     at = bench.snapshot.at
     if bad:
-        return _fail_proof(bench, before, outs, f"went bad in probation: {bad}"), outs, ""
+        return _fail_again(bench, outs, f"went bad in probation: {bad}")
     proof = weigh_proof(bench.snapshot, bench.node, before)
     if proof.verdict is Verdict.WRONG:
         return latch(before, bench.node, proof.text, at), outs, ""
     if proof.verdict is Verdict.FAILED and proof.asked:
-        return _fail_proof(bench, before, outs, proof.text), outs, ""
+        return _fail_again(bench, outs, proof.text)
     if proof.verdict is Verdict.FAILED:
         return _enter(before, NodeState.FAILED, proof.text, at), outs, ""
     if proof.verdict is Verdict.PENDING:
@@ -298,18 +302,28 @@ def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: str) ->
     return NodeHealth(NodeState.RAMP, at, proof.text, at), outs, ""
 
 
-def _fail_proof(bench: _Bench, before: NodeHealth, outs: Outs, why: str) -> NodeHealth:
-    """Return a node that did not prove itself, and waits longer for its next proof."""
-    failed = before.failed_proofs + 1
-    window = stable_window(bench.accelerator, outs, failed)
-    text = f"{why}; failed proof {failed} in a row: has to look good for {window:g} s"
-    after = _enter(before, NodeState.FAILED, text, bench.snapshot.at)
-    return replace(after, failed_proofs=failed)
+def _judge_relapse(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
+    """Judge a node that is out and does not look good, and perhaps did until now.
+
+    What comes and goes while it is out is a flap as well. A Ready condition or a Lease may pause on
+    its way to us; they break the window, and count for no failure.
+    """
+    at = bench.snapshot.at
+    evidence = list_written(bench.evidence) if bench.doubt else bench.evidence
+    good = at - before.alive_since if before.alive_since is not None else 0.0
+    if good < limits.RELAPSE_AFTER or not is_enough(evidence):
+        return replace(before, alive_since=None), outs, ""
+    return _fail_again(bench, outs, f"looked good for {good:.0f} s, then {word_evidence(evidence)}")
+
+
+def _fail_again(bench: _Bench, outs: Outs, why: str) -> _Judged:
+    """Return a node that failed again before it was back: it flaps like one that was."""
+    return *note_failure(bench.node, bench.accelerator, outs, bench.snapshot.at, why), ""
 
 
 def _enter(before: NodeHealth, state: NodeState, reason: str, at: float) -> NodeHealth:
     """Return a node that is still out, in another state."""
-    return NodeHealth(state, before.since, reason, at, failed_proofs=before.failed_proofs)
+    return NodeHealth(state, before.since, reason, at)
 
 
 def _find_bad(bench: _Bench, before: NodeHealth) -> str:
@@ -337,8 +351,7 @@ def _mark(
         if _says(mark, after, outs) and node.tainted == after.is_out and not node.released:
             return ()
         if after.is_out:
-            said = (after.since, after.reason, after.state, outs, after.failed_proofs)
-            return (QuarantineNode(node.name, *said),)
+            return (QuarantineNode(node.name, after.since, after.reason, after.state, outs),)
         return (ReleaseNode(node.name, after.reason, after.since, outs, after.state),)
     remembers = mark is not None and mark.state == NodeState.HEALTHY and bool(outs)
     if node.tainted or node.mark_error or node.released or (mark is not None and not remembers):

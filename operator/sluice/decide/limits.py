@@ -36,8 +36,6 @@ PROOF_ROUNDS: Final = 3
 """Rounds of known answers, all right, that prove a device."""
 PROOF_PATIENCE: Final = 60.0
 """Time for those rounds once a probation pod is ready; a device that hangs gives none."""
-PROOF_BACK_OFF: Final = 3600.0
-"""Longest that failed proofs let a node wait for its next one, each doubling the wait before."""
 GATE_SLOWER: Final = 1.5
 """A ramp's gate: TTFT and time per token past the SLO and this much past the others' fail it."""
 GATE_ERRORS: Final = 0.02
@@ -46,7 +44,10 @@ GATE_PATIENCE: Final = 3.0
 """Dwells for which a step waits for requests while the pool has some."""
 
 FLAP_WINDOW: Final = 3600.0
-"""A node that fails again within this time after it was last taken out has flapped."""
+"""A node that fails again within this time after it last failed has flapped."""
+
+RELAPSE_AFTER: Final = 5.0
+"""A node that is out and looked good for so long has failed again when it no longer does."""
 
 LATCHED_ASIDE: Final = 3600.0
 """A latched node counts in its class's breaker for this long, unless a hand took it out."""

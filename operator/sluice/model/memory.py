@@ -73,13 +73,12 @@ class NodeHealth:
     """Health of one node; only nodes that are out, or on their way back, are remembered.
 
     Attributes:
-        since: when it was taken out; in Ramp, when it came back (durable).
+        since: when it last failed; in Ramp, when it came back (durable).
         reason: of the present state (durable).
         entered: when the present state was entered, or recalled after a restart.
         alive_since: since when everything that speaks for the node has been good without a break;
             None while something speaks against it.
         gone_since: since when there is no such node, or no class selects it; None while there is.
-        failed_proofs: how often in a row it went into Probation and did not prove itself (durable).
     """
 
     state: NodeState
@@ -88,7 +87,6 @@ class NodeHealth:
     entered: float = 0.0
     alive_since: float | None = None
     gone_since: float | None = None
-    failed_proofs: int = 0
 
     @property
     def is_out(self) -> bool:
@@ -191,8 +189,8 @@ class Memory:
 
     Attributes:
         nodes: those that are out or on their way back, by name.
-        outs: when each node was last taken out, oldest first; nodes that flap are let back later
-            and later, and in the end only by hand.
+        outs: when each node failed lately, oldest first; nodes that flap are let back later and
+            later, and in the end only by hand.
         storms: by class, the last time that its breaker held something back.
     """
 

@@ -147,8 +147,7 @@ class QuarantineNode:
 
     Attributes:
         state: Failed, Latched or Probation, as it stands in the mark.
-        outs: when the node was taken out lately, this time included.
-        failed_proofs: how often in a row it did not prove itself since then.
+        outs: when the node failed lately, this time included.
     """
 
     node: str
@@ -156,7 +155,6 @@ class QuarantineNode:
     reason: str
     state: str = "Failed"
     outs: tuple[float, ...] = ()
-    failed_proofs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,15 +138,13 @@ class NodeMark:
     """The durable part of a node's health, as its annotation holds it.
 
     Attributes:
-        outs: when the node was taken out lately, oldest first.
-        failed_proofs: how often in a row it did not prove itself since it was taken out.
+        outs: when the node failed lately, oldest first.
     """
 
     state: str
     since: float
     reason: str
     outs: tuple[float, ...] = ()
-    failed_proofs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,8 +356,7 @@ def read_mark(text: object) -> tuple[NodeMark | None, str]:
         raw = json.loads(text)
         outs = tuple(float(at) for at in raw.get("outs", ()))
         reason = clean_text(str(raw["reason"]), _LONGEST_REASON)
-        proofs = int(raw.get("failedProofs", 0))
-        mark = NodeMark(str(raw["state"]), float(raw["since"]), reason, outs, max(0, proofs))
+        mark = NodeMark(str(raw["state"]), float(raw["since"]), reason, outs)
         readable = len(outs) <= _MOST_OUTS and all(map(math.isfinite, (mark.since, *outs)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         readable = False

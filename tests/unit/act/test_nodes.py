@@ -42,13 +42,6 @@ def test_quarantine_adds_to_the_taints_of_others():
     assert mark == {"state": "Failed", "since": 12.5, "reason": "three misses"}
 
 
-def test_a_mark_carries_how_often_the_node_did_not_prove_itself():
-    action = QuarantineNode("gpu-0", 12.5, "no proof", failed_proofs=2)
-    after = apply(node(), plan_patch(node(), action))
-    mark = json.loads(after["metadata"]["annotations"]["sluice.dev/health"])
-    assert mark["failedProofs"] == 2
-
-
 def test_doing_it_twice_changes_nothing():
     action = QuarantineNode("gpu-0", 12.5, "three misses")
     live = apply(node([OTHER]), plan_patch(node([OTHER]), action))

@@ -120,6 +120,7 @@ class World:
         self.misses: dict[str, int] = {}
         self.leases: dict[str, float] = dict.fromkeys(self.nodes, self.now)
         self.probations: dict[str, ProbationPod] = {}
+        self.probation_waiting = ""
         self.born = 0
 
     def run(self, seconds):
@@ -331,7 +332,10 @@ class World:
                 del self.probations[name]
             elif pod.node not in self.dead and self.now - pod.created >= self.startup:
                 slots = {k: self._answer(v, pod.node) for k, v in pod.slots.items()}
-                self.probations[name] = replace(pod, ready=True, slots=slots)
+                waiting = self.probation_waiting
+                self.probations[name] = replace(
+                    pod, ready=not waiting, waiting=waiting, slots=slots
+                )
 
     def _probe(self, worker, *, dead):
         ready = worker.node is not None and (worker.ready or (not dead and self._started(worker)))
@@ -378,7 +382,7 @@ class World:
         for action in self.plan.nodes:
             if isinstance(action, QuarantineNode):
                 self.marks[action.node] = NodeMark(
-                    action.state, action.since, action.reason, action.outs, action.failed_proofs
+                    action.state, action.since, action.reason, action.outs
                 )
                 self.returned.pop(action.node, None)
                 self.release.discard(action.node)

@@ -177,16 +177,6 @@ def test_a_mark_remembers_when_the_node_was_taken_out():
     assert read_mark("[]")[0] is None
 
 
-@pytest.mark.parametrize(
-    ("written", "count"), [("3", 3), ("-1", 0), ('"many"', None), ("1e999", None), ("[1]", None)]
-)
-def test_a_mark_remembers_how_often_the_node_did_not_prove_itself(written, count):
-    text = f'{{"state": "Failed", "since": 1, "reason": "r", "failedProofs": {written}}}'
-    mark, said = read_mark(text)
-    assert (mark and mark.failed_proofs) == count
-    assert bool(said) == (count is None)
-
-
 @pytest.mark.parametrize("since", ["NaN", "Infinity", '"soon"', "1" + "0" * 400])
 def test_a_mark_without_a_real_time_is_none(since):
     mark, said = read_mark(f'{{"state": "Failed", "since": {since}, "reason": "r"}}')
