@@ -15,7 +15,7 @@ from sluice_accel.faults import (
     decode_state,
     encode_states,
 )
-from sluice_node import devicestates
+from sluice_node import devicebank, devicestates
 from sluice_node.devicebank import DeviceBank
 from sluice_node.devicehealth import THROTTLE_SECONDS, judge_devices
 from sluice_node.devices import AdmissionError, CapacityLedger, list_devices
@@ -189,7 +189,10 @@ def device_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def bank(tmp_path: Path, device_dir: Path) -> AsyncIterator[DeviceBank]:
+async def bank(
+    tmp_path: Path, device_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[DeviceBank]:
+    monkeypatch.setattr(devicebank, "_LOOK_SECONDS", 0.01)
     bank = DeviceBank(make_config(tmp_path, device_dir=device_dir), lambda _: None)
     await bank.start()
     running = asyncio.create_task(bank.run())
