@@ -280,6 +280,8 @@ def test_terminated_twice_it_ends_at_once(start):
         worker.until("/readyz", 503)
         worker.terminate()
         assert worker.wait() == 0
+        with pytest.raises(openai.APIError, match="the engine failed"):
+            list(stream)
     lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
     assert [line["requests"] for line in lines if "unfinished" in line["event"]] == [1]
 

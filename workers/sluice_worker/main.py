@@ -155,6 +155,8 @@ async def _drain(server: Server, engine: Engine, hurry: asyncio.Event) -> None:
         log.warning("the drain ends with requests unfinished", requests=left)
     # A step that hangs is not waited for: the grace period has an end, too.
     await asyncio.to_thread(engine.stop, STOP_SECONDS)
+    # Or their clients would wait, and so the cleanup for them, for tokens that nobody computes.
+    server.end_requests()
 
 
 def _number(

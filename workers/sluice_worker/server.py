@@ -112,6 +112,11 @@ class Server:
             if output is not None:
                 output.put(emission)
 
+    def end_requests(self) -> None:
+        """End every request with an error; for when no engine will; call within the event loop."""
+        for sequence, output in self._outputs.items():
+            output.put(Emission(sequence, None, "error"))
+
     def make_app(self) -> web.Application:
         """Return the application."""
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)

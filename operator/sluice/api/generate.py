@@ -1,8 +1,9 @@
 """Write `crds/` and `docs/api.md` from the types; with --check only compare."""
 
 import argparse
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def render_files() -> dict[str, str]:
-    """Return the contents of every generated file, by path from the repository's root."""
+@functools.cache
+def render_files() -> Mapping[str, str]:
+    """Return the contents of every generated file, by path from the repository's root.
+
+    The types do not change while a process runs, and writing YAML is slow: once is enough.
+    """
     crds = build_crds()
     files = {f"crds/{name}": _write_yaml(crd) for name, crd in crds.items()}
     files["crds/kustomization.yaml"] = _write_yaml(

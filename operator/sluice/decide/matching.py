@@ -41,7 +41,7 @@ def list_classes(node: Node, classes: Mapping[str, AcceleratorClassSpec]) -> lis
 
 def selects(accelerator: AcceleratorClassSpec, node: Node) -> bool:
     """Tell whether the class's node selector matches the node."""
-    return all(node.labels.get(key) == value for key, value in accelerator.node_selector.items())
+    return accelerator.node_selector.items() <= node.labels.items()
 
 
 def claim_models(pools: Sequence[Pool]) -> dict[str, PoolKey]:

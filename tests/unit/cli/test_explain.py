@@ -97,7 +97,8 @@ class FakeServer(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeServer) as made:
-        threading.Thread(target=made.serve_forever).start()
+        # Looks every 10 ms, not every half second, whether it is to end.
+        threading.Thread(target=made.serve_forever, args=(0.01,)).start()
         url = f"http://127.0.0.1:{made.server_port}"
         config = {
             "apiVersion": "v1",

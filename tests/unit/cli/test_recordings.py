@@ -35,7 +35,8 @@ class FakeOperator(http.server.BaseHTTPRequestHandler):
 def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeOperator]]:
     monkeypatch.setattr(FakeOperator, "asked", [])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeOperator) as server:
-        threading.Thread(target=server.serve_forever).start()
+        # Looks every 10 ms, not every half second, whether it is to end.
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         monkeypatch.setattr(FakeOperator, "url", f"http://127.0.0.1:{server.server_port}", False)
         yield FakeOperator
         server.shutdown()

@@ -8,15 +8,13 @@ from sluice.decide import evidence
 from sluice.model.memory import WorkerState
 from sluice.model.snapshot import Distribution, KnownAnswers, Probe, WorkerSignals
 
-from .world import BOUNDS, World, one_bucket
+from .settled import settle
+from .world import BOUNDS, one_bucket
 
 
 @pytest.fixture
 def world():
-    world = World()
-    world.rate["chat"] = 4.0
-    world.run(80)
-    return world
+    return settle()
 
 
 def states(world, node):

@@ -7,6 +7,7 @@ import pytest
 from sluice.model.keys import PoolKey
 from sluice.model.plan import Finding
 
+from .settled import settle
 from .world import World, pool_spec
 
 
@@ -34,10 +35,7 @@ def short(world, pool="chat"):
 
 @pytest.fixture
 def world():
-    world = World()
-    world.rate["chat"] = 3.0
-    world.run(80)
-    return world
+    return settle(3.0)
 
 
 def test_a_partial_loss_wants_what_is_missing_by_the_formula(world):

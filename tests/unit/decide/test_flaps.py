@@ -4,7 +4,7 @@ import pytest
 
 from sluice.model.snapshot import NodeMark
 
-from .world import World
+from .settled import settle
 
 RETURN_AFTER = 20.0
 PROOF = 20.0
@@ -13,10 +13,7 @@ PROOF = 20.0
 
 @pytest.fixture
 def world():
-    world = World()
-    world.rate["chat"] = 4.0
-    world.run(80)
-    return world
+    return settle()
 
 
 def find_return(world, node="maia-0"):

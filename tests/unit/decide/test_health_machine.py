@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sluice.decide.limits import LEASE_STALE, PROOF_ROUNDS
 from sluice.model.memory import OUT_STATES, NodeState, WorkerState
 
-from .world import World
+from .settled import settle
 
 NODES = ("maia-0", "maia-1", "gpu-0", "gpu-1")
 NODE = st.sampled_from(NODES)
@@ -22,9 +22,7 @@ class Health(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world = World()
-        self.world.rate["chat"] = 5.0
-        self.world.run(60)
+        self.world = settle(5.0)
         self.bad_until = dict.fromkeys(NODES, 0.0)
         self.outs = {node: [] for node in NODES}
         self.hurried = set()

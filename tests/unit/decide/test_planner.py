@@ -9,6 +9,7 @@ from sluice.model.keys import PoolKey
 from sluice.model.memory import WorkerHealth, WorkerState
 from sluice.model.plan import Finding
 
+from .settled import settle
 from .world import CLASSES, World, pool_spec
 
 
@@ -89,9 +90,8 @@ def test_missing_signals_or_a_broken_slo_never_scale_down(world, missing):
     assert all(world.wanted()[name] >= before[name] for name in before)
 
 
-def test_a_lost_node_makes_gpu_take_over_and_the_node_comes_back(world):
-    world.rate["chat"] = 4.0
-    world.run(80)
+def test_a_lost_node_makes_gpu_take_over_and_the_node_comes_back():
+    world = settle()
     before = world.wanted()
     assert before["maia"] >= 3
     world.dead = {"maia-0"}
@@ -112,9 +112,8 @@ def test_a_lost_node_makes_gpu_take_over_and_the_node_comes_back(world):
     assert world.wanted()["gpu"] == 0
 
 
-def test_failed_workers_are_deleted_by_name_and_get_no_traffic(world):
-    world.rate["chat"] = 4.0
-    world.run(80)
+def test_failed_workers_are_deleted_by_name_and_get_no_traffic():
+    world = settle()
     world.dead = {"maia-0"}
     world.step()
     world.step()
@@ -129,9 +128,8 @@ def test_failed_workers_are_deleted_by_name_and_get_no_traffic(world):
     assert {world.workers[uid].node for uid in deleted} == {"maia-0"}
 
 
-def test_the_breaker_stops_deletion_but_not_the_shift(world):
-    world.rate["chat"] = 4.0
-    world.run(80)
+def test_the_breaker_stops_deletion_but_not_the_shift():
+    world = settle()
     world.dead = {"maia-0", "maia-1"}
     world.run(10)
     deleted = {
@@ -146,9 +144,8 @@ def test_the_breaker_stops_deletion_but_not_the_shift(world):
 
 
 @pytest.mark.parametrize("doubt", ["own target silent", "every class misses at once"])
-def test_a_suspect_observer_fails_nobody(world, doubt):
-    world.rate["chat"] = 7.0
-    world.run(80)
+def test_a_suspect_observer_fails_nobody(doubt):
+    world = settle(7.0)
     if doubt == "own target silent":
         world.observer_ok = False
         world.dead = {"maia-0"}
@@ -160,9 +157,8 @@ def test_a_suspect_observer_fails_nobody(world, doubt):
 
 
 @pytest.mark.parametrize("blind", ["itself", "everywhere"])
-def test_what_failed_before_is_not_deleted_once_the_observer_is_in_doubt(world, blind):
-    world.rate["chat"] = 4.0
-    world.run(80)
+def test_what_failed_before_is_not_deleted_once_the_observer_is_in_doubt(blind):
+    world = settle()
     world.specs["other"] = pool_spec(
         model=model("other"), variants=[{"acceleratorClass": "gpu", "min": 1, "max": 1}]
     )

@@ -5,17 +5,15 @@ import pytest
 from sluice.decide.limits import LEASE_STALE, PROOF_PATIENCE, RELAPSE_AFTER
 from sluice.model.snapshot import NodeMark, Worker
 
-from .world import World, pool_spec
+from .settled import settle
+from .world import pool_spec
 
 RETURN_AFTER = 20.0
 
 
 @pytest.fixture
 def world():
-    world = World()
-    world.rate["chat"] = 4.0
-    world.run(80)
-    return world
+    return settle()
 
 
 def fail(world, node="maia-0"):

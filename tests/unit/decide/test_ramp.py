@@ -5,6 +5,7 @@ import pytest
 from sluice.decide.ramp import find_failed_gate, merge_signals
 from sluice.model.snapshot import Distribution, WorkerSignals
 
+from .settled import settle
 from .world import BOUNDS, World, one_bucket, pool_spec
 
 STEPS = {"steps": ["10%", "50%"], "dwell": "6s"}
@@ -32,10 +33,7 @@ def ramp(world):
 
 @pytest.fixture
 def world():
-    world = World()
-    world.rate["chat"] = 4.0
-    world.run(80)
-    return world
+    return settle()
 
 
 def test_the_share_climbs_step_by_step_and_each_lasts_its_dwell(world):

@@ -7,6 +7,7 @@ import pytest
 from sluice.decide.planner import plan
 from sluice.model.snapshot import NodeMark, Probe
 
+from .settled import settle
 from .world import World, record
 
 
@@ -15,9 +16,8 @@ def world():
     return World()
 
 
-def test_a_restart_of_the_operator_releases_and_repeats_nothing(world):
-    world.rate["chat"] = 4.0
-    world.run(80)
+def test_a_restart_of_the_operator_releases_and_repeats_nothing():
+    world = settle()
     world.dead = {"maia-0"}
     world.run(20)
     before, told = world.wanted(), len(world.told("FallBack"))
@@ -95,9 +95,8 @@ def test_a_pool_made_anew_under_the_same_name_begins_with_nothing(world):
     assert chat.decisions == ()
 
 
-def test_times_to_come_hold_nothing_for_ever(world):
-    world.rate["chat"] = 4.0
-    world.run(80)
+def test_times_to_come_hold_nothing_for_ever():
+    world = settle()
     world.restart_operator()
     later = "9999-12-31T23:59:59-23:59"
     remembered = world.status["chat"]["memory"]["variants"]
@@ -113,9 +112,7 @@ def test_times_to_come_hold_nothing_for_ever(world):
 
 
 def test_a_return_that_a_hand_dated_ahead_is_no_reason_to_look_at_the_node_in_every_pass():
-    world = World()
-    world.rate["chat"] = 4.0
-    world.run(80)
+    world = settle()
     world.returned["maia-0"] = NodeMark("Ramp", world.now + 1e6, "proven")
     world.restart_operator()
     world.step()

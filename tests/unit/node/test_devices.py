@@ -15,6 +15,7 @@ from sluice_accel.faults import (
     decode_state,
     encode_states,
 )
+from sluice_node import devicebank, devicestates
 from sluice_node.devicebank import DeviceBank
 from sluice_node.devicehealth import THROTTLE_SECONDS, judge_devices
 from sluice_node.devices import AdmissionError, CapacityLedger, list_devices
@@ -188,7 +189,10 @@ def device_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def bank(tmp_path: Path, device_dir: Path) -> AsyncIterator[DeviceBank]:
+async def bank(
+    tmp_path: Path, device_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[DeviceBank]:
+    monkeypatch.setattr(devicebank, "_LOOK_SECONDS", 0.01)
     bank = DeviceBank(make_config(tmp_path, device_dir=device_dir), lambda _: None)
     await bank.start()
     running = asyncio.create_task(bank.run())
@@ -220,8 +224,9 @@ async def test_every_process_is_told_the_present_state_and_each_change(
 
 
 async def test_a_crash_reaches_who_uses_the_device_and_not_who_comes_after(
-    bank: DeviceBank, file: Path
+    bank: DeviceBank, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(devicestates, "CRASH_SECONDS", 0.05)
     path = bank.find_socket((MAIA, 0))
     before, writer = await asyncio.open_unix_connection(path)
     assert await read_kinds(before) == []

@@ -165,7 +165,7 @@ async def test_a_worker_that_answers_wrongly_and_then_hangs_was_wrong(prober, wo
 
 
 async def test_a_worker_that_hangs_is_neither_right_nor_wrong(prober, worker):
-    prober.set_targets([target(worker, timeout=0.3)])
+    prober.set_targets([target(worker, timeout=0.1)])
     await until(lambda: find(prober).right >= 1)
     worker.heard.clear()
     before = prober.unanswered
@@ -362,10 +362,10 @@ async def test_slots_of_a_probation_pod_are_told_apart(prober, start):
 
 
 async def test_rounds_of_one_target_are_a_period_apart(prober, worker):
-    prober.set_targets([target(worker, period=0.2)])
+    prober.set_targets([target(worker, period=0.05)])
     await until(lambda: worker.listed >= 4)
     gaps = [b - a for a, b in itertools.pairwise(worker.times)]
-    assert sum(gaps) >= 0.2 * len(gaps) * 0.9
+    assert sum(gaps) >= 0.05 * len(gaps) * 0.9
 
 
 async def test_the_rate_holds_over_all_targets_and_new_ones_begin_one_after_the_other(start):

@@ -120,12 +120,13 @@ def test_a_start_knows_the_devices_state(device):
         devices.check()
 
 
-def test_a_lost_socket_keeps_the_last_state_and_is_followed_again(device):
+def test_a_lost_socket_keeps_the_last_state_and_is_followed_again(device, monkeypatch):
+    monkeypatch.setattr("sluice_worker.device.RETRY_SECONDS", 0.02)
     device.tell("throttle", slowdown=4)
     devices = Devices([str(device.path)])
     devices.start()
     device.close()
-    time.sleep(0.3)  # long enough for an attempt that fails
+    time.sleep(0.1)  # long enough for an attempt that fails
     assert devices.effects.slowdown == 4
     device.tell()
     device.listen()

@@ -7,6 +7,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
+from sluice_worker import watchdog
 from sluice_worker.engine import Emission, GenerationRequest
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
@@ -81,7 +82,8 @@ async def test_a_working_engine_is_healthy_and_ready(client):
     assert await ask(client, "/readyz") == (200, "ok")
 
 
-async def test_a_stuck_engine_is_neither(client, engine):
+async def test_a_stuck_engine_is_neither(client, engine, monkeypatch):
+    monkeypatch.setattr(watchdog, "CONFIRM_AFTER", 0.05)
     engine.beat -= STUCK_AFTER + 1
     deadline = time.monotonic() + 30
     while (found := await ask(client, "/healthz")) == (200, "ok"):
