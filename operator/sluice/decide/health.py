@@ -116,7 +116,7 @@ def judge_nodes(
             )
             after, times, why = _judge(bench, before, outs.get(name, ()))
             if after is not None:
-                judged[name] = after
+                judged[name] = after = replace(after, boot_id=node.boot_id or after.boot_id)
             elif not is_counted(times, snapshot.at):
                 times = ()
             outs[name] = times
@@ -310,10 +310,11 @@ def _judge_relapse(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
     """
     at = bench.snapshot.at
     evidence = list_written(bench.evidence) if bench.doubt else bench.evidence
+    why = word_evidence(evidence) if is_enough(evidence) else _find_restart(bench, before)
     good = at - before.alive_since if before.alive_since is not None else 0.0
-    if good < limits.RELAPSE_AFTER or not is_enough(evidence):
+    if good < limits.RELAPSE_AFTER or not why:
         return replace(before, alive_since=None), outs, ""
-    return _fail_again(bench, outs, f"looked good for {good:.0f} s, then {word_evidence(evidence)}")
+    return _fail_again(bench, outs, f"looked good for {good:.0f} s, then {why}")
 
 
 def _fail_again(bench: _Bench, outs: Outs, why: str) -> _Judged:
@@ -331,6 +332,8 @@ def _find_bad(bench: _Bench, before: NodeHealth) -> str:
     node = bench.node
     if bench.evidence:
         return word_evidence(bench.evidence)
+    if restart := _find_restart(bench, before):
+        return restart
     if node.ready is not NodeReady.TRUE:
         return f"its condition Ready is {node.ready}"
     if node.lease_age is None or node.lease_age > limits.LEASE_STALE:
@@ -340,6 +343,16 @@ def _find_bad(bench: _Bench, before: NodeHealth) -> str:
     if waiting and (node.lease_renewed is None or node.lease_renewed <= before.since):
         return "its Lease has not been renewed since it was taken out"
     return ""
+
+
+def _find_restart(bench: _Bench, before: NodeHealth) -> str:
+    """Return that a node that is out was started anew, or "".
+
+    Where no worker of ours is left, nothing else tells of a short failure: a Lease that pauses for
+    some seconds is still a fresh one.
+    """
+    known, now = before.boot_id, bench.node.boot_id
+    return "it was started anew" if known and now and known != now else ""
 
 
 def _mark(

@@ -79,6 +79,7 @@ class NodeHealth:
         alive_since: since when everything that speaks for the node has been good without a break;
             None while something speaks against it.
         gone_since: since when there is no such node, or no class selects it; None while there is.
+        boot_id: of the machine's last start that was seen; "" after a restart of the operator.
     """
 
     state: NodeState
@@ -87,6 +88,7 @@ class NodeHealth:
     entered: float = 0.0
     alive_since: float | None = None
     gone_since: float | None = None
+    boot_id: str = ""
 
     @property
     def is_out(self) -> bool:

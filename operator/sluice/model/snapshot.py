@@ -163,6 +163,7 @@ class Node:
         released: somebody asks by annotation to let it back.
         banned: somebody asks by annotation to take it out: the reason given, or "".
         conditions: of the types that a class names in health.nodeConditions, by type.
+        boot_id: another one with every start of the machine; "" where it says none.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Node:
     conditions: Mapping[str, NodeCondition] = field(default_factory=dict)
     capacity: Mapping[str, int] = field(default_factory=dict)
     lease_lag: float = 10.0
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

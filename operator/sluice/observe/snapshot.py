@@ -323,6 +323,7 @@ def _read_node(item: Object, sight: Sight, resources: set[str], kinds: set[str])
             for c in status.get("conditions", ())
             if c.get("type") in kinds
         },
+        boot_id=str(status.get("nodeInfo", {}).get("bootID", "")),
     )
 
 

@@ -129,3 +129,42 @@ def test_flaps_of_a_node_count_for_as_long_as_it_is_out_whatever_its_name(world)
     assert {world.marks[node].state for node in ("maia-0", "maia-1")} == {"Failed"}
     world.run(12)
     assert {world.marks[node].state for node in ("maia-0", "maia-1")} == {"Probation"}
+
+
+def come_and_go(world, times, up=10.0):
+    """Let a node go down for ten seconds and come back, over and over."""
+    for _ in range(times):
+        world.dead = {"maia-0"}
+        world.run(10)
+        world.dead = set()
+        world.run(up)
+
+
+def test_what_goes_down_again_and_again_while_it_is_out_is_latched(world):
+    come_and_go(world, 5)
+    assert not world.returned
+    assert world.marks["maia-0"].state == "Latched"
+    assert "looked good for 18 s, then it was started anew" in world.marks["maia-0"].reason
+
+
+def test_one_that_is_started_anew_in_its_proof_has_failed_it(world):
+    world.dead = {"maia-0"}
+    world.run(10)
+    world.dead = set()
+    while world.marks["maia-0"].state != "Probation":
+        world.step()
+    world.boots["maia-0"] += 1
+    world.step()
+    assert world.marks["maia-0"].state == "Failed"
+    assert "went bad in probation: it was started anew" in world.marks["maia-0"].reason
+
+
+def test_an_operator_that_starts_takes_no_boot_for_a_new_one(world):
+    world.dead = {"maia-0"}
+    world.run(10)
+    world.dead = set()
+    world.run(15)
+    world.restart_operator()
+    world.run(60)
+    assert "maia-0" not in world.marks
+    assert len(world.returned["maia-0"].outs) == 1

@@ -119,6 +119,8 @@ class World:
         self.workers: dict[str, Worker] = {}
         self.misses: dict[str, int] = {}
         self.leases: dict[str, float] = dict.fromkeys(self.nodes, self.now)
+        self.boots: dict[str, int] = dict.fromkeys(self.nodes, 1)
+        self.down: set[str] = set()
         self.probations: dict[str, ProbationPod] = {}
         self.probation_waiting = ""
         self.born = 0
@@ -289,6 +291,11 @@ class World:
 
     def _node(self, name):
         kind = self.nodes[name]
+        if name in self.dead:
+            self.down.add(name)
+        elif name in self.down:
+            self.down.discard(name)
+            self.boots[name] = self.boots.get(name, 0) + 1
         if name not in self.dead and not self.frozen_leases:
             self.leases[name] = self.now
         resource = self.classes[kind].resource_name if kind in self.classes else "none/none"
@@ -300,6 +307,7 @@ class World:
             lease_age=self.now - self.leases[name],
             lease_renewed=self.leases[name],
             lease_lag=self.lease_lag,
+            boot_id=str(self.boots.get(name, 0)),
             allocatable={resource: self._allocatable(name, kind)},
             capacity={resource: self.devices.get(kind, 2)},
             tainted=name in self.marks,

@@ -126,7 +126,10 @@ def test_nodes_of_a_class_and_nodes_with_our_mark_are_seen():
         return {
             "metadata": {"name": name, "uid": name, "labels": labels},
             "spec": spec,
-            "status": {"allocatable": {"sluice.dev/maia": "2", "cpu": "8"}},
+            "status": {
+                "allocatable": {"sluice.dev/maia": "2", "cpu": "8"},
+                "nodeInfo": {"bootID": "b7"},
+            },
         }
 
     taint = {"key": "sluice.dev/quarantine", "effect": "NoSchedule"}
@@ -141,6 +144,7 @@ def test_nodes_of_a_class_and_nodes_with_our_mark_are_seen():
     found = {one.name: one for one in snapshot.nodes}
     assert set(found) == {"maia-0", "left-over"}
     assert found["maia-0"].allocatable == {"sluice.dev/maia": 2}
+    assert found["maia-0"].boot_id == "b7"
     assert found["maia-0"].ready is NodeReady.UNKNOWN
     assert found["left-over"].tainted
 
