@@ -57,7 +57,8 @@ def plan_patch(live: Json, action: NodeAction) -> list[Json]:
     if isinstance(action, QuarantineNode):
         taint = {"key": TAINT_QUARANTINE, "value": "failed", "effect": "NoSchedule"}
         wanted_taints = [*others, taint]
-    wanted[ANNOTATION_RELEASE] = None
+    if action.released:
+        wanted[ANNOTATION_RELEASE] = None
     operations = _patch_annotations(annotations, wanted)
     if [_strip(taint) for taint in taints] != [_strip(taint) for taint in wanted_taints]:
         operations.append({"op": "add", "path": "/spec/taints", "value": wanted_taints})

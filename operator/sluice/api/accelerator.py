@@ -213,8 +213,9 @@ class AcceleratorClassSpec(ApiModel):
         min_length=1,
         max_length=16,
         description="Labels that a node must have, all of them, to count as one of this class. A"
-        " node that several classes select is judged by the strictest health rules of all. May be"
-        " edited: workers then roll to the nodes it selects.",
+        " node that several classes select is judged by the strictest of their"
+        " health.nodeConditions, returnAfter and latchAfterFlaps. May be edited: workers then roll"
+        " to the nodes it selects.",
         json_schema_extra={
             RULES: [rule(f"self.all(key, {matches('key', LABEL_KEY.pattern)})", _BAD_KEY)]
         },

@@ -9,7 +9,9 @@ neither among the nodes that are out nor among those of the class. Lost capacity
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
+from sluice.decide.allocation import EPSILON
 from sluice.decide.matching import list_workers, selects
 from sluice.model.memory import NodeHealth, NodeState, Storm
 from sluice.model.snapshot import Node, Snapshot
@@ -108,11 +110,16 @@ def _count_out(snapshot: Snapshot, nodes: Mapping[str, NodeHealth], class_name: 
         if node.name in nodes and nodes[node.name].is_out
     )
     # Never more of them than may be acted on: what is left of the class is for a person to empty.
-    most = max(1, int(accelerator.health.max_unhealthy * len(of_class)))
+    most = _find_limit(accelerator, len(of_class))
     aside = _list_aside(snapshot, nodes, of_class)[:most]
     left = len(of_class) - len(aside)
-    limit = max(1, int(accelerator.health.max_unhealthy * left))
+    limit = _find_limit(accelerator, left)
     return _Count(left, [name for _, name in out if name not in aside], limit, aside)
+
+
+def _find_limit(accelerator: AcceleratorClassSpec, nodes: int) -> int:
+    # 0.29 x 100 is a little less than 29.
+    return max(1, int(accelerator.health.max_unhealthy * nodes + EPSILON))
 
 
 def _list_aside(
@@ -120,7 +127,7 @@ def _list_aside(
 ) -> list[str]:
     """Return the latched nodes of a class that are matters of their own, longest out first.
 
-    Nothing of ours is left on them, and a hand took them out, or they have been out for an hour in
+    Nothing of ours is left on them, and a hand took them out, or it is an hour since they failed in
     which no other was latched that the breaker holds back still: then it may be one fault.
     """
     latched = [
@@ -131,10 +138,10 @@ def _list_aside(
     if not latched:
         return []
     occupied = {w.node for w in list_workers(snapshot) if not w.terminating}
-    held = [nodes[node.name].since for node in latched if node.name in occupied]
+    held = [nodes[node.name].failed for node in latched if node.name in occupied]
     found = []
     for node in latched:
-        since = nodes[node.name].since
+        since = nodes[node.name].failed
         alone = not any(other < since + limits.LATCHED_ASIDE for other in held)
         known = bool(node.banned) or (snapshot.at - since >= limits.LATCHED_ASIDE and alone)
         if known and node.name not in occupied:

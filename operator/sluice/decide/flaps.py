@@ -63,26 +63,34 @@ def take_out(
         return latch(None, node, reason, at), outs
     if has_wrong_answer(evidence):
         return latch(None, node, reason, at), add_failure(outs, at)
-    return note_failure(node, accelerator, outs, at, reason)
+    return note_failure(None, node, accelerator, add_failure(outs, at), reason)
 
 
 def note_failure(
-    node: Node, accelerator: AcceleratorClassSpec, outs: Outs, at: float, reason: str
+    before: NodeHealth | None,
+    node: Node,
+    accelerator: AcceleratorClassSpec,
+    outs: Outs,
+    reason: str,
 ) -> tuple[NodeHealth, Outs]:
-    """Return the health of a node that fails now, and its times with this one added."""
-    outs = add_failure(outs, at)
+    """Return the health of a node that failed at the last of these times, and the times.
+
+    One that was out already (`before`) is out since then: the breaker acts on the longest out.
+    """
+    at = outs[-1]
     most = accelerator.health.latch_after_flaps
     flaps = count_flaps(outs)
     if flaps >= most:
         text = f"{reason}; latched after {flaps} flaps within an hour (latchAfterFlaps {most})"
-        return latch(None, node, text, at), outs
+        return latch(before, node, text, at), outs
     if flaps:
         window = stable_window(accelerator, outs)
         reason = (
             f"{reason}; flap {flaps} within an hour: has to look good for {window:g} s, latched at"
             f" {most}"
         )
-    return NodeHealth(NodeState.FAILED, at, reason, at), outs
+    since = before.since if before is not None else at
+    return NodeHealth(NodeState.FAILED, since, reason, at), outs
 
 
 def add_failure(outs: Outs, at: float) -> Outs:

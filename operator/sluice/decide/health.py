@@ -25,6 +25,7 @@ from sluice.decide.evidence import (
 )
 from sluice.decide.flaps import (
     Outs,
+    add_failure,
     forget_outs,
     is_counted,
     latch,
@@ -32,13 +33,12 @@ from sluice.decide.flaps import (
     stable_window,
     take_out,
 )
-from sluice.decide.matching import find_class, list_classes, list_workers
-from sluice.decide.probation import Verdict, weigh_proof
+from sluice.decide.marks import is_marked, plan_gone_mark, plan_mark
+from sluice.decide.matching import find_class, list_workers
+from sluice.decide.probation import Proof, Verdict, weigh_proof
 from sluice.model.memory import Memory, NodeHealth, NodeState, WorkerHealth, WorkerState
-from sluice.model.plan import NodeAction, QuarantineNode, ReleaseNode
-from sluice.model.snapshot import Node, NodeMark, NodeReady, Snapshot
-
-_MARKED = frozenset({NodeState.FAILED, NodeState.LATCHED, NodeState.PROBATION, NodeState.RAMP})
+from sluice.model.plan import NodeAction
+from sluice.model.snapshot import Node, NodeReady, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +50,14 @@ class NodesJudged:
         outs: when each was taken out lately.
         actions: what to do about marks.
         turns: (node, state before, state after, reason) of those whose state changed.
+        marked: nodes that are out, and say so: no restart can forget why.
     """
 
     nodes: Mapping[str, NodeHealth]
     outs: Mapping[str, Outs]
     actions: tuple[NodeAction, ...]
     turns: tuple[tuple[str, str, str, str], ...]
-
-
-def recall_nodes(snapshot: Snapshot) -> dict[str, NodeHealth]:
-    """Return what the annotations say; a restart of the operator releases nothing."""
-    recalled = {}
-    at = snapshot.at
-    for node in snapshot.nodes:
-        if node.mark is not None and node.mark.state in _MARKED:
-            # A time to come, from another clock or a hand, would keep the node out until then.
-            since = min(node.mark.since, at)
-            state = NodeState(node.mark.state)
-            if state is NodeState.RAMP and node.tainted:
-                state = NodeState.FAILED  # one of the two was edited: out is the safe one
-            recalled[node.name] = NodeHealth(state, since, node.mark.reason, at)
-        elif node.tainted:
-            why = node.mark_error or "our taint was found without its annotation"
-            recalled[node.name] = NodeHealth(NodeState.FAILED, at, why, at)
-    return recalled
+    marked: frozenset[str]
 
 
 def judge_nodes(
@@ -105,10 +89,11 @@ def judge_nodes(
         after: NodeHealth | None = None
         times: Outs = ()
         if accelerator is None:
-            why = "no accelerator class selects it any more"
             if node.released:
                 judged.pop(name, None)
                 outs.pop(name, None)
+            why = "no accelerator class selects it any more"
+            actions += plan_gone_mark(node, judged.get(name), outs.get(name, ()), why, snapshot.at)
         else:
             evidence = _gather(snapshot, node, accelerator, workers, against)
             bench = _Bench(
@@ -116,14 +101,29 @@ def judge_nodes(
             )
             after, times, why = _judge(bench, before, outs.get(name, ()))
             if after is not None:
-                judged[name] = after = replace(after, boot_id=node.boot_id or after.boot_id)
+                judged[name] = after = _note_sight(after, node, times)
             elif not is_counted(times, snapshot.at):
                 times = ()
             outs[name] = times
-        actions += _mark(node, after, times, why, snapshot.at)
+            actions += plan_mark(node, after, times, why, snapshot.at)
         turns += _note_turn(name, before, after, why)
     outs = forget_outs(outs, judged, snapshot.at)
-    return NodesJudged(judged, outs, tuple(actions), tuple(turns))
+    marked = frozenset(
+        node.name
+        for node in snapshot.nodes
+        if node.tainted and _is_told(node, judged.get(node.name), outs)
+    )
+    return NodesJudged(judged, outs, tuple(actions), tuple(turns), marked)
+
+
+def _is_told(node: Node, health: NodeHealth | None, outs: Mapping[str, Outs]) -> bool:
+    return health is not None and is_marked(node, health, outs.get(node.name, ()))
+
+
+def _note_sight(health: NodeHealth, node: Node, outs: Outs) -> NodeHealth:
+    """Return a health with what the next pass compares with."""
+    failed = max(health.since, outs[-1]) if outs else health.since
+    return replace(health, failed=failed, boot_id=node.boot_id or health.boot_id)
 
 
 def _welcome(
@@ -188,10 +188,11 @@ def _gather(
     workers: Mapping[str, WorkerHealth],
     against: Mapping[str, tuple[Evidence, ...]],
 ) -> tuple[Evidence, ...]:
-    """Return what speaks against a node: its own signs first, then workers failed by evidence."""
+    """Return what speaks against a node: its own signs first, then workers failed by evidence.
+
+    Own signs leave of the workers' only what is graver: wrong answers.
+    """
     own = gather_node(node, accelerator.health)
-    if own:
-        return own
     found: list[Evidence] = []
     for worker in list_workers(snapshot):
         health = workers.get(worker.uid)
@@ -200,7 +201,7 @@ def _gather(
         pieces = against.get(worker.uid, ())
         if health.state is WorkerState.FAILED and is_enough(pieces):
             found.append(join_evidence(f"worker {worker.name}", pieces))
-    return tuple(found)
+    return (*own, *(piece for piece in found if not own or has_wrong_answer([piece])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,18 +238,9 @@ def _judge(bench: _Bench, before: NodeHealth | None, outs: Outs) -> _Judged:
     if before is not None and before.is_out:
         return _judge_out(bench, before, outs)
     if is_enough(list_written(bench.evidence) if bench.doubt else bench.evidence):
-        taken, outs = take_out(node, bench.accelerator, outs, at, bench.evidence)
-        return replace(taken, reason=taken.reason + _tell_classes(bench)), outs, ""
+        return *take_out(node, bench.accelerator, outs, at, bench.evidence), ""
     why = _find_end_of_ramp(bench, before) if before is not None else ""
     return (None if why else before), outs, why
-
-
-def _tell_classes(bench: _Bench) -> str:
-    """Return by whose rules a node was judged, where that is not plain."""
-    names = list_classes(bench.node, bench.snapshot.classes)
-    if len(names) == 1:
-        return ""
-    return f"; judged by the strictest rules of its classes {', '.join(names)}"
 
 
 def _find_end_of_ramp(bench: _Bench, before: NodeHealth) -> str:
@@ -265,19 +257,18 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
     at = bench.snapshot.at
     latches = has_wrong_answer(bench.evidence) or bool(bench.node.banned)
     if latches and before.state is not NodeState.LATCHED:
+        outs = outs if bench.node.banned else add_failure(outs, at)
         return latch(before, bench.node, word_evidence(bench.evidence), at), outs, ""
     if before.state is NodeState.LATCHED:
         return before, outs, ""
     bad = _find_bad(bench, before)
     if before.state is NodeState.PROBATION:
         return _judge_probation(bench, before, outs, bad)
-    if bad:
-        return _judge_relapse(bench, before, outs)
+    if bad is not None:
+        return _judge_relapse(bench, before, outs, bad)
     since = before.alive_since if before.alive_since is not None else at
     window = stable_window(bench.accelerator, outs)
-    # The last beat of a node that died may be seen only after it was taken out: it takes another.
-    renewed = bench.node.lease_renewed or 0.0
-    if at - since < window or renewed <= before.since + bench.node.lease_lag:
+    if at - since < window:
         return replace(before, alive_since=since), outs, ""
     text = (
         f"looked good for {at - since:.0f} s of {window:g} s needed (ready, its Lease renewed,"
@@ -286,40 +277,47 @@ def _judge_out(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
     return _enter(before, NodeState.PROBATION, text, at), outs, ""
 
 
-def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: str) -> _Judged:
+def _judge_probation(bench: _Bench, before: NodeHealth, outs: Outs, bad: "_Bad | None") -> _Judged:
+    """Judge a node that has to prove itself: what is wrong counts first, and in any doubt."""
     at = bench.snapshot.at
-    if bad:
-        return _fail_again(bench, outs, f"went bad in probation: {bad}")
     proof = weigh_proof(bench.snapshot, bench.node, before)
     if proof.verdict is Verdict.WRONG:
-        return latch(before, bench.node, proof.text, at), outs, ""
-    if proof.verdict is Verdict.FAILED and proof.asked:
-        return _fail_again(bench, outs, proof.text)
-    if proof.verdict is Verdict.FAILED:
-        return _enter(before, NodeState.FAILED, proof.text, at), outs, ""
+        return latch(before, bench.node, proof.text, at), add_failure(outs, at), ""
+    if bad is not None and bad.failed:
+        return _fail_again(bench, before, outs, f"went bad in probation: {bad.text}")
+    if bench.doubt:
+        return replace(before, entered=at), outs, ""  # It begins anew when we see again.
+    if bad is not None:
+        return _enter(before, NodeState.FAILED, f"in probation: {bad.text}", at), outs, ""
+    return _end_proof(bench, before, outs, proof)
+
+
+def _end_proof(bench: _Bench, before: NodeHealth, outs: Outs, proof: Proof) -> _Judged:
+    at = bench.snapshot.at
     if proof.verdict is Verdict.PENDING:
         return before, outs, ""
-    return NodeHealth(NodeState.RAMP, at, proof.text, at), outs, ""
+    if proof.verdict is Verdict.PROVEN:
+        return NodeHealth(NodeState.RAMP, at, proof.text, at), outs, ""
+    if proof.asked:
+        return _fail_again(bench, before, outs, proof.text)
+    return _enter(before, NodeState.FAILED, proof.text, at), outs, ""
 
 
-def _judge_relapse(bench: _Bench, before: NodeHealth, outs: Outs) -> _Judged:
+def _judge_relapse(bench: _Bench, before: NodeHealth, outs: Outs, bad: "_Bad") -> _Judged:
     """Judge a node that is out and does not look good, and perhaps did until now.
 
-    What comes and goes while it is out is a flap as well. A Ready condition or a Lease may pause on
-    its way to us; they break the window, and count for no failure.
+    What comes and goes while it is out is a flap as well.
     """
-    at = bench.snapshot.at
-    evidence = list_written(bench.evidence) if bench.doubt else bench.evidence
-    why = word_evidence(evidence) if is_enough(evidence) else _find_restart(bench, before)
-    good = at - before.alive_since if before.alive_since is not None else 0.0
-    if good < limits.RELAPSE_AFTER or not why:
+    good = bench.snapshot.at - before.alive_since if before.alive_since is not None else 0.0
+    if good < limits.RELAPSE_AFTER or not bad.failed:
         return replace(before, alive_since=None), outs, ""
-    return _fail_again(bench, outs, f"looked good for {good:.0f} s, then {why}")
+    return _fail_again(bench, before, outs, f"looked good for {good:.0f} s, then {bad.text}")
 
 
-def _fail_again(bench: _Bench, outs: Outs, why: str) -> _Judged:
+def _fail_again(bench: _Bench, before: NodeHealth, outs: Outs, why: str) -> _Judged:
     """Return a node that failed again before it was back: it flaps like one that was."""
-    return *note_failure(bench.node, bench.accelerator, outs, bench.snapshot.at, why), ""
+    outs = add_failure(outs, bench.snapshot.at)
+    return *note_failure(before, bench.node, bench.accelerator, outs, why), ""
 
 
 def _enter(before: NodeHealth, state: NodeState, reason: str, at: float) -> NodeHealth:
@@ -327,21 +325,43 @@ def _enter(before: NodeHealth, state: NodeState, reason: str, at: float) -> Node
     return NodeHealth(state, before.since, reason, at)
 
 
-def _find_bad(bench: _Bench, before: NodeHealth) -> str:
-    """Return what speaks against a node that is out, or ""."""
+@dataclass(frozen=True, slots=True)
+class _Bad:
+    """What speaks against a node that is out.
+
+    Attributes:
+        failed: it has failed; else it may only be late on its way to us, or too little to fail it.
+    """
+
+    text: str
+    failed: bool = False
+
+
+def _find_bad(bench: _Bench, before: NodeHealth) -> _Bad | None:
+    """Return what speaks against a node that is out, or None."""
     node = bench.node
-    if bench.evidence:
-        return word_evidence(bench.evidence)
+    trusted = list_written(bench.evidence) if bench.doubt else bench.evidence
+    if is_enough(trusted):
+        return _Bad(word_evidence(trusted), failed=True)
     if restart := _find_restart(bench, before):
-        return restart
+        return _Bad(restart, failed=True)
+    if bench.evidence:
+        return _Bad(word_evidence(bench.evidence))
+    late = _find_late(node, before)
+    return _Bad(late) if late else None
+
+
+def _find_late(node: Node, before: NodeHealth) -> str:
+    """Return which of a node's own signs we still wait for, or ""."""
     if node.ready is not NodeReady.TRUE:
         return f"its condition Ready is {node.ready}"
     if node.lease_age is None or node.lease_age > limits.LEASE_STALE:
         return "its Lease is not renewed"
-    # Who proves itself answers right now; a release by hand may come before the next renewal.
-    waiting = before.state is NodeState.FAILED
-    if waiting and (node.lease_renewed is None or node.lease_renewed <= before.since):
-        return "its Lease has not been renewed since it was taken out"
+    # Who proves itself answers right now; a release by hand may come before the next renewal. The
+    # last beat of a node that died may be seen only after it was taken out: it takes another.
+    waiting, renewed = before.state is NodeState.FAILED, node.lease_renewed
+    if waiting and (renewed is None or renewed <= before.failed + node.lease_lag):
+        return "its Lease has not been renewed since it failed"
     return ""
 
 
@@ -353,33 +373,6 @@ def _find_restart(bench: _Bench, before: NodeHealth) -> str:
     """
     known, now = before.boot_id, bench.node.boot_id
     return "it was started anew" if known and now and known != now else ""
-
-
-def _mark(
-    node: Node, after: NodeHealth | None, outs: Outs, why: str, at: float
-) -> tuple[NodeAction, ...]:
-    """Return what makes a node carry the mark that it should: at most one action."""
-    mark = node.mark
-    if after is not None:
-        if _says(mark, after, outs) and node.tainted == after.is_out and not node.released:
-            return ()
-        if after.is_out:
-            return (QuarantineNode(node.name, after.since, after.reason, after.state, outs),)
-        return (ReleaseNode(node.name, after.reason, after.since, outs, after.state),)
-    remembers = mark is not None and mark.state == NodeState.HEALTHY and bool(outs)
-    if node.tainted or node.mark_error or node.released or (mark is not None and not remembers):
-        return (ReleaseNode(node.name, why or "nothing speaks against it", at, outs),)
-    return ()
-
-
-def _says(mark: NodeMark | None, after: NodeHealth, outs: Outs) -> bool:
-    """Tell whether a mark says it all already.
-
-    A return is told by its flaps, as it is written (`act.nodes`): its time may be a hand's.
-    """
-    if mark is None or mark.state != after.state:
-        return False
-    return mark.since == after.since if after.is_out else mark.outs == outs
 
 
 def _note_turn(

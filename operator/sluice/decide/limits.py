@@ -49,6 +49,9 @@ FLAP_WINDOW: Final = 3600.0
 RELAPSE_AFTER: Final = 5.0
 """A node that is out and looked good for so long has failed again when it no longer does."""
 
+HELD_AFTER: Final = 15.0
+"""A Failed worker that is there so long after its node was marked was held back, not missed."""
+
 LATCHED_ASIDE: Final = 3600.0
 """A latched node counts in its class's breaker for this long, unless a hand took it out."""
 

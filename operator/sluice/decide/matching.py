@@ -19,7 +19,8 @@ def find_class(
     """Return the class by which a node is judged, or None when no class selects it.
 
     Where several do, the first by name with the strictest rules of all: what one of them holds
-    against a node must not depend on what the other is called. Workers are judged by their own.
+    against a node must not depend on what the other is called. How a worker's pulse is taken, and
+    how many nodes may be acted on, stays each class's own.
     """
     found = [classes[name] for name in list_classes(node, classes)]
     if len(found) <= 1:

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from sluice.decide.breaker import remember_storms
 from sluice.decide.flaps import recall_outs
-from sluice.decide.health import judge_nodes, recall_nodes
+from sluice.decide.health import judge_nodes
 from sluice.decide.inventory import Inventory
+from sluice.decide.marks import recall_nodes
 from sluice.decide.matching import claim_models
 from sluice.decide.pool_pass import plan_pool
 from sluice.decide.probation import choose_probations
-from sluice.decide.recall import recall_pool
+from sluice.decide.recall import recall_pool, recall_storms
 from sluice.decide.variants import Fleet
 from sluice.decide.workers import bypass_latched, judge_workers
 from sluice.model.keys import PoolKey
@@ -29,12 +30,14 @@ def plan(snapshot: Snapshot, memory: Memory) -> tuple[Plan, Memory]:
     and repeats nothing.
     """
     if memory.started is None:
-        memory = replace(memory, nodes=recall_nodes(snapshot), outs=recall_outs(snapshot))
+        nodes = recall_nodes(snapshot)
+        storms = recall_storms(snapshot, nodes)
+        memory = replace(memory, nodes=nodes, outs=recall_outs(snapshot), storms=storms)
     workers, against = judge_workers(snapshot, memory.workers, memory.nodes)
     judged = judge_nodes(snapshot, memory, workers, against)
     workers = bypass_latched(snapshot, workers, judged.nodes)
     storms = remember_storms(snapshot, judged.nodes, memory.storms)
-    fleet = Fleet(snapshot, workers, judged.nodes, storms, judged.turns)
+    fleet = Fleet(snapshot, workers, judged.nodes, storms, judged.turns, judged.marked)
     remembered = {pool.key: _remember(pool, memory, snapshot.at) for pool in snapshot.pools}
     owners = claim_models(snapshot.pools)
     serving = [pool for pool in snapshot.pools if owners[pool.spec.model.name] == pool.key]

@@ -9,7 +9,6 @@ probes.json for the weights), starting and staying alive is all the proof there 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from sluice.decide import limits
 from sluice.decide.devices import count_free, devices_per_worker, find_variant
@@ -19,8 +18,6 @@ from sluice.decide.startup import expected_startup
 from sluice.model.memory import NodeHealth, NodeState
 from sluice.model.plan import EndProbation, ProbationAction, StartProbation
 from sluice.model.snapshot import KnownAnswers, Node, Pool, ProbationPod, Snapshot, Worker
-
-_CRASHES: Final = "CrashLoopBackOff"
 
 
 class Verdict(StrEnum):
@@ -104,7 +101,7 @@ def weigh_proof(snapshot: Snapshot, node: Node, health: NodeHealth) -> Proof:
     if not missing:
         missing = _find_unanswered(answers, health.entered, snapshot.at)
     if missing and waited > patience:
-        asked = bool(bound) if pod is None else _is_there(pod)
+        asked = bool(bound) if pod is None else pod.started and not pod.terminating
         return Proof(Verdict.FAILED, f"no proof within {patience:.0f} s: {missing}", asked)
     if missing:
         return Proof(Verdict.PENDING, missing)
@@ -139,11 +136,6 @@ def _find_missing(
         return "the probation pod is not there yet"
     resource = snapshot.classes[start.accelerator_class].resource_name
     return "" if bound else f"the node offers no free {resource}"
-
-
-def _is_there(pod: ProbationPod) -> bool:
-    """Tell whether a pod was started on its node, whatever came of it."""
-    return not pod.unschedulable and (not pod.waiting or pod.waiting.startswith(_CRASHES))
 
 
 def _find_missing_of_pod(pod: ProbationPod, start: StartProbation | None) -> str:

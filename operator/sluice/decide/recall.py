@@ -1,4 +1,4 @@
-"""The durable part of a pool's memory: how it is written into status, and how it is read back.
+"""What of the memory is durable: how it is written into a pool's status, and how it is read back.
 
 Whatever a person may have edited there by hand is taken for what it is worth: a part that cannot be
 read is forgotten, which only makes the planner wait for a full window.
@@ -8,10 +8,39 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sluice.decide.limits import DECISIONS_KEPT
-from sluice.model.memory import Direction, PoolMemory, Ramp, Step, VariantMemory
+from sluice.decide.limits import DECISIONS_KEPT, HELD_AFTER
+from sluice.decide.workers import list_quarantined
+from sluice.model.memory import (
+    Direction,
+    NodeHealth,
+    NodeState,
+    PoolMemory,
+    Ramp,
+    Step,
+    Storm,
+    VariantMemory,
+)
 from sluice.model.plan import Decision
-from sluice.model.snapshot import Pool
+from sluice.model.snapshot import Pool, Snapshot
+
+
+def recall_storms(snapshot: Snapshot, nodes: Mapping[str, NodeHealth]) -> dict[str, Storm]:
+    """Return the storms that an operator which starts has to reckon with.
+
+    Nothing durable tells of one that is over. But where a Failed worker is still there a while
+    after its node was marked, something held it back: then its class has to cool down first.
+    """
+    storms = {}
+    for pool in snapshot.pools:
+        failed = list_quarantined(pool)
+        for worker in pool.workers:
+            home = nodes.get(worker.node or "")
+            if home is None or worker.terminating or worker.name not in failed:
+                continue
+            waits = home.state in (NodeState.FAILED, NodeState.LATCHED)
+            if waits and snapshot.at - home.failed > HELD_AFTER:
+                storms[worker.accelerator_class] = Storm(snapshot.at, ())
+    return storms
 
 
 def format_time(at: float) -> str:

@@ -28,10 +28,9 @@ def choose_deletes(
         if held:
             problems.append(Problem(Finding.BREAKER_OPEN, held))
         # Its replacement must not land there, nor a restart forget why: the mark is seen first.
-        marked = {node.name for node in fleet.snapshot.nodes if node.tainted and node.mark}
         deletes += [
             DeleteWorker(pool.key, w.name, w.uid, fleet.workers[w.uid].reason)
             for w in view.failed
-            if w.node in allowed and w.node in marked
+            if w.node in allowed and w.node in fleet.marked
         ]
     return tuple(deletes), tuple(problems)

@@ -30,6 +30,7 @@ class Fleet:
     Attributes:
         storms: by class, when its breaker last held something back.
         turns: (node, state before, state after, reason) of nodes whose state changed in this pass.
+        marked: nodes that are out, and whose mark says all of it already.
     """
 
     snapshot: Snapshot
@@ -37,6 +38,7 @@ class Fleet:
     nodes: Mapping[str, NodeHealth]
     storms: Mapping[str, Storm] = field(default_factory=dict)
     turns: tuple[tuple[str, str, str, str], ...] = ()
+    marked: frozenset[str] = frozenset()
 
     def list_nodes(self, accelerator: AcceleratorClassSpec) -> list[Node]:
         """Return the nodes that a class selects."""

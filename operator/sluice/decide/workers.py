@@ -10,7 +10,7 @@ doubt nothing new fails.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.accelerator import AcceleratorClassSpec, Health
 from sluice.decide.breaker import suspect_observer
 from sluice.decide.evidence import (
     Evidence,
@@ -20,9 +20,9 @@ from sluice.decide.evidence import (
     list_written,
     word_evidence,
 )
-from sluice.decide.matching import list_workers
+from sluice.decide.matching import find_class, list_workers
 from sluice.model.memory import NodeHealth, NodeState, WorkerHealth, WorkerState
-from sluice.model.snapshot import Pool, Snapshot, Worker
+from sluice.model.snapshot import Node, Pool, Snapshot, Worker
 
 NOT_HEARD = "ready when first seen, and not heard yet"
 """Reason of workers that the operator found running; `_judge_unheard` decides on them."""
@@ -59,12 +59,24 @@ def judge_workers(
         home = nodes.get(worker.node or "")
         proving = home is not None and home.state is NodeState.PROBATION
         forgiven = home.entered if home is not None and proving else None
-        evidence = gather_worker(worker, place, accelerator.health, usual, forgiven)
+        rules = _find_rules(accelerator, place, snapshot)
+        evidence = gather_worker(worker, place, rules, usual, forgiven)
         against[worker.uid] = evidence
         state, reason = _judge(worker, before, home, evidence, bench)
         same = state is before.state
         judged[worker.uid] = before if same else WorkerHealth(state, snapshot.at, reason)
     return judged, against
+
+
+def _find_rules(
+    accelerator: AcceleratorClassSpec, place: Node | None, snapshot: Snapshot
+) -> Health:
+    """Return by what a worker is judged: its class, and for its node all classes of that."""
+    rules = accelerator.health
+    home = find_class(place, snapshot.classes) if place is not None else None
+    if home is None or home.health.node_conditions == rules.node_conditions:
+        return rules
+    return rules.model_copy(update={"node_conditions": home.health.node_conditions})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,7 @@ def bypass_latched(
         if home is None or home.state is not NodeState.LATCHED:
             continue
         if worker.accelerator_class not in snapshot.classes:
-            continue  # As above: left as it was.
+            continue  # Nothing says any more how to judge it.
         if health.state not in (WorkerState.FAILED, WorkerState.PROBATION):
             reason = f"its node {worker.node} is latched"
             after[worker.uid] = WorkerHealth(WorkerState.FAILED, snapshot.at, reason)

@@ -73,12 +73,13 @@ class NodeHealth:
     """Health of one node; only nodes that are out, or on their way back, are remembered.
 
     Attributes:
-        since: when it last failed; in Ramp, when it came back (durable).
+        since: when it was taken out; in Ramp, when it came back (durable).
         reason: of the present state (durable).
         entered: when the present state was entered, or recalled after a restart.
         alive_since: since when everything that speaks for the node has been good without a break;
             None while something speaks against it.
         gone_since: since when there is no such node, or no class selects it; None while there is.
+        failed: when it last failed, which may be while it was out (durable: the last of its outs).
         boot_id: of the machine's last start that was seen; "" after a restart of the operator.
     """
 
@@ -88,6 +89,7 @@ class NodeHealth:
     entered: float = 0.0
     alive_since: float | None = None
     gone_since: float | None = None
+    failed: float = 0.0
     boot_id: str = ""
 
     @property

@@ -148,6 +148,7 @@ class QuarantineNode:
     Attributes:
         state: Failed, Latched or Probation, as it stands in the mark.
         outs: when the node failed lately, this time included.
+        released: a release by hand is obeyed with it; one that comes later is left to be seen.
     """
 
     node: str
@@ -155,6 +156,7 @@ class QuarantineNode:
     reason: str
     state: str = "Failed"
     outs: tuple[float, ...] = ()
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,10 @@ class ReleaseNode:
 
     Attributes:
         at: snapshot time, seconds.
-        outs: when it was taken out lately; the mark stays to remember them.
+        outs: when it failed lately; the mark stays to remember them.
         state: what the mark says: Ramp while the node's share climbs, Healthy for the flaps alone
-            (then no outs mean no mark).
+            (then no outs mean no mark), or what is held of a node that no class selects.
+        released: as above.
     """
 
     node: str
@@ -173,6 +176,7 @@ class ReleaseNode:
     at: float = 0.0
     outs: tuple[float, ...] = ()
     state: str = "Healthy"
+    released: bool = False
 
 
 NodeAction = QuarantineNode | ReleaseNode

@@ -109,6 +109,7 @@ class ProbationPod:
     Attributes:
         waiting: reason and message of a container that cannot start, or "".
         unschedulable: the scheduler's message while the pod is not bound, or "".
+        started: a container of it has run on the node, whatever came of it.
         slots: by container name, what its devices answered; None before the first round.
     """
 
@@ -122,6 +123,7 @@ class ProbationPod:
     waiting: str = ""
     unschedulable: str = ""
     slots: Mapping[str, KnownAnswers | None] = field(default_factory=dict)
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,10 +288,10 @@ class AnswerProber:
             self._changed()
 
     def _note_no_verdict(self, key: str, *, timed_out: bool) -> None:
-        before = self._results.get(key, KnownAnswers())
-        silent = before.silent + 1 if timed_out else 0
-        if silent != before.silent:
-            self._results[key] = replace(before, silent=silent)
+        # A hung worker is busy with the prompt of the round before: that it says so is no answer.
+        if timed_out:
+            before = self._results.get(key, KnownAnswers())
+            self._results[key] = replace(before, silent=before.silent + 1)
 
     def _note_unavailable(self, key: str, why: str) -> None:
         before = self._results.get(key, KnownAnswers())

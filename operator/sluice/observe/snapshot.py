@@ -261,7 +261,13 @@ def _read_probation(item: Object, sight: Sight) -> ProbationPod:
         waiting=waiting.strip(),
         unschedulable="" if spec.get("nodeName") else _find_unschedulable(status),
         slots={slot: sight.answers.get(slot_key(meta["uid"], slot)) for slot in slots},
+        started=any(map(_has_run, status.get("containerStatuses", ()))),
     )
+
+
+def _has_run(container: Any) -> bool:
+    states = {**container.get("lastState", {}), **container.get("state", {})}
+    return bool(container.get("restartCount")) or bool({"running", "terminated"} & set(states))
 
 
 _PLAIN_WAITS = frozenset({"ContainerCreating", "PodInitializing"})

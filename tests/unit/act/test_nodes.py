@@ -75,7 +75,7 @@ def test_a_node_that_returns_keeps_the_memory_of_its_flaps():
 def test_a_release_by_hand_uses_up_its_annotation():
     live = apply(node(), plan_patch(node(), QuarantineNode("gpu-0", 12.5, "three misses")))
     live["metadata"]["annotations"]["sluice.dev/release"] = "yes"
-    after = apply(live, plan_patch(live, ReleaseNode("gpu-0", "released by hand")))
+    after = apply(live, plan_patch(live, ReleaseNode("gpu-0", "by hand", released=True)))
     assert after["metadata"]["annotations"] == {}
     assert after["spec"]["taints"] == []
 
@@ -107,5 +107,13 @@ def test_a_ramp_is_marked_also_where_no_flap_is_remembered():
 
 def test_a_release_by_hand_is_used_up_by_the_mark_it_leads_to():
     live = node([OURS], {"sluice.dev/release": "yes"})
-    live = apply(live, plan_patch(live, QuarantineNode("gpu-0", 1.0, "released", "Probation")))
+    action = QuarantineNode("gpu-0", 1.0, "released", "Probation", released=True)
+    live = apply(live, plan_patch(live, action))
     assert set(live["metadata"]["annotations"]) == {"sluice.dev/health"}
+
+
+def test_a_release_that_was_not_seen_yet_is_left_to_be_seen():
+    live = node([OURS], {"sluice.dev/release": "yes"})
+    live = apply(live, plan_patch(live, QuarantineNode("gpu-0", 1.0, "three misses")))
+    live = apply(live, plan_patch(live, ReleaseNode("gpu-0", "nothing speaks against it")))
+    assert live["metadata"]["annotations"] == {"sluice.dev/release": "yes"}

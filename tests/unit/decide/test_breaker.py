@@ -23,7 +23,8 @@ def world():
 
 def out(world, state, numbers, ago):
     """Return the health of some nodes that have been out for `ago` seconds."""
-    return {f"maia-{i}": NodeHealth(state, world.now - ago, "why") for i in numbers}
+    since = world.now - ago
+    return {f"maia-{i}": NodeHealth(state, since, "why", failed=since) for i in numbers}
 
 
 def names(numbers):

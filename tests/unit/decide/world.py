@@ -338,11 +338,17 @@ class World:
         for name, pod in list(self.probations.items()):
             if pod.terminating:
                 del self.probations[name]
-            elif pod.node not in self.dead and self.now - pod.created >= self.startup:
+            elif pod.node in self.dead:
+                continue
+            elif self.probation_waiting.startswith("ErrImagePull"):
+                self.probations[name] = replace(pod, waiting=self.probation_waiting)
+            elif self.now - pod.created < self.startup:
+                self.probations[name] = replace(pod, started=True)
+            else:
                 slots = {k: self._answer(v, pod.node) for k, v in pod.slots.items()}
                 waiting = self.probation_waiting
                 self.probations[name] = replace(
-                    pod, ready=not waiting, waiting=waiting, slots=slots
+                    pod, ready=not waiting, waiting=waiting, slots=slots, started=True
                 )
 
     def _probe(self, worker, *, dead):
@@ -386,6 +392,10 @@ class World:
                     self.replicas[key.name, variant.accelerator_class] = variant.wanted
                     self._scale(key, variant.accelerator_class, variant.wanted)
 
+    def _obey_release(self, action):
+        if action.released:
+            self.release.discard(action.node)
+
     def _apply_marks(self):
         for action in self.plan.nodes:
             if isinstance(action, QuarantineNode):
@@ -393,11 +403,11 @@ class World:
                     action.state, action.since, action.reason, action.outs
                 )
                 self.returned.pop(action.node, None)
-                self.release.discard(action.node)
+                self._obey_release(action)
             elif isinstance(action, ReleaseNode):
                 self.marks.pop(action.node, None)
                 self.returned.pop(action.node, None)
-                self.release.discard(action.node)
+                self._obey_release(action)
                 if action.outs or action.state != "Healthy":
                     mark = NodeMark(action.state, action.at, action.reason, action.outs)
                     self.returned[action.node] = mark

@@ -178,6 +178,19 @@ async def test_a_worker_that_hangs_is_neither_right_nor_wrong(prober, worker):
     await until(lambda: find(prober).silent == 0)
 
 
+async def test_a_hung_worker_that_is_busy_with_an_earlier_round_is_silent_all_the_same(
+    prober, worker
+):
+    prober.set_targets([target(worker, timeout=0.1)])
+    worker.heard.clear()
+    await until(lambda: find(prober).silent == 1)
+    worker.heard.set()
+    worker.refusal = 429
+    before = prober.unanswered
+    await until(lambda: prober.unanswered >= before + 2)
+    assert find(prober).silent >= 1
+
+
 @pytest.mark.parametrize("status", [408, 421, 429, 500, 503])
 async def test_a_busy_or_broken_worker_is_neither_right_nor_wrong(prober, worker, status):
     worker.refusal = status

@@ -215,6 +215,23 @@ def test_a_probation_pod_names_its_node_and_what_each_slot_answered():
     assert found.slots == {"slot-0": None, "slot-1": heard}
 
 
+@pytest.mark.parametrize(
+    ("container", "started"),
+    [
+        ({"state": {"waiting": {"reason": "ContainerCreating"}}}, False),
+        ({"state": {"waiting": {"reason": "ErrImagePull"}}, "restartCount": 0}, False),
+        ({"state": {"running": {}}}, True),
+        ({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 3}, True),
+        ({"state": {"waiting": {}}, "lastState": {"terminated": {"exitCode": 1}}}, True),
+    ],
+)
+def test_a_probation_pod_has_started_once_a_container_of_it_has_run(container, started):
+    store = Store(lambda _: None)
+    store.put(Kind.PROBATIONS, probe_pod(containerStatuses=[container]))
+    (found,) = build_snapshot(store, see())[0].probations
+    assert found.started is started
+
+
 def test_a_probation_pod_that_has_ended_says_why():
     ended = probe_pod(phase="Failed", reason="OutOfcpu", message="no cpu")
     store = Store(lambda _: None)
