@@ -16,7 +16,8 @@ from sluice_gateway.answers import (
     refuse_model,
 )
 from sluice_gateway.attempts import Exchange
-from sluice_gateway.fleet import Choice, Fleet, Pool
+from sluice_gateway.fleet import Fleet
+from sluice_gateway.members import Choice, Pool
 from sluice_gateway.settings import Relaying
 
 _RETRY_AFTER_SECONDS = 5
