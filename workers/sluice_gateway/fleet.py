@@ -216,7 +216,12 @@ class Fleet:
             self._wake_pool_of(worker)
 
     def note_verdict(self, worker: Worker) -> None:
-        """Act on a worker's health after evidence against it: cut what runs on a failed one."""
+        """Act on a worker's health after evidence against it: cut what runs on a failed one.
+
+        With one less that is healthy others may be tried who were not before.
+        """
+        if worker.health.verdict is not Verdict.LIVE:
+            self._wake_pool_of(worker)
         if worker.health.verdict is Verdict.FAILED:
             for running in list(worker.running):
                 running.cut(f"worker missed {worker.health.misses} probes")
