@@ -158,6 +158,30 @@ def test_the_window_forgets_what_is_both_old_and_beyond_the_last_fifty():
     assert window.read_counts(rules, 1000.0)["maia"] == 5
 
 
+@pytest.mark.parametrize("share", [0.01, 0.005, 0.002])
+@pytest.mark.parametrize("others", [1, 3])
+def test_the_smallest_share_gets_its_turns_however_low_the_traffic(share, others):
+    rules = {"small": share} | {f"large {n}": (1 - share) / others for n in range(others)}
+    workers = [Worker(name, name) for name in rules]
+    window = ShareWindow(seconds=10, requests=50)
+    sent = Counter()
+    for second in range(10_000):
+        counts = window.read_counts(rules, float(second))
+        group = rank(workers, rules, counts).workers[0].group
+        window.add(group, float(second))
+        sent[group] += 1
+    assert sent["small"] == pytest.approx(10_000 * share, rel=0.25, abs=1)
+
+
+def test_the_window_is_bounded_however_small_a_share_is():
+    window = ShareWindow(seconds=10, requests=50)
+    rules = {"maia": 5e-324, "gpu": 1.0}
+    window.read_counts(rules, 0.0)
+    for _ in range(2000):
+        window.add("gpu", 0.0)
+    assert window.read_counts(rules, 1000.0)["gpu"] == 1000
+
+
 def test_other_rules_start_a_new_window():
     window = ShareWindow()
     window.read_counts({"maia": 1.0}, 0.0)
