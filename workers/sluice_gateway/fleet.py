@@ -11,7 +11,7 @@ from sluice_gateway.health import Verdict, WorkerHealth
 from sluice_gateway.members import Choice, Pool, Running, Worker
 from sluice_gateway.objects import PoolDecision, PoolSpec, WorkerPod
 from sluice_gateway.pace import Phase
-from sluice_gateway.routing import Ranking, find_effective_shares, rank_workers
+from sluice_gateway.routing import Ranking, find_rules, rank_workers
 from sluice_gateway.settings import Patience
 
 
@@ -165,37 +165,21 @@ class Fleet:
         Args:
             pool: Where to look.
             excluded: Uids that must not be chosen.
-            counted: The attempt counts towards the shares; retries do not.
+            counted: The attempt counts towards the shares; retries do not, except on workers that
+                get their share and no more.
             tie: Number in [0, 1) that decides between equally loaded workers.
         """
-        now = self._clock()
-        usable = self.list_usable(pool, now)
-        shares = pool.decision.find_group_shares()
-        returning = pool.decision.returning.values()
-        rules = find_effective_shares(shares, usable, returning)
-        ranking: Ranking[Worker] = rank_workers(
-            usable,
-            order=(*pool.spec.variants, *returning),
-            shares=shares,
-            capped=returning,
-            sent=pool.window.read_counts(rules, now),
-            excluded=excluded,
-            tie=tie,
-        )
+        ranking = self._rank(pool, excluded=excluded, tie=tie)
         if not ranking.workers:
             return None
         worker = ranking.workers[0]
-        if ranking.by_share and counted:
-            pool.window.add(worker.group, now)
+        if ranking.counts and (counted or worker.group in ranking.bound):
+            pool.window.add(worker.group, self._clock())
         return Choice(pool, worker, ranking.reason)
 
     def has_other(self, pool: Pool, excluded: Collection[str]) -> bool:
-        """Return whether a worker outside `excluded` is usable now."""
-        now = self._clock()
-        return any(
-            worker.uid not in excluded and self.is_usable(pool, worker, now)
-            for worker in pool.workers.values()
-        )
+        """Return whether a worker outside `excluded` would be chosen now."""
+        return bool(self._rank(pool, excluded=excluded).workers)
 
     # What happens to workers.
 
@@ -275,6 +259,29 @@ class Fleet:
         """Return the workers that need probes."""
         everybody = [*self.workers.values(), *self._departed]
         return [worker for worker in everybody if self.needs_probes(worker)]
+
+    def _rank(
+        self, pool: Pool, *, excluded: Collection[str] = (), tie: float = 0.0
+    ) -> Ranking[Worker]:
+        """Rank the workers that can take one more request now, by the pool's shares."""
+        now = self._clock()
+        usable = self.list_usable(pool, now)
+        healthy = [worker for worker in pool.workers.values() if self.is_healthy(pool, worker)]
+        returning = pool.decision.returning.values()
+        rules = find_rules(
+            pool.decision.find_group_shares(),
+            healthy={worker.group for worker in healthy},
+            usable={worker.group for worker in usable},
+            capped=returning,
+        )
+        return rank_workers(
+            usable,
+            order=(*pool.spec.variants, *returning),
+            rules=rules,
+            sent=pool.window.read_counts(rules.shares, now),
+            excluded=excluded,
+            tie=tie,
+        )
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
         """Return whether a doubted worker may have one request, to find out what it is good for.
