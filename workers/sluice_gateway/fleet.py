@@ -71,9 +71,7 @@ class Fleet:
         if pool is None:
             return
         self._index_models()
-        for waiter in pool.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._wake(pool, len(pool.waiters))
         for tell in self.on_pool_removed:
             tell(key)
 
@@ -220,14 +218,16 @@ class Fleet:
         now = self._clock()
         told = self._patience
         worker.health.note_silence(now, first=told.hold_first, most=told.hold_most)
+        self._wake_pool_of(worker)
         for moment in worker.health.find_trial_times():
             self._wake_after(worker, moment - now)
 
     def start_running(self, worker: Worker, running: Running) -> None:
-        """Count a request on a worker."""
+        """Count a request on a worker; that it was sent may make another group due."""
         if not worker.running:
             worker.pace.note_busy(self._clock())
         worker.running.add(running)
+        self._wake_pool_of(worker)
 
     def stop_running(self, worker: Worker, running: Running) -> None:
         """A request left a worker: its place is free."""
@@ -238,17 +238,8 @@ class Fleet:
 
     def wake_waiters(self, pool: Pool) -> None:
         """Wake as many waiting requests as there are free places, the longest waiting first."""
-        if not pool.waiters:
-            return
-        places = sum(
-            1 if worker.health.doubted else self._inflight_most - worker.inflight
-            for worker in self.list_usable(pool, self._clock())
-        )
-        while places > 0 and pool.waiters:
-            waiter = pool.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                places -= 1
+        if pool.waiters:
+            self._wake(pool, self._count_places(pool) - pool.woken)
 
     def needs_probes(self, worker: Worker) -> bool:
         """Return whether a worker can have requests, or has some."""
@@ -300,6 +291,26 @@ class Fleet:
         delay = max(0.0, seconds) + 0.005
         asyncio.get_running_loop().call_later(delay, self._wake_pool_of, worker)
 
+    def _count_places(self, pool: Pool) -> int:
+        """Return how many requests could be sent now; what is sent may change it.
+
+        Of a group that gets no more than its share only the next request is sure.
+        """
+        ranking = self._rank(pool)
+        places = {worker.group: 1 for worker in ranking.workers if worker.group in ranking.bound}
+        free = [
+            1 if worker.health.doubted else self._inflight_most - worker.inflight
+            for worker in ranking.workers
+            if worker.group not in places
+        ]
+        return sum(places.values()) + sum(free)
+
+    @staticmethod
+    def _wake(pool: Pool, most: int) -> None:
+        for _ in range(min(most, len(pool.waiters))):
+            pool.waiters.popleft().set_result(None)
+            pool.woken += 1
+
     def _tell_workers_changed(self) -> None:
         for tell in self.on_workers_changed:
             tell()
@@ -313,6 +324,7 @@ class Fleet:
         pool = self.pools.get(worker.pod.pool)
         if pool is not None:
             pool.workers.pop(worker.uid, None)
+            self.wake_waiters(pool)  # without it, others may be tried, or take more
 
     def _index_models(self) -> None:
         """Point each model name at the oldest pool that has it."""

@@ -62,7 +62,13 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """One pool and its workers."""
+    """One pool and its workers.
+
+    Attributes:
+        waiters: The line of requests that wait for a worker; those woken have left it.
+        woken: How many of those have not looked yet: they have a claim on a place each.
+        waiting: Requests in line, and woken ones.
+    """
 
     spec: PoolSpec
     decision: PoolDecision = UNDECIDED
@@ -70,6 +76,7 @@ class Pool:
     window: ShareWindow = field(default_factory=ShareWindow)
     budget: RetryBudget = field(default_factory=RetryBudget)
     waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+    woken: int = 0
     waiting: int = 0
 
 

@@ -54,3 +54,44 @@ async def test_a_doubted_worker_is_tried_as_soon_as_the_last_healthy_one_misses_
     last.health.note_missed_probe(started=world.clock())
     world.fleet.note_verdict(last)
     assert await name_found(waiting) == "doubted"
+
+
+async def test_those_woken_and_yet_to_look_have_a_claim_on_their_places(world):
+    world.start("w1")
+    full = fill(world, "w1")
+    tasks = await wait(world, 3)
+    pool = world.fleet.pools["default/chat"]
+    world.fleet.stop_running(*full["w1"][0])
+    world.fleet.wake_waiters(pool)
+    assert (len(pool.waiters), pool.woken) == (2, 1)
+    assert await name_found(tasks[0]) == "w1"
+    assert (len(pool.waiters), pool.woken) == (2, 0)
+
+
+async def test_the_claim_of_one_who_leaves_is_given_up(world):
+    world.start("w1")
+    full = fill(world, "w1")
+    first, second = await wait(world, 2)
+    world.fleet.stop_running(*full["w1"][0])
+    first.cancel()
+    assert await name_found(second) == "w1"
+    assert world.fleet.pools["default/chat"].woken == 0
+
+
+async def test_who_was_woken_and_finds_nothing_keeps_the_head_of_the_line_and_sleeps(world):
+    world.start("w1")
+    full = fill(world, "w1")
+    tasks = await wait(world, 2)
+    pool = world.fleet.pools["default/chat"]
+    _, second = pool.waiters
+    world.fleet.stop_running(*full["w1"][0])
+    _, taken = world.run_on("w1")  # somebody else was quicker
+    for _ in range(5):
+        await asyncio.sleep(0)
+    head = pool.waiters[0]
+    assert list(pool.waiters) == [head, second]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert list(pool.waiters) == [head, second]
+    world.fleet.stop_running(world.fleet.workers["uid-w1"], taken)
+    assert await name_found(tasks[0]) == "w1"

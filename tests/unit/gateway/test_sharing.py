@@ -1,5 +1,6 @@
 """How requests are shared when workers are full: full is not the same as unable to serve."""
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -99,3 +100,62 @@ async def test_retries_take_no_more_of_a_returning_worker_than_its_step(world):
         retrying.excluded.add("uid-m1")
         sent[(await world.find(retrying)).worker.pod.name] += 1
     assert sent == {"back": 1, "m1": 19}
+
+
+def start(world, choice):
+    """Run what was chosen, as the relay does at once."""
+    return world.run_on(choice.worker.pod.name)
+
+
+async def test_who_waits_is_woken_when_a_dispatch_makes_returning_workers_due(world):
+    decide(world, "100%", "0%", "50%")
+    world.start("g1", variant="gpu", ready=False)
+    pool = world.fleet.pools["default/chat"]
+    fill(world, "m1")
+    start(world, await world.find())  # the returning worker has its half, and more
+    [waiting] = await wait(world)
+    for _ in range(2):
+        pool.window.add("maia", world.clock())
+    world.run_on("m1")
+    assert await name_found(waiting) == "back"
+
+
+async def test_who_waits_is_woken_when_a_returning_worker_is_due_by_time(world):
+    decide(world, "100%", "0%", "10%")
+    world.start("g1", variant="gpu", ready=False)
+    pool = world.fleet.pools["default/chat"]
+    fill(world, "m1")
+    await world.find()  # from here on these rules hold
+    for _ in range(5):
+        pool.window.add("maia (returning)", world.clock())
+    for _ in range(50):
+        pool.window.add("maia", world.clock())
+    world.clock.now += 9.9
+    [waiting] = await wait(world)
+    world.clock.now += 0.2  # what is beyond the last fifty is forgotten
+    async with asyncio.timeout(2.0):
+        assert (await waiting).worker.pod.name == "back"
+
+
+@pytest.mark.parametrize("how", ["removed", "doubted"])
+async def test_who_waits_is_woken_when_the_last_settled_worker_is_out(world, how):
+    decide(world, "100%", "0%", "0%")
+    world.start("g1", variant="gpu", ready=False)
+    fill(world, "m1")
+    [waiting] = await wait(world)
+    if how == "removed":
+        world.workers.remove(objects.worker("m1"))
+    else:
+        world.fleet.doubt_worker(world.fleet.workers["uid-m1"])
+    assert await name_found(waiting) == "back"
+
+
+async def test_places_that_returning_workers_may_not_give_wake_nobody(world):
+    decide(world, "60%", "40%", "0%")
+    fill(world, "m1", "g1")
+    await wait(world, 3)
+    pool = world.fleet.pools["default/chat"]
+    before = list(pool.waiters)
+    world.fleet.wake_waiters(pool)
+    await asyncio.sleep(0)
+    assert list(pool.waiters) == before
