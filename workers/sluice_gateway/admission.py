@@ -16,12 +16,13 @@ from sluice_gateway.answers import (
     refuse_model,
 )
 from sluice_gateway.attempts import Exchange
-from sluice_gateway.fleet import Choice, Fleet, Pool
+from sluice_gateway.fleet import Fleet
+from sluice_gateway.members import Choice, Pool
 from sluice_gateway.settings import Relaying
 
 _RETRY_AFTER_SECONDS = 5
 _LOOK_SECONDS = 0.5
-"""How often a waiting request looks whether anybody is healthy."""
+"""How often a waiting request looks whether anybody is healthy, or due."""
 
 
 class Admission:
@@ -118,6 +119,7 @@ class Admission:
                 raise
             finally:
                 pool.waiting -= 1
+            pool.woken -= 1
             again = True
             if not self._fleet.is_current(pool):
                 pool = self.find_pool(pool.spec.model)
@@ -145,6 +147,8 @@ class Admission:
             wait.note(self._clock(), busy=healthy > 0)
             if done:
                 return
+            if pool.waiters[0] is waiter:
+                self._fleet.wake_waiters(pool)  # time alone can make a group due
 
     def _choose(self, exchange: Exchange, pool: Pool) -> Choice | None:
         """Choose among the workers that have not failed this request, else among all.
@@ -163,7 +167,8 @@ class Admission:
         """Leave the line; give the place that this request was woken for to the next."""
         if waiter in pool.waiters:
             pool.waiters.remove(waiter)
-        elif waiter.done() and not waiter.cancelled():
+        else:
+            pool.woken -= 1
             self._fleet.wake_waiters(pool)
 
     def _answer_overdue(self, pool: Pool, healthy: int) -> Answer:

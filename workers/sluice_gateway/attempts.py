@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress
-from sluice_gateway.fleet import Pool, Worker
+from sluice_gateway.members import Pool, Worker
 from sluice_gateway.pace import Phase
 
 _PROMPT_SECONDS = 0.005

@@ -5,88 +5,14 @@ Knowledge stays when the API server is away: nothing here expires.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from sluice_gateway.health import Verdict, WorkerHealth
-from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
-from sluice_gateway.pace import Pace, Phase, Waiting
-from sluice_gateway.retries import RetryBudget
-from sluice_gateway.routing import Ranking, find_effective_shares, rank_workers
+from sluice_gateway.members import Choice, Pool, Running, Worker
+from sluice_gateway.objects import PoolDecision, PoolSpec, WorkerPod
+from sluice_gateway.pace import Phase
+from sluice_gateway.routing import Ranking, find_rules, rank_workers
 from sluice_gateway.settings import Patience
-from sluice_gateway.shares import ShareWindow
-
-
-class Running(Waiting, Protocol):
-    """A request that runs on a worker."""
-
-    @property
-    def pending_since(self) -> float | None:
-        """When its client began to wait for a first token; None if it is not waiting for one."""
-
-    def cut(self, why: str) -> None:
-        """End it now: its worker is gone."""
-
-    def give_up(self, why: str) -> None:
-        """End it now: its worker gives nothing to anybody."""
-
-    def expire_after(self, now: float) -> None:
-        """End it if what it waits for is late by now."""
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One worker pod, what is known of its health and pace, and what runs on it.
-
-    Attributes:
-        group: The workers whose share of the traffic it takes part in.
-    """
-
-    pod: WorkerPod
-    health: WorkerHealth
-    pace: Pace = field(default_factory=Pace)
-    running: set[Running] = field(default_factory=set)
-    held_until: float = 0.0
-    group: str = ""
-
-    @property
-    def uid(self) -> str:
-        """Uid of the pod."""
-        return self.pod.uid
-
-    @property
-    def variant(self) -> str:
-        """Accelerator class."""
-        return self.pod.variant
-
-    @property
-    def inflight(self) -> int:
-        """Requests of this gateway on it."""
-        return len(self.running)
-
-
-@dataclass(slots=True, eq=False)
-class Pool:
-    """One pool and its workers."""
-
-    spec: PoolSpec
-    decision: PoolDecision = UNDECIDED
-    workers: dict[str, Worker] = field(default_factory=dict)
-    window: ShareWindow = field(default_factory=ShareWindow)
-    budget: RetryBudget = field(default_factory=RetryBudget)
-    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
-    waiting: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Choice:
-    """The worker for one attempt, of which pool, and why."""
-
-    pool: Pool
-    worker: Worker
-    reason: str
 
 
 class Fleet:
@@ -145,9 +71,7 @@ class Fleet:
         if pool is None:
             return
         self._index_models()
-        for waiter in pool.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._wake(pool, len(pool.waiters))
         for tell in self.on_pool_removed:
             tell(key)
 
@@ -239,37 +163,21 @@ class Fleet:
         Args:
             pool: Where to look.
             excluded: Uids that must not be chosen.
-            counted: The attempt counts towards the shares; retries do not.
+            counted: The attempt counts towards the shares; retries do not, except on workers that
+                get their share and no more.
             tie: Number in [0, 1) that decides between equally loaded workers.
         """
-        now = self._clock()
-        usable = self.list_usable(pool, now)
-        shares = pool.decision.find_group_shares()
-        returning = pool.decision.returning.values()
-        rules = find_effective_shares(shares, usable, returning)
-        ranking: Ranking[Worker] = rank_workers(
-            usable,
-            order=(*pool.spec.variants, *returning),
-            shares=shares,
-            capped=returning,
-            sent=pool.window.read_counts(rules, now),
-            excluded=excluded,
-            tie=tie,
-        )
+        ranking = self._rank(pool, excluded=excluded, tie=tie)
         if not ranking.workers:
             return None
         worker = ranking.workers[0]
-        if ranking.by_share and counted:
-            pool.window.add(worker.group, now)
+        if ranking.counts and (counted or worker.group in ranking.bound):
+            pool.window.add(worker.group, self._clock())
         return Choice(pool, worker, ranking.reason)
 
     def has_other(self, pool: Pool, excluded: Collection[str]) -> bool:
-        """Return whether a worker outside `excluded` is usable now."""
-        now = self._clock()
-        return any(
-            worker.uid not in excluded and self.is_usable(pool, worker, now)
-            for worker in pool.workers.values()
-        )
+        """Return whether a worker outside `excluded` would be chosen now."""
+        return bool(self._rank(pool, excluded=excluded).workers)
 
     # What happens to workers.
 
@@ -290,7 +198,12 @@ class Fleet:
             self._wake_pool_of(worker)
 
     def note_verdict(self, worker: Worker) -> None:
-        """Act on a worker's health after evidence against it: cut what runs on a failed one."""
+        """Act on a worker's health after evidence against it: cut what runs on a failed one.
+
+        With one less that is healthy others may be tried who were not before.
+        """
+        if worker.health.verdict is not Verdict.LIVE:
+            self._wake_pool_of(worker)
         if worker.health.verdict is Verdict.FAILED:
             for running in list(worker.running):
                 running.cut(f"worker missed {worker.health.misses} probes")
@@ -305,14 +218,16 @@ class Fleet:
         now = self._clock()
         told = self._patience
         worker.health.note_silence(now, first=told.hold_first, most=told.hold_most)
+        self._wake_pool_of(worker)
         for moment in worker.health.find_trial_times():
             self._wake_after(worker, moment - now)
 
     def start_running(self, worker: Worker, running: Running) -> None:
-        """Count a request on a worker."""
+        """Count a request on a worker; that it was sent may make another group due."""
         if not worker.running:
             worker.pace.note_busy(self._clock())
         worker.running.add(running)
+        self._wake_pool_of(worker)
 
     def stop_running(self, worker: Worker, running: Running) -> None:
         """A request left a worker: its place is free."""
@@ -323,17 +238,8 @@ class Fleet:
 
     def wake_waiters(self, pool: Pool) -> None:
         """Wake as many waiting requests as there are free places, the longest waiting first."""
-        if not pool.waiters:
-            return
-        places = sum(
-            1 if worker.health.doubted else self._inflight_most - worker.inflight
-            for worker in self.list_usable(pool, self._clock())
-        )
-        while places > 0 and pool.waiters:
-            waiter = pool.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                places -= 1
+        if pool.waiters:
+            self._wake(pool, self._count_places(pool) - pool.woken)
 
     def needs_probes(self, worker: Worker) -> bool:
         """Return whether a worker can have requests, or has some."""
@@ -344,6 +250,29 @@ class Fleet:
         """Return the workers that need probes."""
         everybody = [*self.workers.values(), *self._departed]
         return [worker for worker in everybody if self.needs_probes(worker)]
+
+    def _rank(
+        self, pool: Pool, *, excluded: Collection[str] = (), tie: float = 0.0
+    ) -> Ranking[Worker]:
+        """Rank the workers that can take one more request now, by the pool's shares."""
+        now = self._clock()
+        usable = self.list_usable(pool, now)
+        healthy = [worker for worker in pool.workers.values() if self.is_healthy(pool, worker)]
+        returning = pool.decision.returning.values()
+        rules = find_rules(
+            pool.decision.find_group_shares(),
+            healthy={worker.group for worker in healthy},
+            usable={worker.group for worker in usable},
+            capped=returning,
+        )
+        return rank_workers(
+            usable,
+            order=(*pool.spec.variants, *returning),
+            rules=rules,
+            sent=pool.window.read_counts(rules.shares, now),
+            excluded=excluded,
+            tie=tie,
+        )
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
         """Return whether a doubted worker may have one request, to find out what it is good for.
@@ -362,6 +291,26 @@ class Fleet:
         delay = max(0.0, seconds) + 0.005
         asyncio.get_running_loop().call_later(delay, self._wake_pool_of, worker)
 
+    def _count_places(self, pool: Pool) -> int:
+        """Return how many requests could be sent now; what is sent may change it.
+
+        Of a group that gets no more than its share only the next request is sure.
+        """
+        ranking = self._rank(pool)
+        places = {worker.group: 1 for worker in ranking.workers if worker.group in ranking.bound}
+        free = [
+            1 if worker.health.doubted else self._inflight_most - worker.inflight
+            for worker in ranking.workers
+            if worker.group not in places
+        ]
+        return sum(places.values()) + sum(free)
+
+    @staticmethod
+    def _wake(pool: Pool, most: int) -> None:
+        for _ in range(min(most, len(pool.waiters))):
+            pool.waiters.popleft().set_result(None)
+            pool.woken += 1
+
     def _tell_workers_changed(self) -> None:
         for tell in self.on_workers_changed:
             tell()
@@ -375,6 +324,7 @@ class Fleet:
         pool = self.pools.get(worker.pod.pool)
         if pool is not None:
             pool.workers.pop(worker.uid, None)
+            self.wake_waiters(pool)  # without it, others may be tried, or take more
 
     def _index_models(self) -> None:
         """Point each model name at the oldest pool that has it."""

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sluice_gateway.fleet import Fleet, Pool, Worker
+from sluice_gateway.fleet import Fleet
+from sluice_gateway.members import Pool, Worker
 from sluice_gateway.reflector import Reflector
 
 _TTFT_BUCKETS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)

@@ -11,8 +11,9 @@ import aiohttp
 import structlog
 
 from sluice_gateway import names
-from sluice_gateway.fleet import Fleet, Worker
+from sluice_gateway.fleet import Fleet
 from sluice_gateway.health import Verdict
+from sluice_gateway.members import Worker
 from sluice_gateway.settings import Probing
 
 

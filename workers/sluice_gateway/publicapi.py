@@ -24,7 +24,8 @@ from sluice_gateway.answers import (
 from sluice_gateway.attempts import Exchange
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.calls import ENDPOINTS, parse_call
-from sluice_gateway.fleet import Fleet, Pool
+from sluice_gateway.fleet import Fleet
+from sluice_gateway.members import Pool
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog

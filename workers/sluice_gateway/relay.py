@@ -13,7 +13,8 @@ from sluice_gateway.answers import Answer, Refusal
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.calls import Call
 from sluice_gateway.events import render_event
-from sluice_gateway.fleet import Choice, Fleet, Pool, Worker
+from sluice_gateway.fleet import Fleet
+from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying

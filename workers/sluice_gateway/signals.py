@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final
 
-from sluice_gateway.fleet import Fleet, Pool, Worker
+from sluice_gateway.fleet import Fleet
 from sluice_gateway.health import Verdict
+from sluice_gateway.members import Pool, Worker
 from sluice_gateway.windows import (
     LONGEST_WINDOW,
     TPOT_BOUNDS,

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import structlog
 
-from sluice_gateway.fleet import Fleet, Worker
+from sluice_gateway.fleet import Fleet
+from sluice_gateway.members import Worker
 from sluice_gateway.pace import Silence, find_outlook, find_silence
 from sluice_gateway.settings import Patience
 

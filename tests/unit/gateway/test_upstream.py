@@ -8,8 +8,8 @@ import pytest
 
 from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import parse_call
-from sluice_gateway.fleet import Worker
 from sluice_gateway.health import WorkerHealth
+from sluice_gateway.members import Worker
 from sluice_gateway.objects import WorkerPod
 from sluice_gateway.settings import Relaying
 from sluice_gateway.upstream import ClientLostError, Upstream

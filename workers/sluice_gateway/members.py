@@ -1,0 +1,89 @@
+"""What a fleet is made of: pools, their workers, and what runs on them."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sluice_gateway.health import WorkerHealth
+from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
+from sluice_gateway.pace import Pace, Waiting
+from sluice_gateway.retries import RetryBudget
+from sluice_gateway.shares import ShareWindow
+
+
+class Running(Waiting, Protocol):
+    """A request that runs on a worker."""
+
+    @property
+    def pending_since(self) -> float | None:
+        """When its client began to wait for a first token; None if it is not waiting for one."""
+
+    def cut(self, why: str) -> None:
+        """End it now: its worker is gone."""
+
+    def give_up(self, why: str) -> None:
+        """End it now: its worker gives nothing to anybody."""
+
+    def expire_after(self, now: float) -> None:
+        """End it if what it waits for is late by now."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker pod, what is known of its health and pace, and what runs on it.
+
+    Attributes:
+        group: The workers whose share of the traffic it takes part in.
+    """
+
+    pod: WorkerPod
+    health: WorkerHealth
+    pace: Pace = field(default_factory=Pace)
+    running: set[Running] = field(default_factory=set)
+    held_until: float = 0.0
+    group: str = ""
+
+    @property
+    def uid(self) -> str:
+        """Uid of the pod."""
+        return self.pod.uid
+
+    @property
+    def variant(self) -> str:
+        """Accelerator class."""
+        return self.pod.variant
+
+    @property
+    def inflight(self) -> int:
+        """Requests of this gateway on it."""
+        return len(self.running)
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """One pool and its workers.
+
+    Attributes:
+        waiters: The line of requests that wait for a worker; those woken have left it.
+        woken: How many of those have not looked yet: they have a claim on a place each.
+        waiting: Requests in line, and woken ones.
+    """
+
+    spec: PoolSpec
+    decision: PoolDecision = UNDECIDED
+    workers: dict[str, Worker] = field(default_factory=dict)
+    window: ShareWindow = field(default_factory=ShareWindow)
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+    woken: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The worker for one attempt, of which pool, and why."""
+
+    pool: Pool
+    worker: Worker
+    reason: str
