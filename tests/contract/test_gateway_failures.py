@@ -98,14 +98,18 @@ async def test_error_answers_of_suspect_workers_are_not_retried_for_free():
         assert 60 < sum(len(worker.got) for worker in workers) <= 60 + 0.2 * 60 + 6
 
 
-async def test_a_worker_that_is_going_away_refuses_at_no_cost(world):
-    leaving, _ = await usable(world, "w1", "w2")
-    leaving.script = ["refuse"] * 100
-    leaving.step = 0.3
-    asked = [asyncio.create_task(world.ask()) for _ in range(32)]
-    await until(lambda: len(leaving.got) >= 12)
-    await world.publish(leaving, deleting=True)
-    assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
+async def test_a_worker_that_is_going_away_refuses_at_no_cost():
+    """More refusals at once than the budget for retries would bear."""
+    async with GatewayWorld(settings(relaying={"inflight_most": 16})) as world:
+        await world.add_pool()
+        await world.start_gateway()
+        leaving, _ = await usable(world, "w1", "w2")
+        leaving.script = ["refuse"] * 100
+        leaving.step = 0.3
+        asked = [asyncio.create_task(world.ask()) for _ in range(32)]
+        await until(lambda: len(leaving.got) >= 12)
+        await world.publish(leaving, deleting=True)
+        assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
 
 
 async def test_a_killed_worker_costs_nothing_that_had_not_begun(world):

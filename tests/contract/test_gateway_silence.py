@@ -20,7 +20,8 @@ IMPATIENT = {
 
 @pytest.fixture
 async def world():
-    async with GatewayWorld(settings(patience=IMPATIENT)) as world:
+    told = settings(patience=IMPATIENT, relaying={"inflight_most": 16})
+    async with GatewayWorld(told) as world:
         await world.add_pool()
         await world.start_gateway()
         yield world
