@@ -16,6 +16,8 @@ from pathlib import Path
 
 import yaml
 
+from sluice.devcluster.processes import die_with_parent
+
 PROGRAM = Path(sys.executable).parent / "sluice-operator"
 HOST = "127.0.0.1"
 PASSES = re.compile(r"^sluice_operator_pass_seconds_count (\S+)$", re.MULTILINE)
@@ -117,10 +119,16 @@ class OperatorProcess:
             f"--settings={self._settings}",
             f"--kubeconfig={self._kubeconfig}",
         ]
+        parent = os.getpid()
         while not self._stopping:
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    command, stdout=log, stderr=log, env=environment, start_new_session=True
+                    command,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                    preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509
                 )
             self.starts += 1
             if self._stopping:  # `stop` came while it started, and saw the one before
