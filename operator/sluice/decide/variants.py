@@ -65,8 +65,15 @@ class Fleet:
         return health is not None and health.state is NodeState.RAMP
 
     def list_returning(self) -> set[str]:
-        """Return the nodes that came back lately, and whose share still climbs."""
-        return {name for name, health in self.nodes.items() if health.state is NodeState.RAMP}
+        """Return the nodes that came back lately, and whose share still climbs.
+
+        Also while only their mark says so: what was climbed must outlive it, or an operator that
+        starts in between would let them climb again.
+        """
+        climbing = {name for name, health in self.nodes.items() if health.state is NodeState.RAMP}
+        nodes = self.snapshot.nodes
+        told = {node.name for node in nodes if node.mark and node.mark.state == NodeState.RAMP}
+        return climbing | told
 
     def is_usable(self, node: Node) -> bool:
         """Tell whether new workers may go to a node."""

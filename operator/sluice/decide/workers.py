@@ -173,15 +173,17 @@ def _judge_unheard(worker: Worker, bench: _Bench, *, held: bool) -> tuple[Worker
     """Judge a worker that was ready when we first saw it, and has not answered a probe since.
 
     An operator that starts finds such workers, and may neither take them for lost before they had
-    time to answer, nor forget that their node was already taken out for what they did. Misses alone
-    could be a network policy against us: they end in Starting, and so in fallback, not in deletion.
+    time to answer, nor forget that their node was already taken out for what they did. Our misses
+    alone could be a network policy against us: they end in Starting, and so in fallback, not in
+    deletion. Where a gateway's requests fail as well, or its own probes as often, they do not.
     """
     needed = bench.accelerator.health.liveness.failures
     misses = worker.probe.misses if worker.probe is not None else 0
     if misses < needed:
         return WorkerState.SUSPECT, NOT_HEARD
     reason = f"{misses} liveness probes in a row missed, none answered since the operator started"
-    if (held or worker.gateway_failures >= needed) and not bench.doubt:
+    missed_too = max(worker.gateway_failures, worker.gateway_misses) >= needed
+    if (held or missed_too) and not bench.doubt:
         return WorkerState.FAILED, reason
     return WorkerState.STARTING, NOT_HEARD
 

@@ -165,6 +165,19 @@ def test_a_restart_in_the_middle_of_a_ramp_goes_on_from_the_same_step(world):
     assert (ramp(world).step, int(ramp(world).since)) == (2, int(began))
 
 
+def test_a_restart_between_the_last_step_and_the_mark_does_not_climb_again(world):
+    wait_for_ramp(world)
+    while world.memory.nodes.get("maia-0"):
+        mark = world.returned["maia-0"]
+        world.step()
+    world.returned["maia-0"] = mark  # the patch did not get there
+    world.restart_operator()
+    began = len(world.told("RampStart"))
+    world.run(30)
+    assert len(world.told("RampStart")) == began
+    assert world.returned["maia-0"].state == "Healthy"
+
+
 def measured(ttft=0, tpot=0, errors=0, timeouts=0, count=20):
     spread = (Distribution(BOUNDS, one_bucket(index, count)) for index in (ttft, tpot))
     return WorkerSignals(30.0, count, errors, timeouts, *spread)

@@ -43,18 +43,21 @@ def test_a_new_operator_waits_for_its_first_probes_before_it_calls_workers_lost(
     assert (world.wanted(), world.shares()) == before
 
 
-def test_what_does_not_answer_a_new_operator_is_lost_but_not_deleted(world):
+@pytest.mark.parametrize("theirs", [0, 2, 3])
+def test_what_does_not_answer_a_new_operator_fails_only_if_a_gateway_misses_it_too(world, theirs):
     world.rate["chat"] = 2.0
     world.run(120)
     world.restart_operator()
+    lost = {uid for uid, worker in world.workers.items() if worker.node == "maia-0"}
     for uid, worker in world.workers.items():
-        world.workers[uid] = replace(worker, probe=Probe(0, 0, None))
-    world.dead = {"maia-0", "maia-1"}
+        misses = theirs if uid in lost else 0
+        world.workers[uid] = replace(worker, probe=Probe(0, 0, None), gateway_misses=misses)
+    world.dead = {"maia-0"}
     world.run(8)
     assert world.wanted()["gpu"] > 0
     assert world.chat().fallback
-    assert world.marks == {}
-    assert not any(p.pools[world.chat().key].deletes for _, p in world.history)
+    deleted = {d.name for _, p in world.history for d in p.pools[world.chat().key].deletes}
+    assert (set(world.marks), deleted) == (({"maia-0"}, lost) if theirs >= 3 else (set(), set()))
 
 
 def test_a_new_operator_deletes_what_failed_on_a_node_that_is_already_out(world):
