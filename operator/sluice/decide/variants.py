@@ -1,6 +1,6 @@
 """One variant as the planner sees it: workers counted, losses named, problems worded."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sluice.api.accelerator import AcceleratorClassSpec
@@ -9,6 +9,7 @@ from sluice.decide import limits
 from sluice.decide.devices import count_devices, count_held, devices_per_worker, find_variant
 from sluice.decide.matching import selects
 from sluice.decide.startup import expected_startup
+from sluice.decide.workers import NOT_HEARD
 from sluice.model.memory import (
     SERVING_STATES,
     NodeHealth,
@@ -170,6 +171,8 @@ def view_variant(
         )
     if lost:
         lost = f"{len(serving)} of {allocated} {name} workers serve: {lost}"
+    elif name in memory.lost:
+        lost = _find_unheard(fleet, live)
     return VariantView(
         spec=spec,
         accelerator=accelerator,
@@ -191,6 +194,18 @@ def view_variant(
         proving=proving,
         lost=lost,
         problems=_find_problems(fleet, spec, accelerator, live, failed, deployment),
+    )
+
+
+def _find_unheard(fleet: Fleet, live: Sequence[Worker]) -> str:
+    """Return who may still be lost: what was lost is not back before it was heard.
+
+    To an operator that starts, workers serve until they have missed its probes.
+    """
+    held = [fleet.workers.get(worker.uid) for worker in live]
+    unheard = sum(one is not None and one.reason == NOT_HEARD for one in held)
+    return (
+        f"{unheard} of {len(live)} workers have not been heard since the start" if unheard else ""
     )
 
 

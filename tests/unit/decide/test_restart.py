@@ -60,6 +60,20 @@ def test_what_does_not_answer_a_new_operator_fails_only_if_a_gateway_misses_it_t
     assert (set(world.marks), deleted) == (({"maia-0"}, lost) if theirs >= 3 else (set(), set()))
 
 
+def test_an_operator_that_starts_again_and_again_calls_nothing_back_that_it_has_not_seen(world):
+    world.rate["chat"] = 2.0
+    world.run(120)
+    world.dead = {"maia-0"}
+    for _ in range(4):
+        world.restart_operator()
+        for uid, worker in world.workers.items():
+            if worker.node == "maia-0":
+                world.workers[uid] = replace(worker, probe=Probe(0, 0, None))
+        world.run(8)
+        assert world.chat().fallback
+    assert not world.told("CapacityBack")
+
+
 def test_a_new_operator_deletes_what_failed_on_a_node_that_is_already_out(world):
     world.rate["chat"] = 2.0
     world.run(120)
