@@ -78,24 +78,12 @@ def kubectl(cluster: Cluster, binaries: Binaries) -> Kubectl:
     return run
 
 
-CLASSES = "maia-200", "h100"
-SHORT = {
-    "spec": {
-        "health": {"returnAfter": "5s", "knownAnswers": {"period": "3s"}},
-        "emulation": {"timeCompression": 60},
-    }
-}
-"""What the tests change in the samples' classes: times that they would only wait for."""
-
-
 @pytest.fixture(scope="session")
 def sluice(cluster: Cluster, binaries: Binaries, kubectl: Kubectl) -> Sluice:
     """Install Sluice from its manifests and wait until operator and gateway are there."""
     installed = Sluice(cluster, binaries)
     installed.apply("manifests/overlays/embedded")
-    installed.apply("manifests/samples/classes.yaml")
-    for name in CLASSES:
-        installed.run("patch", "accel", name, "--type=merge", "-p", json.dumps(SHORT))
+    wait_until(lambda: "rror" not in installed.apply_classes(), "the classes are applied")
     wait_until(
         lambda: all(
             item["status"].get("readyReplicas", 0) == item["spec"]["replicas"]

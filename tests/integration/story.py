@@ -106,16 +106,27 @@ class Sluice:
         return self.run("apply", "--server-side", flag, path, check=False)
 
     def create(self, document, *, check=True):
-        """Apply one document; return what kubectl said."""
+        """Apply a document, or several; return what kubectl said."""
+        documents = document if isinstance(document, list) else [document]
         return self.run(
             "apply",
             "--server-side",
             "--force-conflicts",
             "-f",
             "-",
-            stdin=yaml.safe_dump(document),
+            stdin=yaml.safe_dump_all(documents),
             check=check,
         )
+
+    def apply_classes(self):
+        """Apply the samples' classes, with short times where tests would only wait; say how."""
+        documents = list(yaml.safe_load_all((ROOT / "manifests/samples/classes.yaml").read_text()))
+        for document in documents:
+            spec = document["spec"]
+            spec["health"]["returnAfter"] = "5s"
+            spec["health"]["knownAnswers"]["period"] = "3s"
+            spec["emulation"]["timeCompression"] = 60
+        return self.create(documents, check=False)
 
     def delete_pool(self, name):
         """Delete a pool and wait until its pods are gone."""

@@ -83,7 +83,7 @@ def test_a_class_deleted_while_in_use_is_named_and_its_workers_serve_on(pool, sl
         assert ask(sluice.gateway(), "odd")[0] == 200
         assert sluice.serving("odd", "maia-200") >= 1
     finally:
-        sluice.apply("manifests/samples/classes.yaml")
+        sluice.apply_classes()
     wait_until(lambda: sluice.condition("odd", "Degraded") == "False", "all is well again")
 
 
