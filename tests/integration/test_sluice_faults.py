@@ -150,7 +150,7 @@ def test_what_answers_wrongly_in_its_proof_is_latched_again(chat):
     wait_until(lambda: state(chat, "maia-1") == "Latched", "it is out")
     chat.run("annotate", "node", "maia-1", "sluice.dev/release=yes", "--overwrite")
     assert follow(chat, "maia-1", until="Latched")[-1] == "Probation"
-    assert "wrong answer to a known question" in read_mark(chat, "maia-1")["reason"]
+    assert "gave a wrong answer in probation" in read_mark(chat, "maia-1")["reason"]
     assert "maia-1" in chat.tainted()
     chat.cluster.act_on_node("maia-1", "heal")
     chat.run("annotate", "node", "maia-1", "sluice.dev/release=yes", "--overwrite")
