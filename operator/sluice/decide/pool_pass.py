@@ -64,19 +64,9 @@ def plan_pool(
         *climb.decisions,
         *counts.decisions,
     )
-    after = replace(
-        memory,
-        variants=counts.variants,
-        shares=shares,
-        shares_for=_describe_groups(offers),
-        lost=lost,
-        ramps=climb.ramps,
-        ramped=climb.ramped,
-        decisions=(*memory.decisions, *decisions)[-limits.DECISIONS_KEPT :],
-        passed=at,
-    )
+    memory = replace(memory, shares=shares, shares_for=_describe_groups(offers))
+    after = _remember(memory, scene, counts, decisions)
     capacities = {offer.accelerator_class: offer.capacity for offer in offers}
-    ramping = {name: climb.share(name, pool.spec) for name in climb.ramps}
     known = (
         plan_variant(
             pool, v, counts.wanted[v.name], shares, capacities[v.name], rolls[v.name], climb
@@ -91,7 +81,9 @@ def plan_pool(
         generation=pool.generation,
         variants=(*known, *frozen),
         attainment=measure_attainment(pool.signals),
-        fallback=describe_fallback(pool, views, ramping),
+        fallback=describe_fallback(
+            pool, views, {name: climb.share(name, pool.spec) for name in climb.ramps}
+        ),
         progress=wording.describe_progress(views, counts.wanted, rolls),
         problems=(*problems, *roll_problems, *breaker),
         decisions=decisions,
@@ -99,6 +91,21 @@ def plan_pool(
         demand=demand.rate if demand.fresh else None,
     )
     return planned, after
+
+
+def _remember(
+    memory: PoolMemory, scene: "_Scene", counts: "_Counts", decisions: tuple[Decision, ...]
+) -> PoolMemory:
+    """Return the memory with what this pass decided."""
+    return replace(
+        memory,
+        variants=counts.variants,
+        lost=scene.lost,
+        ramps=scene.climb.ramps,
+        ramped=scene.climb.ramped,
+        decisions=(*memory.decisions, *decisions)[-limits.DECISIONS_KEPT :],
+        passed=scene.at,
+    )
 
 
 def _view_variants(

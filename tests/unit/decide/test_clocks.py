@@ -102,9 +102,7 @@ def test_a_wrong_answer_from_the_future_latches_again_and_says_so(world):
 
 
 def test_right_answers_from_the_future_prove_nothing_and_say_so(world):
-    world.dead = {"maia-0"}
-    world.run(12)
-    world.dead = set()
+    world.kill_for("maia-0", 12)
     answer = world._answer
     ahead = (world.now + 10 * AHEAD,) * 3
     world._answer = lambda before, node: replace(answer(before, node), right_at=ahead)

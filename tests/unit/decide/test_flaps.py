@@ -2,6 +2,7 @@
 
 import pytest
 
+from sluice.decide.limits import RELAPSE_AFTER
 from sluice.model.snapshot import NodeMark
 
 from .settled import settle
@@ -134,9 +135,7 @@ def test_flaps_of_a_node_count_for_as_long_as_it_is_out_whatever_its_name(world)
 def come_and_go(world, times, up=10.0):
     """Let a node go down for ten seconds and come back, over and over."""
     for _ in range(times):
-        world.dead = {"maia-0"}
-        world.run(10)
-        world.dead = set()
+        world.kill_for("maia-0", 10)
         world.run(up)
 
 
@@ -148,9 +147,7 @@ def test_what_goes_down_again_and_again_while_it_is_out_is_latched(world):
 
 
 def test_one_that_is_started_anew_in_its_proof_has_failed_it(world):
-    world.dead = {"maia-0"}
-    world.run(10)
-    world.dead = set()
+    world.kill_for("maia-0", 10)
     while world.marks["maia-0"].state != "Probation":
         world.step()
     world.boots["maia-0"] += 1
@@ -160,11 +157,52 @@ def test_one_that_is_started_anew_in_its_proof_has_failed_it(world):
 
 
 def test_an_operator_that_starts_takes_no_boot_for_a_new_one(world):
-    world.dead = {"maia-0"}
-    world.run(10)
-    world.dead = set()
+    world.kill_for("maia-0", 10)
     world.run(15)
     world.restart_operator()
     world.run(60)
     assert "maia-0" not in world.marks
     assert len(world.returned["maia-0"].outs) == 1
+
+
+def state(world, node="maia-0"):
+    mark = world.marks.get(node) or world.returned.get(node)
+    return mark.state if mark else "Healthy"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_each_failed_proof_doubles_the_wait_for_the_next_and_the_last_one_latches(world, restarted):
+    world.kill_for("maia-0", 12)
+    world.startup, world.tick = 1e9, 5.0
+    waits, began, before = [], world.now, "Failed"
+    while state(world) != "Latched":
+        world.step()
+        if (before, state(world)) == ("Failed", "Probation"):
+            waits.append(world.now - began)
+        elif (before, state(world)) == ("Probation", "Failed"):
+            began = world.now
+            if restarted:
+                world.restart_operator()
+        before = state(world)
+    for number, waited in enumerate(waits):
+        assert RETURN_AFTER * 2**number <= waited <= RETURN_AFTER * 2**number + 30
+    assert len(waits) == 3
+    assert "no proof within" in world.marks["maia-0"].reason
+    assert "latched after 3 flaps" in world.marks["maia-0"].reason
+    world.startup, world.release = 4.0, {"maia-0"}
+    world.run(100)
+    assert "maia-0" not in world.marks
+
+
+@pytest.mark.parametrize("up", [10.0, 3.0])
+def test_what_comes_and_goes_while_it_is_out_is_latched_if_it_looked_good_meanwhile(world, up):
+    world.kill_for("maia-0", 12)
+    for _ in range(6):
+        world.broken = {"maia-0"}
+        world.run(10)
+        world.broken = set()
+        world.run(up)
+    assert not world.returned
+    assert state(world) == ("Latched" if up > RELAPSE_AFTER else "Failed")
+    if up > RELAPSE_AFTER:
+        assert "s, then AcceleratorHealthy is False" in world.marks["maia-0"].reason

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice.decide.limits import LEASE_STALE, PROOF_PATIENCE, RELAPSE_AFTER
+from sluice.decide.limits import LEASE_STALE, PROOF_PATIENCE
 from sluice.model.snapshot import NodeMark, Worker
 
 from .settled import settle
@@ -164,44 +164,6 @@ def test_what_goes_bad_in_probation_is_out_again_and_has_flapped(world):
     world.broken = set()
     world.run(90)
     assert "maia-0" not in world.marks
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-def test_each_failed_proof_doubles_the_wait_for_the_next_and_the_last_one_latches(world, restarted):
-    fail(world)
-    world.startup, world.tick = 1e9, 5.0
-    waits, began, before = [], world.now, "Failed"
-    while state(world) != "Latched":
-        world.step()
-        if (before, state(world)) == ("Failed", "Probation"):
-            waits.append(world.now - began)
-        elif (before, state(world)) == ("Probation", "Failed"):
-            began = world.now
-            if restarted:
-                world.restart_operator()
-        before = state(world)
-    for number, waited in enumerate(waits):
-        assert RETURN_AFTER * 2**number <= waited <= RETURN_AFTER * 2**number + 30
-    assert len(waits) == 3
-    assert "no proof within" in world.marks["maia-0"].reason
-    assert "latched after 3 flaps" in world.marks["maia-0"].reason
-    world.startup, world.release = 4.0, {"maia-0"}
-    world.run(100)
-    assert "maia-0" not in world.marks
-
-
-@pytest.mark.parametrize("up", [10.0, 3.0])
-def test_what_comes_and_goes_while_it_is_out_is_latched_if_it_looked_good_meanwhile(world, up):
-    fail(world)
-    for _ in range(6):
-        world.broken = {"maia-0"}
-        world.run(10)
-        world.broken = set()
-        world.run(up)
-    assert not world.returned
-    assert state(world) == ("Latched" if up > RELAPSE_AFTER else "Failed")
-    if up > RELAPSE_AFTER:
-        assert "s, then AcceleratorHealthy is False" in world.marks["maia-0"].reason
 
 
 @pytest.mark.parametrize(

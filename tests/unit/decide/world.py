@@ -141,6 +141,12 @@ class World:
         self.history.append((self.now, self.plan))
         self._apply()
 
+    def kill_for(self, node, seconds):
+        """Let a node be dead for a while, and alive again."""
+        self.dead = {node}
+        self.run(seconds)
+        self.dead = set()
+
     def restart_operator(self):
         """Forget everything that is not durable, as a new process does."""
         for key, remembered in self.memory.pools.items():

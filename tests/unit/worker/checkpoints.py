@@ -31,6 +31,17 @@ def write_checkpoint(path, **over):
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(1)
+    tensors = {
+        name: rng.normal(scale=0.4, size=shape).astype(bfloat16)
+        for name, shape in list_shapes(config).items()
+    }
+    save_file(tensors, path / "model.safetensors")
+    (path / "tokenizer.json").write_text(json.dumps(make_tokenizer()))
+    return path
+
+
+def list_shapes(config):
+    """Return the shapes of all tensors by name."""
     width, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     shapes = {
         "model.embed_tokens.weight": (config["vocab_size"], width),
@@ -49,10 +60,11 @@ def write_checkpoint(path, **over):
             f"{prefix}.mlp.up_proj.weight": (inner, width),
             f"{prefix}.mlp.down_proj.weight": (width, inner),
         }
-    tensors = {
-        name: rng.normal(scale=0.4, size=shape).astype(bfloat16) for name, shape in shapes.items()
-    }
-    save_file(tensors, path / "model.safetensors")
+    return shapes
+
+
+def make_tokenizer():
+    """Return a tokenizer of one token a printable character."""
     vocabulary = {token: number for number, token in enumerate(SPECIAL)}
     vocabulary |= {chr(code): len(SPECIAL) + code - 32 for code in range(33, 127)}
     vocabulary["Ġ"] = len(SPECIAL)
@@ -62,7 +74,7 @@ def write_checkpoint(path, **over):
         "trim_offsets": True,
         "use_regex": False,
     }
-    tokenizer = {
+    return {
         "version": "1.0",
         "added_tokens": [
             {
@@ -80,5 +92,3 @@ def write_checkpoint(path, **over):
         "decoder": byte_level,
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     }
-    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return path
