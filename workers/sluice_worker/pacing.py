@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sluice_accel.memory import plan_memory
 from sluice_accel.nominal import NominalModel
 from sluice_accel.profiles import AcceleratorProfile
-from sluice_accel.timing import StepBatch, memory_need, step_time
+from sluice_accel.timing import StepBatch, step_time
 from sluice_worker.device import Devices
 from sluice_worker.errors import EmulationError
 
@@ -50,18 +51,18 @@ class EmulatedDevice:
             spare: positions of the slot that is kept for known answers.
 
         Raises:
-            EmulationError: weights and cache need more memory than the devices have.
+            EmulationError: weights and cache need more memory than they can fill.
         """
         tokens = (sequences * context + spare) * self.scale
-        need = memory_need(self.profile, self.model, tokens)
-        has = self.devices * self.profile.memory.value
-        if need > has:
+        plan = plan_memory(self.profile, self.model, self.devices)
+        need = plan.weights + tokens * plan.token
+        if need > plan.usable:
             raise EmulationError(
                 f"{self.model.name} and the cache of {sequences} sequences of {context} tokens and"
                 f" of known answers of {spare}, {self.scale} nominal ones each, need"
-                f" {need / 1e9:.0f} GB; the memory of {self.devices} {self.profile.name} is"
-                f" {has / 1e9:.0f} GB: give it more devices, or lower --max-num-seqs or"
-                " --token-scale"
+                f" {need / 1e9:.0f} GB; {self.devices} {self.profile.name} can fill"
+                f" {plan.usable / 1e9:.0f} GB, {plan.tokens} nominal tokens beside the weights:"
+                " give it more devices, or lower --max-num-seqs or --token-scale"
             )
 
 
