@@ -61,12 +61,14 @@ format: setup ## Format the code and fix what can be fixed by itself
 	$(VENV)/bin/ruff format $(wildcard $(PACKAGES))
 
 .PHONY: generate
-generate: setup ## Make the generated files again: crds/, docs/api.md
+generate: setup ## Make the generated files again: crds/, docs/api.md, docs/accelerators.md
 	$(PYTHON) -m sluice.api.generate
+	$(PYTHON) -m sluice_accel document docs/accelerators.md
 
 .PHONY: check-generated
 check-generated: setup ## Fail if a generated file is not what `make generate` makes
 	$(PYTHON) -m sluice.api.generate --check
+	$(PYTHON) -m sluice_accel document --check docs/accelerators.md
 
 # uv resolves for all platforms at once, which pip cannot. It does not read pip's configuration, so
 # what that says of the package index is handed on.

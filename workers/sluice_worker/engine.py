@@ -345,6 +345,7 @@ class Engine:
         self._metrics.steps.inc()
         self._metrics.overrun.inc(self._pacer.overran)
         self._metrics.late.observe(self._pacer.late)
+        self._metrics.energy.inc(self._pacer.energy)
         for emission in told:
             self._note_emission(emission, now)
 

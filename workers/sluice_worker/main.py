@@ -18,6 +18,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from sluice_accel.jitter import MOST_JITTER, USUAL_JITTER
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import Checkpoint, load_checkpoint
@@ -187,6 +188,15 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
 @_number("--emulate-devices", 1, "Devices working as one.")
 @_number("--token-scale", 1, "Nominal tokens that a real one stands for.")
 @click.option(
+    "--emulate-jitter",
+    default=0.0,
+    type=click.FloatRange(min=0, max=MOST_JITTER),
+    callback=_refuse_nan,
+    help="Standard deviation of a step's time, as a share; other emulators use"
+    f" {USUAL_JITTER[0]:g} to {USUAL_JITTER[1]:g}.",
+)
+@click.option("--emulate-seed", default=0, type=int, help="Seed of the jitter.")
+@click.option(
     "--startup-seconds",
     default=0.0,
     type=click.FloatRange(min=0, max=86400),
@@ -206,6 +216,8 @@ def main(
     emulate_model: str | None,
     emulate_devices: int,
     token_scale: int,
+    emulate_jitter: float,
+    emulate_seed: int,
     startup_seconds: float,
 ) -> None:
     """Serve one model, at the pace of an emulated device if one is named."""
@@ -214,7 +226,12 @@ def main(
     device = None
     if emulate_profile is not None and emulate_model is not None:
         device = EmulatedDevice(
-            PROFILES[emulate_profile], NOMINAL_MODELS[emulate_model], emulate_devices, token_scale
+            PROFILES[emulate_profile],
+            NOMINAL_MODELS[emulate_model],
+            emulate_devices,
+            token_scale,
+            emulate_jitter,
+            emulate_seed,
         )
     try:
         checkpoint, vocabulary = load_model(model_path)

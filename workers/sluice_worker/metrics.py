@@ -53,6 +53,11 @@ class Metrics:
             "How long after the emulated device's schedule a step ended.",
             _LATE_SECONDS,
         )
+        self.energy = counter(
+            "sluice_worker_device_energy_joules",
+            "Energy that the emulated devices would take for steps; computed, its constants partly"
+            " assumed.",
+        )
         self.known_answers = counter(
             "sluice_worker_known_answers", "Known prompts answered, beside all requests."
         )

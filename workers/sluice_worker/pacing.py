@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sluice_accel.jitter import jitter_factor
+from sluice_accel.memory import plan_memory
 from sluice_accel.nominal import NominalModel
 from sluice_accel.profiles import AcceleratorProfile
-from sluice_accel.timing import StepBatch, memory_need, step_time
+from sluice_accel.thermal import step_energy
+from sluice_accel.timing import StepBatch, sum_batch, time_work
 from sluice_worker.device import Devices
 from sluice_worker.errors import EmulationError
 
@@ -23,23 +26,36 @@ class EmulatedDevice:
         devices: that work as one.
         scale: nominal tokens of prompt and context that one real token stands for. What a sequence
             has put out is part of its context; a decode step makes one nominal token all the same.
+        jitter: standard deviation of a step's time, as a share of it; 0 for none.
+        seed: of all chance in it.
     """
 
     profile: AcceleratorProfile
     model: NominalModel
     devices: int
     scale: int
+    jitter: float = 0.0
+    seed: int = 0
 
-    def time_step(self, chunks: Sequence[tuple[int, int, bool]]) -> float:
-        """Return seconds for a step over (new tokens, start, is prompt) of each sequence."""
+    def run_step(
+        self, chunks: Sequence[tuple[int, int, bool]], number: int = 0
+    ) -> tuple[float, float]:
+        """Return seconds and joules of a step over (new tokens, start, is prompt) of each sequence.
+
+        Args:
+            chunks: what is computed, in real tokens.
+            number: of the step; decides its jitter.
+        """
         prefill, decode = [], []
         for new, start, is_prompt in chunks:
             if is_prompt:
                 prefill.append((new * self.scale, start * self.scale))
             else:
                 decode.append((start + new) * self.scale)
-        batch = StepBatch(tuple(prefill), tuple(decode))
-        return step_time(self.profile, self.model, self.devices, batch)
+        work = sum_batch(StepBatch(tuple(prefill), tuple(decode)))
+        on = self.profile, self.model, self.devices, work
+        factor = jitter_factor(self.seed, number, self.jitter) if self.jitter else 1.0
+        return time_work(*on) * factor, step_energy(*on) * factor
 
     def check_memory(self, sequences: int, context: int, spare: int) -> None:
         """Refuse what the devices could not hold.
@@ -50,18 +66,18 @@ class EmulatedDevice:
             spare: positions of the slot that is kept for known answers.
 
         Raises:
-            EmulationError: weights and cache need more memory than the devices have.
+            EmulationError: weights and cache need more memory than they can fill.
         """
         tokens = (sequences * context + spare) * self.scale
-        need = memory_need(self.profile, self.model, tokens)
-        has = self.devices * self.profile.memory.value
-        if need > has:
+        plan = plan_memory(self.profile, self.model, self.devices)
+        need = plan.weights + tokens * plan.token
+        if need > plan.usable:
             raise EmulationError(
                 f"{self.model.name} and the cache of {sequences} sequences of {context} tokens and"
                 f" of known answers of {spare}, {self.scale} nominal ones each, need"
-                f" {need / 1e9:.0f} GB; the memory of {self.devices} {self.profile.name} is"
-                f" {has / 1e9:.0f} GB: give it more devices, or lower --max-num-seqs or"
-                " --token-scale"
+                f" {need / 1e9:.0f} GB; {self.devices} {self.profile.name} can fill"
+                f" {plan.usable / 1e9:.0f} GB, {plan.tokens} nominal tokens beside the weights:"
+                " give it more devices, or lower --max-num-seqs or --token-scale"
             )
 
 
@@ -90,6 +106,8 @@ class Pacer:
             slow as this machine; it is never held against a device.
         overran: whether the last step was computed too late for the device's schedule.
         late: seconds that it ended behind the schedule.
+        energy: joules that the devices would have taken for it; throttling lowers the power as it
+            lengthens the step.
     """
 
     def __init__(
@@ -107,6 +125,8 @@ class Pacer:
         self.call: DeviceCall | None = None
         self.overran = False
         self.late = 0.0
+        self.energy = 0.0
+        self._steps = 0
 
     def rest(self) -> None:
         """Note that there is nothing to do: the schedule begins anew with the next step."""
@@ -123,9 +143,12 @@ class Pacer:
         Raises:
             DeviceError: the device failed.
         """
-        self.overran, self.late = False, 0.0
+        self.overran, self.late, self.energy = False, 0.0, 0.0
         begun, now = self._end, self._now()
-        seconds = 0.0 if self._device is None else self._device.time_step(chunks)
+        seconds = 0.0
+        if self._device is not None:
+            seconds, self.energy = self._device.run_step(chunks, self._steps)
+            self._steps += 1
         due = now if begun is None else max(now, begun + seconds)
         self.call = DeviceCall(due, seconds)
         try:

@@ -219,10 +219,10 @@ def test_a_higher_priority_takes_devices_from_what_lies_above_the_others_minimum
     low = pool_spec(model=model("low"))
     high = pool_spec(model=model("high"), priority=10)
     world = World(specs={"low": low, "high": high})
-    world.rate = {"low": 4.0}
+    world.rate = {"low": 3.2}
     world.run(60)
     assert world.wanted("low")["maia"] == 3
-    world.rate = {"low": 4.0, "high": 4.0}
+    world.rate = {"low": 3.2, "high": 3.2}
     world.run(60)
     assert world.wanted("high")["maia"] == 3
     assert world.wanted("low")["maia"] == 1

@@ -206,7 +206,7 @@ def paced():
         now[0] += seconds + 0.001
 
     device = EmulatedDevice(PROFILES["maia-200"], NOMINAL_MODELS["llama-3.3-70b"], 1, 96)
-    return Pacer(device, lambda: now[0], sleep), now, device.time_step([(1, 100, False)])
+    return Pacer(device, lambda: now[0], sleep), now, device.run_step([(1, 100, False)])[0]
 
 
 def pace(pacer, now, seconds):
@@ -230,6 +230,37 @@ def test_a_step_that_computes_too_long_is_an_overrun_and_not_caught_up(paced):
     assert pacer.late == pytest.approx(step)
     assert not pace(pacer, now, 0.004)
     assert now[0] - 100.0 == pytest.approx(3 * step, abs=0.0015)
+
+
+def test_steps_of_a_device_with_jitter_differ_and_repeat():
+    profile, model = PROFILES["maia-200"], NOMINAL_MODELS["llama-3.3-70b"]
+
+    def list_steps(jitter, seed):
+        ends, now = [], [100.0]
+
+        def sleep(seconds):
+            now[0] += seconds
+            ends.append(round(seconds, 9))
+
+        pacer = Pacer(EmulatedDevice(profile, model, 1, 96, jitter, seed), lambda: now[0], sleep)
+        for _ in range(20):
+            pace(pacer, now, 0.0)
+        return ends
+
+    assert len(set(list_steps(0.0, 1))) == 1
+    assert len(set(list_steps(0.05, 1))) == 20
+    assert list_steps(0.05, 1) == list_steps(0.05, 1) != list_steps(0.05, 2)
+
+
+def test_tells_the_energy_of_a_step(paced):
+    pacer, now, step = paced
+    pace(pacer, now, 0.004)
+    # Between idle and design power of one Maia 200.
+    assert 112.5 < pacer.energy / step < 750
+    without = Pacer(None)
+    without.begin()
+    without.finish([(1, 100, False)])
+    assert without.energy == 0
 
 
 def test_a_rest_begins_the_schedule_anew(paced):

@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
+from sluice_worker.errors import EmulationError
 from sluice_worker.main import main
 from sluice_worker.pacing import EmulatedDevice
 
@@ -21,6 +22,9 @@ from .checkpoints import write_checkpoint
         "--max-waiting=x",
         "--emulate-devices=0",
         "--token-scale=0.5",
+        "--emulate-jitter=-0.1",
+        "--emulate-jitter=nan",
+        "--emulate-seed=x",
         "--startup-seconds=-1",
         "--startup-seconds=nan",
         "--startup-seconds=inf",
@@ -49,11 +53,18 @@ def test_a_nominal_model_that_the_devices_could_not_hold_is_refused(tmp_path):
     )
     assert ended.exit_code == 2
     told = "8 sequences of 512 tokens and of known answers of 128, 96 nominal ones each"
-    assert f"{told}, need 137 GB" in ended.stderr
-    assert "the memory of 1 h100 is 80 GB" in ended.stderr
+    assert f"{told}, need 139 GB" in ended.stderr
+    assert "1 h100 can fill 72 GB, 0 nominal tokens beside the weights" in ended.stderr
 
 
 @pytest.mark.parametrize(("profile", "devices"), [("maia-200", 1), ("h100", 2)])
 def test_what_the_samples_ask_for_fits(profile, devices):
     device = EmulatedDevice(PROFILES[profile], NOMINAL_MODELS["llama-3.3-70b"], devices, 96)
     device.check_memory(sequences=8, context=512, spare=128)
+
+
+def test_what_fits_is_bounded_by_what_the_memory_can_fill():
+    device = EmulatedDevice(PROFILES["maia-200"], NOMINAL_MODELS["llama-3.3-70b"], 1, 96)
+    device.check_memory(sequences=15, context=512, spare=128)
+    with pytest.raises(EmulationError, match="756949 nominal tokens beside the weights"):
+        device.check_memory(sequences=16, context=512, spare=128)
