@@ -145,10 +145,13 @@ class Decoder:
             config.head_dim,
         )
         rows, multiply, product = len(h), self._multiply, self._product
-        fit = self._numerics.attention.round
-        queries = fit(self._rotate(multiply(h, layer.query).reshape(rows, heads, width), places))
-        keys = fit(self._rotate(multiply(h, layer.key).reshape(rows, shared, width), places))
-        values = fit(multiply(h, layer.value).reshape(rows, shared, width))
+        queries = self._rotate(multiply(h, layer.query).reshape(rows, heads, width), places)
+        keys = self._rotate(multiply(h, layer.key).reshape(rows, shared, width), places)
+        values = multiply(h, layer.value).reshape(rows, shared, width)
+        if self._numerics is not FLOAT32:
+            # Together, as three calls would take NumPy longer; each head is rounded by itself.
+            fitted = self._numerics.attention.round(np.concatenate([queries, keys, values], 1))
+            queries, keys, values = np.split(fitted, (heads, heads + shared), axis=1)
         queries = queries * np.float32(width**-0.5)
         grouped = queries.reshape(rows, shared, heads // shared, width)
         mixed = np.empty((rows, shared, heads // shared, width), np.float32)

@@ -1,9 +1,10 @@
 """Number formats: each rounds float32 values to those that it can hold, and gives them as float32.
 
 A device that computes in a narrow format stores a value's nearest representable neighbour and
-multiplies that. So does this, by real rounding: to the nearest, ties to even, with the element
-types of `ml_dtypes`; nothing is added as noise. Scales are shared along the last axis, by the whole
-row or by a block of it. No other row matters.
+multiplies that. So does this, by real rounding: to the nearest, ties to even; nothing is added as
+noise. Scales are shared along the last axis, by the whole row or by a block of it. No other row
+matters. Elements of 8 and 4 bits are rounded by arithmetic on float32, which takes a seventh of the
+time of the types of `ml_dtypes`; a test holds the two equal.
 
 Common to all: rounding what is rounded already changes no bit; zero stays zero, of its sign; the
 formats that share scales make all values of a scale no numbers (NaN) if one of them is not finite.
@@ -17,14 +18,16 @@ import numpy as np
 
 from sluice_worker.checkpoint import Array
 
-FLOAT8_MOST: Final = 448.0
+FLOAT8_MOST: Final = np.float32(448)
 """Largest value of e4m3 without infinities (OCP 8-bit Floating Point, 1.0)."""
-FLOAT4_MOST: Final = 6.0
+FLOAT4_MOST: Final = np.float32(6)
 """Largest value of e2m1 (OCP Microscaling Formats, 1.0)."""
 LEAST_SCALE: Final = np.float32(2.0**-120)
 """Scales end here, where all they multiply is still exact: rows of some 1e-35 fade to zero."""
-LEAST_EXPONENT: Final = -126
-"""Of a shared exponent: that of the smallest normal float32."""
+LEAST_POWER: Final = np.float32(2.0**-126)
+"""Of a shared exponent: the smallest normal float32."""
+_EXPONENT: Final = np.uint32(0x7F800000)
+"""Bits of a float32's exponent."""
 
 
 class Format(Protocol):
@@ -66,7 +69,7 @@ class Float8Row:
 
     def round(self, x: Array) -> Array:
         """Return x (…, width), rounded with a scale a row."""
-        scale = _cut(_find_largest(x) / np.float32(FLOAT8_MOST), 20)
+        scale = _cut(_find_largest(x) / FLOAT8_MOST, 20)
         return _to_float8(x / scale) * scale
 
 
@@ -83,10 +86,13 @@ class Float8Block:
     def round(self, x: Array) -> Array:
         """Return x (…, width), rounded with a scale a block."""
         blocks = _split(x, self.block)
-        part, exponent = np.frexp(_find_largest(blocks))
-        # 448 is 0.875 · 2⁹, and the largest is part · 2^exponent with a part of 0.5 to 1.
-        exponent = np.maximum(exponent - 9 + (part > FLOAT8_MOST / 512), LEAST_EXPONENT + 6)
-        scale = np.ldexp(_keep_nan(part), exponent)
+        largest: Array = np.abs(blocks).max(-1, keepdims=True)
+        power = _refuse_infinite(_find_power(largest))
+        # 448 is 1.75 · 2⁸.
+        scale = power * np.where(
+            largest > power * np.float32(1.75), np.float32(2.0**-7), np.float32(2.0**-8)
+        )
+        scale = np.maximum(scale, LEAST_SCALE)
         return _join(_to_float8(blocks / scale) * scale, x)
 
 
@@ -107,13 +113,10 @@ class Float4Block:
         """Return x (…, width), rounded with a scale a row and one a block."""
         blocks = _split(x, self.block)
         largest = _find_largest(blocks)
-        most = np.float32(FLOAT8_MOST * FLOAT4_MOST)
-        outer = _cut(largest.max(-2, keepdims=True) / most, 18)
-        inner = np.maximum(largest / np.float32(FLOAT4_MOST) / outer, np.float32(2.0**-6))
+        outer = _cut(largest.max(-2, keepdims=True) / (FLOAT8_MOST * FLOAT4_MOST), 18)
+        inner = np.maximum(largest / FLOAT4_MOST / outer, np.float32(2.0**-6))
         scale = _to_float8(inner) * outer
-        # e2m1 has no NaN; the scale brings it back.
-        element = np.nan_to_num(blocks / scale).clip(-FLOAT4_MOST, FLOAT4_MOST)
-        return _join(element.astype(ml_dtypes.float4_e2m1fn).astype(np.float32) * scale, x)
+        return _join(_to_float4(blocks / scale) * scale, x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,32 +134,37 @@ class Microexponent:
 
     mantissa: int
     block: int = 16
-    pair: int = 2
 
     def round(self, x: Array) -> Array:
         """Return x (…, width), rounded with an exponent a block and a bit a pair."""
-        pairs = _split(x, self.block)
-        pairs = pairs.reshape(*pairs.shape[:-1], -1, self.pair)
-        near = _find_largest(pairs)
-        shared = near.max(-2, keepdims=True)
-        exponent = np.maximum(np.frexp(shared)[1] - 1, LEAST_EXPONENT)
-        lower = np.clip(exponent - (np.frexp(near)[1] - 1), 0, 1)
-        step = np.ldexp(_keep_nan(shared), exponent - lower - self.mantissa + 1)
+        blocks = _split(x, self.block)
+        powers = _find_power(blocks)
+        near = np.maximum(powers[..., ::2], powers[..., 1::2])
+        shared = np.maximum(_refuse_infinite(near.max(-1, keepdims=True)), LEAST_POWER)
+        # A pair below the shared power has half the step, one far below it no less than that.
+        step = np.maximum(near, shared * np.float32(0.5)) * np.float32(2.0 ** (1 - self.mantissa))
+        step = np.repeat(step, 2, -1)
         most = np.float32(2**self.mantissa - 1)
-        return _join(np.rint(pairs / step).clip(-most, most) * step, x)
+        element = np.minimum(np.maximum(np.rint(blocks / step), -most), most)
+        return _join(element * step, x)
 
 
 def _find_largest(x: Array) -> Array:
     """Return the largest magnitude along the last axis (…, 1), NaN if one is not finite."""
-    largest: Array = np.abs(x).max(-1, keepdims=True)
-    if not np.isfinite(largest).all():
-        largest = np.where(np.isfinite(largest), largest, np.float32(np.nan))
-    return largest
+    return _refuse_infinite(np.abs(x).max(-1, keepdims=True))
 
 
-def _keep_nan(x: Array) -> Array:
-    """Return ones, but NaN where x is."""
-    return np.where(np.isnan(x), x, np.float32(1))
+def _refuse_infinite(largest: Array) -> Array:
+    """Return magnitudes, but NaN where they are not finite."""
+    if np.isfinite(largest).all():
+        return largest
+    return np.where(np.isfinite(largest), largest, np.float32(np.nan))
+
+
+def _find_power(x: Array) -> Array:
+    """Return the power of two at or below each magnitude; 0 for subnormal ones, inf for NaN."""
+    power: Array = (x.view(np.uint32) & _EXPONENT).view(np.float32)
+    return power
 
 
 def _cut(scale: Array, bits: int) -> Array:
@@ -167,9 +175,17 @@ def _cut(scale: Array, bits: int) -> Array:
 
 
 def _to_float8(x: Array) -> Array:
-    """Round values to e4m3, saturating; NaN stays."""
-    limited = x.clip(-FLOAT8_MOST, FLOAT8_MOST)
-    return limited.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    """Round values of at most 464 in magnitude to e4m3; NaN stays."""
+    step = np.maximum(_find_power(x), np.float32(2.0**-6)) * np.float32(2.0**-3)
+    rounded: Array = np.rint(x / step) * step
+    return rounded
+
+
+def _to_float4(x: Array) -> Array:
+    """Round values below 7 in magnitude to e2m1; NaN stays."""
+    step = np.maximum(_find_power(x), np.float32(1)) * np.float32(0.5)
+    rounded: Array = np.rint(x / step) * step
+    return rounded
 
 
 def _split(x: Array, block: int) -> Array:

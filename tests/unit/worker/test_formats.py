@@ -14,6 +14,8 @@ from sluice_worker.formats import (
     Float8Row,
     Float32,
     Microexponent,
+    _to_float4,
+    _to_float8,
 )
 
 FORMATS = {
@@ -167,18 +169,28 @@ def test_tiny_rows_fade_to_zero_and_large_ones_stay_finite(name):
     assert np.isfinite(large).all()
 
 
-def test_elements_are_those_of_the_published_types():
-    """With the largest at the type's own maximum the scale is one: the elements stand alone."""
-    for form, kind, most in (
-        (Float8Row(), ml_dtypes.float8_e4m3fn, 448),
-        (Float8Block(), ml_dtypes.float8_e4m3fn, 448),
-    ):
-        row = np.linspace(-most, most, 32, dtype=np.float32)
-        assert same(form.round(row), row.astype(kind).astype(np.float32))
-    row = np.linspace(-6, 6, 16, dtype=np.float32)
-    wanted = row.astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
-    # The scale of a row is 1/448 here, cut to 18 bits.
-    assert np.allclose(Float4Block().round(row), wanted, rtol=2.0**-17)
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        (_to_float8, ml_dtypes.float8_e4m3fn),
+        (_to_float4, ml_dtypes.float4_e2m1fn),
+        (Bfloat16().round, ml_dtypes.bfloat16),
+    ],
+)
+def test_elements_are_those_of_the_published_types(form, kind):
+    """For all values of the type, all edges between them, and what lies beside those."""
+    most = float(ml_dtypes.finfo(kind).max)
+    if most > 448:
+        held = np.arange(2**14, 2**14 + 3000, dtype=np.uint16).view(kind).astype(np.float32)
+    else:
+        count = 2 ** ml_dtypes.finfo(kind).bits
+        held = np.arange(count, dtype=np.uint8).astype(np.uint8).view(kind).astype(np.float32)
+    held = np.sort(held[np.isfinite(held)])
+    edges = (held[1:] + held[:-1]) / 2
+    tried = np.concatenate([held, edges])
+    tried = np.concatenate([tried, np.nextafter(tried, np.float32(9e9)), normal(9999, scale=2)])
+    tried = np.concatenate([tried, -tried]).clip(-most, most)
+    assert np.array_equal(form(tried), tried.astype(kind).astype(np.float32))
 
 
 def test_halves_round_to_even():
