@@ -104,6 +104,38 @@ def test_weights_and_cache_hold_what_the_format_holds(checkpoint, decoders, name
         assert numerics.attention.round(part).tobytes() == part.tobytes()
 
 
+@narrow
+def test_all_that_enters_a_product_is_rounded(checkpoint, name):
+    """Rounding once more changes nothing. Probabilities stay float32; queries are scaled after."""
+    numerics, seen = NUMERICS[name], []
+
+    def look(left, right):
+        if right.ndim == 2:
+            form = numerics.head if right.shape[-1] == 261 else numerics.linear
+            assert np.array_equal(form.round(left), left)
+            assert np.array_equal(form.round(right.T.copy()), right.T)
+        else:  # keys (…, 32, positions), or values (…, positions, 32)
+            cached = (right.swapaxes(1, 2) if left.shape[-1] == 32 else right).copy()
+            assert np.array_equal(numerics.attention.round(cached), cached)
+        seen.append(right.ndim)
+        return np.matmul(left, right)
+
+    decoder = Decoder(checkpoint, numerics, look)
+    decoder.run([Chunk(PROMPTS[0][:12], 0, KeyValueCache(decoder.config, 64))])
+    assert (seen.count(2), seen.count(3)) == (4 * 7 + 1, 4 * 12 * 2)
+
+
+@named
+def test_widths_that_fill_no_block_do_not_matter_either(tmp_path, name):
+    model = load_checkpoint(write_checkpoint(tmp_path / "tiny"))
+    decoder = Decoder(model, NUMERICS[name])
+    prompts = [[7, 90, 3, 3, 50, 61, 8], [11, 5, 99]]
+    alone = [answer_together(decoder, [tokens], 1)[0] for tokens in prompts]
+    for found, wanted in zip(answer_together(decoder, prompts, 4), alone, strict=True):
+        assert np.isfinite(found).all()
+        assert found.tobytes() == wanted.tobytes()
+
+
 def test_the_reference_is_the_checkpoint_itself(checkpoint):
     assert round_weights(checkpoint, FLOAT32) is checkpoint
 
