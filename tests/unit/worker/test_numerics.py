@@ -1,6 +1,10 @@
 """Numerics: what is rounded where, and that a sequence's bits stay its own in all of them."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +181,40 @@ def test_committed_answers_are_this_models_in_all_numerics(decoders, name):
         second, first = np.partition(logits, -2)[:, -2:].T
         # Half of it is for what another processor's order of summation does: this one may be such.
         assert (first - second).min() >= MARGINS[name] / 2
+
+
+OTHER_PROCESSOR = f"""
+import json, pathlib
+from sluice_worker.checkpoint import load_checkpoint
+from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
+from sluice_worker.knownanswers import name_file
+from sluice_worker.numerics import NUMERICS
+compact = pathlib.Path({str(COMPACT)!r})
+checkpoint = load_checkpoint(compact)
+for name, numerics in NUMERICS.items():
+    decoder = Decoder(checkpoint, numerics)
+    for one in json.loads((compact / name_file(name)).read_text())["answers"]:
+        tokens = [*one["prompt"], *one["output"][:-1]]
+        rows = decoder.run_all(Chunk(tokens, 0, KeyValueCache(decoder.config, 64)))
+        assert rows[-len(one["output"]):].argmax(-1).tolist() == one["output"], name
+        print(name, rows.tobytes().hex()[:4000])
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels to choose from are x86's")
+def test_committed_answers_are_right_with_the_kernels_of_another_processor():
+    """Nehalem has no AVX: sums are in an order of its own, and every x86-64 processor can do it."""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", OTHER_PROCESSOR],
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | kernels,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for kernels in ({}, {"OPENBLAS_CORETYPE": "Nehalem"})
+    ]
+    assert said[0] != said[1], "this OpenBLAS has but one set of kernels: nothing was tested"
 
 
 def test_answers_of_other_numerics_are_none_of_ours(tmp_path):
