@@ -44,9 +44,9 @@ from sluice_worker.record import (
     LONGEST_PROMPT,
     MARGINS,
     SHORTEST_OUTPUT,
-    _answer_all,
-    _draw_prompts,
-    _read_held_out,
+    answer_prompts,
+    draw_prompts,
+    read_held_out,
 )
 from sluice_worker.tokens import Vocabulary
 
@@ -137,12 +137,12 @@ def move_leads(
     checkpoint: Checkpoint, vocabulary: Vocabulary, names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield how far other orders move the lead of the likeliest token over any other, logits."""
-    prompts = _draw_prompts(checkpoint.config.vocab_size, LONGEST_PROMPT)
-    prompts += _read_held_out(MODEL, vocabulary, LONGEST_PROMPT)
+    prompts = draw_prompts(checkpoint.config.vocab_size, LONGEST_PROMPT)
+    prompts += read_held_out(MODEL, vocabulary, LONGEST_PROMPT)
     for name in names:
         decoder = Decoder(checkpoint, NUMERICS[name])
         answers = [
-            one for one in _answer_all(decoder, prompts) if len(one.output) >= SHORTEST_OUTPUT
+            one for one in answer_prompts(decoder, prompts) if len(one.output) >= SHORTEST_OUTPUT
         ]
         others = [Decoder(checkpoint, NUMERICS[name], product) for product in ORDERS.values()]
         moved = []

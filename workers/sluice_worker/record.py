@@ -92,8 +92,8 @@ def record_known_answers(path: Path, count: int, numerics: str = FLOAT32.name) -
     found = {
         kind: _find_clear(decoder, prompts, MARGINS[numerics], others)
         for kind, prompts in (
-            ("drawn", _draw_prompts(decoder.config.vocab_size, longest)),
-            ("held out", _read_held_out(path, vocabulary, longest)),
+            ("drawn", draw_prompts(decoder.config.vocab_size, longest)),
+            ("held out", read_held_out(path, vocabulary, longest)),
         )
     }
     held_out = list(islice(found["held out"], count // 2))
@@ -122,7 +122,7 @@ def record_known_answers(path: Path, count: int, numerics: str = FLOAT32.name) -
     }
 
 
-def _read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tuple[str, list[int]]]:
+def read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tuple[str, list[int]]]:
     """Return task and tokens of the model's held-out prompts that are short enough."""
     file = path / "heldout.jsonl"
     prompts = []
@@ -140,13 +140,14 @@ def _read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tup
     return [(task, tokens) for task, tokens in prompts if len(tokens) <= longest]
 
 
-def _draw_prompts(vocabulary: int, length: int) -> list[tuple[str, list[int]]]:
+def draw_prompts(vocabulary: int, length: int) -> list[tuple[str, list[int]]]:
+    """Return prompts of tokens drawn by chance, always the same; their task is ""."""
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, vocabulary, (_MADE, length))
     return [("", [int(token) for token in prompt]) for prompt in drawn]
 
 
-def _answer_all(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> list[Candidate]:
+def answer_prompts(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> list[Candidate]:
     """Answer prompts greedily, side by side: it takes less time and changes no bit of an answer."""
     context = decoder.config.max_position_embeddings
     positions = min(context, LONGEST_PROMPT + LONGEST_OUTPUT)
@@ -185,7 +186,7 @@ def _find_clear(
     others: list[Decoder],
 ) -> Iterator[Candidate]:
     """Yield the clear answers, in turn of each task the one first that a fault changes first."""
-    answers = _answer_all(decoder, prompts)
+    answers = answer_prompts(decoder, prompts)
     clear = [a for a in answers if a.margin >= margin and len(a.output) >= SHORTEST_OUTPUT]
     turns: dict[str, int] = {}
     ranked = []
