@@ -23,8 +23,9 @@ from sluice.api.accelerator import KnownAnswerProbes
 from sluice.devcluster.images import find_models
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.knownanswers import POSITIONS, KnownAnswer, load_known_answers
+from sluice_worker.knownanswers import POSITIONS, KnownAnswer, load_known_answers, name_file
 from sluice_worker.main import load_model
+from sluice_worker.numerics import NUMERICS
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 SURE = 0.95
@@ -135,20 +136,23 @@ def _word_seconds(value: float | None) -> str:
     return "never seen" if value is None else f"{value:.0f} s"
 
 
-def measure(models: Path, rates: list[float], rounds: int, seed: int) -> list[Caught]:
+def measure(
+    models: Path, numerics: str, rates: list[float], rounds: int, seed: int
+) -> list[Caught]:
     """Return what became of each rate, after a round without a fault that must be right.
 
     Raises:
         SystemExit: there are no known answers, or a healthy decoder does not give them.
     """
     checkpoint, _ = load_model(models)
-    decoder = Decoder(checkpoint)
+    decoder = Decoder(checkpoint, NUMERICS[numerics])
     config = decoder.config
-    known = load_known_answers(models, config.vocab_size, config.max_position_embeddings)
+    known = load_known_answers(models, config.vocab_size, config.max_position_embeddings, numerics)
     if known.unavailable:
         raise SystemExit(known.unavailable)
     if any(is_wrong(decoder, one) for one in known.answers):
-        raise SystemExit(f"This machine computes other answers than those of {models}/probes.json.")
+        file = models / name_file(numerics)
+        raise SystemExit(f"This machine computes other answers than those of {file}.")
     return [count_caught(decoder, known.answers, rate, rounds, seed) for rate in rates]
 
 
@@ -158,17 +162,23 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--period", type=float, default=KnownAnswerProbes().period)
+    parser.add_argument("--numerics", choices=list(NUMERICS), default="float32")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not all(0 < rate <= 1 for rate in arguments.rates) or arguments.rounds < 1:
         parser.error("rates must be above 0 and at most 1, rounds at least 1")
     models = (find_models() or Path("workers/models")) / "compact"
-    found = measure(models, arguments.rates, arguments.rounds, arguments.seed)
+    found = measure(models, arguments.numerics, arguments.rates, arguments.rounds, arguments.seed)
     rows = [describe(one, arguments.period) for one in found]
     print_table(rows, arguments.period)
     if arguments.json:
-        document = {"notice": "emulated devices", "period_s": arguments.period, "rows": rows}
+        document = {
+            "notice": "emulated devices",
+            "numerics": arguments.numerics,
+            "period_s": arguments.period,
+            "rows": rows,
+        }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 
 

@@ -110,6 +110,14 @@ def test_a_healthy_worker_gives_the_known_answers(start):
     assert count_tokens(worker) == 0
 
 
+def test_a_worker_in_other_numerics_has_the_known_answers_of_those(start):
+    worker = start("--numerics=mx9")
+    assert json.loads(worker.get(KNOWN)[1])["numerics"] == "mx9"
+    given = ask_known(worker, list_known(worker)[0])[1]
+    assert given["numerics"] == "mx9"
+    assert are_right(worker) == [True] * 4
+
+
 def test_known_prompts_for_another_pod_are_sent_back(start):
     worker = start()
     one = list_known(worker)[0]

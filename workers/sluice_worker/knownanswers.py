@@ -1,4 +1,4 @@
-"""Known answers: prompts whose greedy answers are known, in `probes.json` beside the weights.
+"""Known answers: prompts whose greedy answers are known, in a file beside the weights.
 
 `record` makes the file; the server hands it out, and answers its prompts through the slot that the
 engine keeps free for them. Whoever asks compares: a worker never judges itself.
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from sluice_worker.errors import KnownAnswersError
+from sluice_worker.numerics import FLOAT32
 
 FILE: Final = "probes.json"
-NUMERICS: Final = "float32"
-"""What this decoder computes in; answers recorded in other numerics may rightly differ."""
+"""Of answers in the reference numerics; others have files of their own, see `name_file`."""
 MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 POSITIONS: Final = 128
 """Most tokens of a known prompt with its answer: what the slot that is kept for them can hold."""
@@ -37,12 +37,19 @@ class KnownAnswers:
 
     Attributes:
         digest: of the model that is served, see `compute_digest`.
+        numerics: name of what it is computed in; answers in other numerics may rightly differ.
         unavailable: a sentence if there are no answers, else "".
     """
 
     digest: str
+    numerics: str
     answers: tuple[KnownAnswer, ...] = ()
     unavailable: str = ""
+
+
+def name_file(numerics: str) -> str:
+    """Return the name of the file with the answers in these numerics."""
+    return FILE if numerics == FLOAT32.name else f"probes.{numerics}.json"
 
 
 def compute_digest(path: Path) -> str:
@@ -67,43 +74,52 @@ def compute_digest(path: Path) -> str:
     return f"sha256:{listing.hexdigest()}"
 
 
-def load_known_answers(path: Path, vocabulary: int, context: int) -> KnownAnswers:
-    """Read probes.json beside the weights; what is wrong with it is told, and stops no worker.
+def load_known_answers(
+    path: Path, vocabulary: int, context: int, numerics: str = FLOAT32.name
+) -> KnownAnswers:
+    """Read the known answers beside the weights; what is wrong with them is told, and stops nobody.
 
     Args:
         path: directory of the model.
         vocabulary: tokens of the model; an answer with others is none of its answers.
         context: positions of the model; a prompt and its answer have to fit.
+        numerics: name of what the worker computes in.
 
     Raises:
         KnownAnswersError: the model itself cannot be read.
     """
     digest = compute_digest(path)
-    file = path / FILE
+    file = path / name_file(numerics)
+    command = f"sluice model record {path}"
+    if numerics != FLOAT32.name:
+        command += f" --numerics {numerics}"
+    wanted = {"modelDigest": digest, "numerics": numerics}
     try:
-        answers = _parse(file.read_bytes(), digest, vocabulary, min(context, POSITIONS))
+        answers = _parse(file.read_bytes(), wanted, vocabulary, min(context, POSITIONS))
     except FileNotFoundError:
-        why = f"there is no {file}: 'sluice model record {path}' makes it"
+        why = f"there is no {file}: '{command}' makes it"
     except OSError as error:
         why = f"cannot read {file}: {error.strerror}"
     except KnownAnswersError as error:
-        why = f"{file} {error}: 'sluice model record {path}' makes it anew"
+        why = f"{file} {error}: '{command}' makes it anew"
     else:
-        return KnownAnswers(digest, answers)
-    return KnownAnswers(digest, unavailable=why)
+        return KnownAnswers(digest, numerics, answers)
+    return KnownAnswers(digest, numerics, unavailable=why)
 
 
-def _parse(content: bytes, digest: str, vocabulary: int, most: int) -> tuple[KnownAnswer, ...]:
+def _parse(
+    content: bytes, wanted: dict[str, str], vocabulary: int, most: int
+) -> tuple[KnownAnswer, ...]:
     try:
         document: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise KnownAnswersError("is not JSON") from error
     if not isinstance(document, dict):
         raise KnownAnswersError("is no JSON object")
-    for name, wanted in (("modelDigest", digest), ("numerics", NUMERICS)):
+    for name, own in wanted.items():
         found = document.get(name)
-        if found != wanted:
-            raise KnownAnswersError(f"is of {name} {str(found)[:80]!r}; this worker is {wanted!r}")
+        if found != own:
+            raise KnownAnswersError(f"is of {name} {str(found)[:80]!r}; this worker is {own!r}")
     listed = document.get("answers")
     if not isinstance(listed, list) or not 1 <= len(listed) <= MOST:
         raise KnownAnswersError(f"has no list of 1 to {MOST} answers")

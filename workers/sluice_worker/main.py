@@ -28,6 +28,7 @@ from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
 from sluice_worker.knownanswers import POSITIONS, load_known_answers
 from sluice_worker.metrics import Metrics
+from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.pacing import EmulatedDevice, Pacer
 from sluice_worker.server import Server
 from sluice_worker.tokens import Vocabulary
@@ -104,7 +105,8 @@ async def serve(
             engine.start()
             server.not_ready = ""
             known = server.known.unavailable or len(server.known.answers)
-            log.info("ready", host=host, port=port, known_answers=known)
+            numerics = server.known.numerics
+            log.info("ready", host=host, port=port, numerics=numerics, known_answers=known)
             while not stop.is_set() and not engine.device_error:
                 await _wait(stop, LOOK_EVERY)
             server.not_ready = engine.device_error or "draining"
@@ -183,6 +185,13 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
 @_number("--max-num-seqs", 8, "Sequences at once.", most=256)
 @_number("--max-num-batched-tokens", 16, "Prompt tokens a step.")
 @_number("--max-waiting", 64, "Requests that may wait.")
+@click.option(
+    "--numerics",
+    default=FLOAT32.name,
+    show_default=True,
+    type=click.Choice(list(NUMERICS)),
+    help="Formats of weights, activations, keys and values.",
+)
 @click.option("--emulate-profile", type=click.Choice(sorted(PROFILES)), help="Emulated device.")
 @click.option("--emulate-model", type=click.Choice(sorted(NOMINAL_MODELS)), help="Nominal model.")
 @_number("--emulate-devices", 1, "Devices working as one.")
@@ -212,6 +221,7 @@ def main(
     max_num_seqs: int,
     max_num_batched_tokens: int,
     max_waiting: int,
+    numerics: str,
     emulate_profile: str | None,
     emulate_model: str | None,
     emulate_devices: int,
@@ -239,7 +249,10 @@ def main(
             context = checkpoint.config.max_position_embeddings
             device.check_memory(max_num_seqs, context, min(context, POSITIONS))
         known = load_known_answers(
-            model_path, checkpoint.config.vocab_size, checkpoint.config.max_position_embeddings
+            model_path,
+            checkpoint.config.vocab_size,
+            checkpoint.config.max_position_embeddings,
+            numerics,
         )
     except (CheckpointError, KnownAnswersError) as error:
         sys.stderr.write(f"sluice-worker: {error}\n")
@@ -252,7 +265,8 @@ def main(
     limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)
     devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
     pacer = Pacer(device, devices=devices)
-    engine = Engine(Decoder(checkpoint), limits, pacer, metrics, server.emit)
+    decoder = Decoder(checkpoint, NUMERICS[numerics])
+    engine = Engine(decoder, limits, pacer, metrics, server.emit)
     try:
         devices.start()
         devices.check()

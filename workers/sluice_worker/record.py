@@ -1,18 +1,22 @@
 """Makes `probes.json`: `python -m sluice_worker.record --model DIR`, or `sluice model record DIR`.
 
 It answers short prompts on this machine, greedily, and keeps a few whose answers nothing but a
-fault could change: at every token the likeliest leads by `MARGIN` at least. Of those it takes the
-ones that lead by least, as they are the first to change when values are wrong. Half are held-out
-prompts of the model, which it answers firmly; half are tokens drawn by chance, about which it is
-unsure, and which notice small faults far more often. Run it on a machine that is known to be good:
-a fault of this one would be recorded as right.
+fault could change: at every token the likeliest leads by the numerics' margin at least, and sums in
+other orders give the same tokens. Of those it takes the ones that lead by least, as they are the
+first to change when values are wrong. Half are held-out prompts of the model, which it answers
+firmly; half are tokens drawn by chance, about which it is unsure, and which notice small faults far
+more often; where too few of those are clear, held-out ones take their place. Run it on a machine
+that is known to be good: a fault of this one would be recorded as right.
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 # As for a worker: another number of BLAS threads would sum in another order.
@@ -21,19 +25,33 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import click
 import numpy as np
 
+from sluice_worker.arithmetic import ORDERS
 from sluice_worker.checkpoint import Array
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import CheckpointError, KnownAnswersError, RequestError
-from sluice_worker.knownanswers import FILE, MOST, NUMERICS, compute_digest
+from sluice_worker.knownanswers import MOST, compute_digest, name_file
 from sluice_worker.main import load_model
+from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.tokens import Vocabulary
 
-MARGIN: Final = 0.05
-"""Least lead of each output token over the next likely one, in logits.
+MARGINS: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "float32": 0.05,
+        "bfloat16": 0.2,
+        "mx9": 0.6,
+        "fp8-row": 2.0,
+        "fp8-block": 2.0,
+        "mx6": 3.5,
+        "fp4": 6.5,
+    }
+)
+"""Least lead of each output token over the next likely one, in logits, by numerics.
 
-Other CPUs and BLAS kernels sum in another order. Against float64 the compact model's logits are off
-by less than 1e-5 (measured on its held-out prompts), so a healthy node has room for errors that are
-five thousand times as large.
+Other CPUs and BLAS kernels sum in another order. Measured on the compact model, over its short
+held-out prompts and a hundred drawn ones in each of `ORDERS` (`benchmarks/worker/numerics.py
+--orders`), that moved a lead by 0.00003 at most in float32, and because sums fall on other sides of
+rounding edges by 0.09 in bfloat16, 0.26 in mx9, 0.98 in fp8-row, 0.92 in fp8-block, 1.71 in mx6 and
+3.14 in fp4. A margin is twice that and more; in float32 it is a thousand times as much.
 """
 LONGEST_PROMPT: Final = 24
 SHORTEST_OUTPUT: Final = 4
@@ -59,8 +77,8 @@ class Candidate:
     margin: float
 
 
-def record_known_answers(path: Path, count: int) -> dict[str, Any]:
-    """Return what probes.json of a model should say.
+def record_known_answers(path: Path, count: int, numerics: str = FLOAT32.name) -> dict[str, Any]:
+    """Return what the file of a model's known answers in these numerics should say.
 
     Raises:
         CheckpointError: there is no model, or none that this decoder runs.
@@ -68,21 +86,24 @@ def record_known_answers(path: Path, count: int) -> dict[str, Any]:
             be read.
     """
     checkpoint, vocabulary = load_model(path)
-    decoder = Decoder(checkpoint)
+    decoder = Decoder(checkpoint, NUMERICS[numerics])
+    others = [Decoder(checkpoint, NUMERICS[numerics], order) for order in ORDERS.values()]
     longest = min(LONGEST_PROMPT, decoder.config.max_position_embeddings // 2)
     found = {
-        kind: _find_clear(decoder, prompts)
+        kind: _find_clear(decoder, prompts, MARGINS[numerics], others)
         for kind, prompts in (
-            ("drawn", _draw_prompts(decoder.config.vocab_size, longest)),
-            ("held out", _read_held_out(path, vocabulary, longest)),
+            ("drawn", draw_prompts(decoder.config.vocab_size, longest)),
+            ("held out", read_held_out(path, vocabulary, longest)),
         )
     }
-    held_out = found["held out"][: count // 2]
-    chosen = [*found["drawn"][: count - len(held_out)], *held_out]
+    held_out = list(islice(found["held out"], count // 2))
+    drawn = list(islice(found["drawn"], count - len(held_out)))
+    more = islice(found["held out"], count - len(held_out) - len(drawn))
+    chosen = [*drawn, *held_out, *more]
     if not chosen:
         raise KnownAnswersError(
             f"no answer of {path} to a short prompt has {SHORTEST_OUTPUT} tokens that lead by"
-            f" {MARGIN} logits each: there is nothing to know this model by"
+            f" {MARGINS[numerics]} logits each: there is nothing to know this model by"
         )
     answers = [
         {
@@ -93,11 +114,15 @@ def record_known_answers(path: Path, count: int) -> dict[str, Any]:
         }
         for one in chosen
     ]
-    head = {"modelDigest": compute_digest(path), "numerics": NUMERICS, "minimumMargin": MARGIN}
-    return {**head, "answers": answers}
+    return {
+        "modelDigest": compute_digest(path),
+        "numerics": numerics,
+        "minimumMargin": MARGINS[numerics],
+        "answers": answers,
+    }
 
 
-def _read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tuple[str, list[int]]]:
+def read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tuple[str, list[int]]]:
     """Return task and tokens of the model's held-out prompts that are short enough."""
     file = path / "heldout.jsonl"
     prompts = []
@@ -115,13 +140,14 @@ def _read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tup
     return [(task, tokens) for task, tokens in prompts if len(tokens) <= longest]
 
 
-def _draw_prompts(vocabulary: int, length: int) -> list[tuple[str, list[int]]]:
+def draw_prompts(vocabulary: int, length: int) -> list[tuple[str, list[int]]]:
+    """Return prompts of tokens drawn by chance, always the same; their task is ""."""
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, vocabulary, (_MADE, length))
     return [("", [int(token) for token in prompt]) for prompt in drawn]
 
 
-def _answer_all(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> list[Candidate]:
+def answer_prompts(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> list[Candidate]:
     """Answer prompts greedily, side by side: it takes less time and changes no bit of an answer."""
     context = decoder.config.max_position_embeddings
     positions = min(context, LONGEST_PROMPT + LONGEST_OUTPUT)
@@ -153,16 +179,31 @@ def _take(answer: Candidate, row: Array, end: int) -> int | None:
     return token if len(answer.output) < LONGEST_OUTPUT else None
 
 
-def _find_clear(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> list[Candidate]:
-    """Return the clear answers, in turn of each task the one first that a fault changes first."""
-    answers = _answer_all(decoder, prompts)
-    clear = [a for a in answers if a.margin >= MARGIN and len(a.output) >= SHORTEST_OUTPUT]
+def _find_clear(
+    decoder: Decoder,
+    prompts: list[tuple[str, list[int]]],
+    margin: float,
+    others: list[Decoder],
+) -> Iterator[Candidate]:
+    """Yield the clear answers, in turn of each task the one first that a fault changes first."""
+    answers = answer_prompts(decoder, prompts)
+    clear = [a for a in answers if a.margin >= margin and len(a.output) >= SHORTEST_OUTPUT]
     turns: dict[str, int] = {}
     ranked = []
     for one in sorted(clear, key=lambda each: each.margin):
         turns[one.task] = turns.get(one.task, 0) + 1
         ranked.append((turns[one.task], one.margin, one))
-    return [one for *_, one in sorted(ranked, key=lambda entry: entry[:2])]
+    for *_, one in sorted(ranked, key=lambda entry: entry[:2]):
+        if all(_agrees(other, one) for other in others):
+            yield one
+
+
+def _agrees(decoder: Decoder, answer: Candidate) -> bool:
+    """Tell whether another decoder answers the same."""
+    tokens = [*answer.prompt, *answer.output[:-1]]
+    cache = KeyValueCache(decoder.config, len(tokens))
+    logits = decoder.run_all(Chunk(tokens, 0, cache))
+    return [int(token) for token in logits[-len(answer.output) :].argmax(-1)] == answer.output
 
 
 def write_document(document: dict[str, Any], file: Path) -> None:
@@ -191,12 +232,19 @@ def write_document(document: dict[str, Any], file: Path) -> None:
     type=click.IntRange(min=1, max=MOST),
     help="Known answers, at most.",
 )
+@click.option(
+    "--numerics",
+    default=FLOAT32.name,
+    show_default=True,
+    type=click.Choice(list(NUMERICS)),
+    help="What workers compute in that are asked for these answers.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the file's content.")
-def main(*, model: Path, count: int, as_json: bool) -> None:
+def main(*, model: Path, count: int, numerics: str, as_json: bool) -> None:
     """Record what a model answers to a few short prompts, on this machine."""
     try:
-        document = record_known_answers(model, count)
-        write_document(document, model / FILE)
+        document = record_known_answers(model, count, numerics)
+        write_document(document, model / name_file(numerics))
     except (CheckpointError, KnownAnswersError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
@@ -206,8 +254,8 @@ def main(*, model: Path, count: int, as_json: bool) -> None:
     answers = document["answers"]
     tasks = ", ".join(sorted({one["task"] or "drawn" for one in answers}))
     click.echo(
-        f"{model / FILE} has {len(answers)} known answers ({tasks}) of model"
-        f" {document['modelDigest'][:19]}… in {NUMERICS}; every token leads by"
+        f"{model / name_file(numerics)} has {len(answers)} known answers ({tasks}) of model"
+        f" {document['modelDigest'][:19]}… in {numerics}; every token leads by"
         f" {min(one['margin'] for one in answers):g} logits or more."
     )
 

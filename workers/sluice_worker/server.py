@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from sluice_worker.engine import Emission, Engine, GenerationRequest
 from sluice_worker.errors import RequestError
-from sluice_worker.knownanswers import NUMERICS, KnownAnswers
+from sluice_worker.knownanswers import KnownAnswers
 from sluice_worker.metrics import Metrics
 from sluice_worker.outputs import Output
 from sluice_worker.protocol import (
@@ -216,7 +216,7 @@ class Server:
         return web.json_response({**self._describe_known(), "output": sequence.output})
 
     def _describe_known(self) -> Json:
-        return {"modelDigest": self.known.digest, "numerics": NUMERICS}
+        return {"modelDigest": self.known.digest, "numerics": self.known.numerics}
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked = parse_request(CompletionRequest, await request.read())
