@@ -52,8 +52,8 @@ class Shape:
     vocabulary: int = VOCABULARY
 
 
-COMPACT: Final = Shape(width=192, layers=6, heads=6, kv_heads=2, head_width=32, hidden=576)
-"""2.8 million parameters. Six layers: the longest chain of steps within one token (find the digits
+COMPACT: Final = Shape(width=192, layers=6, heads=6, kv_heads=2, head_width=32, hidden=512)
+"""2.6 million parameters. Six layers: the longest chain of steps within one token (find the digits
 of a column, add them and what was carried) takes about four; more would only be slower."""
 
 

@@ -65,6 +65,8 @@ def train_tokenizer() -> dict[str, Any]:
     )
     tokenizer.train_from_iterator(draw_texts(), trainer)
     document: dict[str, Any] = json.loads(tokenizer.to_str())
+    # In the form that older versions of the library read too; no token has a space in it.
+    document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
     return document
 
 
