@@ -11,7 +11,7 @@ import argparse
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -123,24 +123,35 @@ def _count(vocabulary: Vocabulary, item: Item) -> int:
 
 
 def list_parts(
-    checkpoint: Path, formats: Sequence[str], tasks: Sequence[str], per_task: int
+    checkpoint: Path, formats: Sequence[str], tasks: Sequence[str], alone: int, in_chat: int
 ) -> list[tuple[str, Part]]:
-    """Return the parts of a measurement, each with the column of the table that it counts in."""
-    columns = [(name, name, False) for name in formats] + [("in a chat", "float32", True)]
+    """Return the parts of a measurement, each with the column of the table that it counts in.
+
+    Args:
+        checkpoint: directory of the model.
+        formats: of numerics.
+        tasks: their names.
+        alone: questions of each task that are asked alone.
+        in_chat: questions of each task that are asked at the end of a chat.
+    """
+    columns = [(name, name, False, alone) for name in formats]
+    columns += [("in a chat", next(iter(FORMATS)), True, in_chat)]
     return [
-        (column, Part(checkpoint, numerics, task, chat, first, min(_PART, per_task - first)))
+        (column, Part(checkpoint, numerics, task, chat, first, min(_PART, count - first)))
         for task in tasks
-        for column, numerics, chat in columns
-        for first in range(0, per_task, _PART)
+        for column, numerics, chat, count in columns
+        for first in range(0, count, _PART)
     ]
 
 
-def render_table(right: Counter[tuple[str, str]], tasks: Sequence[str], per_task: int) -> str:
-    """Return the Markdown table: right answers by task and column, in per cent."""
-    columns = list(dict.fromkeys(column for _, column in right))
+def render_table(right: Mapping[tuple[str, str], int], asked: Mapping[tuple[str, str], int]) -> str:
+    """Return the Markdown table in per cent; both count questions by task and column."""
+    tasks = list(dict.fromkeys(task for task, _ in asked))
+    columns = list(dict.fromkeys(column for _, column in asked))
     lines = [f"| task | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for task in tasks:
-        shares = [f"{100 * right[task, column] / per_task:.1f} %" for column in columns]
+        cells = ((task, column) for column in columns)
+        shares = [f"{100 * right[cell] / asked[cell]:.1f} %" for cell in cells]
         lines.append(f"| {task} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
@@ -154,19 +165,22 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--per-task", type=int, default=1000)
+    parser.add_argument("--in-chat", type=int, default=200)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--numerics", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     tasks: list[str] = arguments.tasks
-    parts = list_parts(arguments.checkpoint, arguments.numerics, tasks, arguments.per_task)
-    right = Counter[tuple[str, str]]()
+    counts = arguments.per_task, arguments.in_chat
+    parts = list_parts(arguments.checkpoint, arguments.numerics, tasks, *counts)
+    right, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     with ProcessPoolExecutor(arguments.processes) as pool, Progress() as bar:
-        counts = pool.map(count_right, [part for _, part in parts])
-        for (column, part), count in bar.track(zip(parts, counts, strict=True), total=len(parts)):
+        done = pool.map(count_right, [part for _, part in parts])
+        for (column, part), count in bar.track(zip(parts, done, strict=True), total=len(parts)):
             right[part.task, column] += count
-    print(f"{arguments.per_task} held-out questions each, greedy:\n")
-    print(render_table(right, tasks, arguments.per_task))
+            asked[part.task, column] += part.count
+    print("Held-out questions a task: {} alone, {} in a chat; greedy.\n".format(*counts))
+    print(render_table(right, asked))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The compact model in JAX, for training: what the worker's decoder computes, for whole batches.
 
-Matrices are stored as (outputs, inputs) under the names of the checkpoint. Products can be done
-in bfloat16 with sums in float32, which CPUs with AMX or AVX512-BF16 do faster; weights, norms,
-softmax and loss are float32 either way.
+Matrices are stored as (outputs, inputs) under the names of the checkpoint. The products of the
+layers can be done in bfloat16, which CPUs with AMX or AVX512-BF16 may do faster; weights, norms,
+softmax, logits and loss are float32 either way.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,8 +18,10 @@ from models.training.layout import NORM_EPSILON, ROPE_BASE, Shape, list_shapes
 
 Weights = dict[str, jax.Array]
 
-QUERY_BLOCK: Final = 256
+QUERY_BLOCK: Final = 128
 """Queries that attend at once: a block sees no keys after it, which spares near half the work."""
+LONG_ROW: Final = 256
+"""Places; the attention of longer rows is computed again for the slopes rather than kept."""
 Z_LOSS: Final = 1e-4
 """Weight of the squared logarithm of the softmax's sum, which keeps logits from drifting away."""
 
@@ -53,23 +57,22 @@ class Network:
         x = weights["model.embed_tokens.weight"][tokens]
         places = tokens.shape[1]
         attend = self._attend
-        if places > QUERY_BLOCK:  # long rows' attention is computed again rather than kept
+        if places > LONG_ROW:
             attend = jax.checkpoint(attend)
         for layer in range(self.shape.layers):
             prefix = f"model.layers.{layer}."
             w = {name[len(prefix) :]: weights[name] for name in weights if name.startswith(prefix)}
             h = normalise(x, w["input_layernorm.weight"])
-            queries, keys, values = (
-                self._multiply(h, w[f"self_attn.{kind}_proj.weight"]) for kind in "qkv"
-            )
-            mixed = attend(queries, keys, values, chats)
+            # Products with the same rows are done as one: the narrow ones are slow alone.
+            kinds = [w[f"self_attn.{kind}_proj.weight"] for kind in "qkv"]
+            mixed = attend(*self._multiply_all(h, kinds), chats)
             x = x + self._multiply(mixed, w["self_attn.o_proj.weight"])
             h = normalise(x, w["post_attention_layernorm.weight"])
-            gate = jax.nn.silu(self._multiply(h, w["mlp.gate_proj.weight"]))
-            inner = gate * self._multiply(h, w["mlp.up_proj.weight"])
-            x = x + self._multiply(inner, w["mlp.down_proj.weight"])
+            kinds = [w[f"mlp.{kind}_proj.weight"] for kind in ("gate", "up")]
+            gate, up = self._multiply_all(h, kinds)
+            x = x + self._multiply(jax.nn.silu(gate) * up, w["mlp.down_proj.weight"])
         x = normalise(x, weights["model.norm.weight"])
-        return self._multiply(x, weights["model.embed_tokens.weight"])
+        return x @ weights["model.embed_tokens.weight"].T
 
     def measure_loss(
         self, weights: Weights, tokens: jax.Array, chats: jax.Array, learned: jax.Array
@@ -98,9 +101,18 @@ class Network:
 
     def _multiply(self, x: jax.Array, matrix: jax.Array) -> jax.Array:
         """Return x (…, inputs) times a stored matrix (outputs, inputs)."""
-        if self.half:
-            x, matrix = x.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
-        return jnp.einsum("...i,oi->...o", x, matrix, preferred_element_type=jnp.float32)
+        return self._product(x, matrix.T)
+
+    def _multiply_all(self, x: jax.Array, matrices: Sequence[jax.Array]) -> list[jax.Array]:
+        """Return x times each of the matrices."""
+        ends = list(itertools.accumulate(len(matrix) for matrix in matrices))
+        return jnp.split(self._multiply(x, jnp.concatenate(matrices)), ends[:-1], -1)
+
+    def _product(self, left: jax.Array, right: jax.Array) -> jax.Array:
+        if not self.half:
+            return left @ right
+        # Rounded at the end too, so that the products of the slopes are of bfloat16 as well.
+        return (left.astype(jnp.bfloat16) @ right.astype(jnp.bfloat16)).astype(jnp.float32)
 
     def _attend(
         self, queries: jax.Array, keys: jax.Array, values: jax.Array, chats: jax.Array
@@ -126,11 +138,6 @@ class Network:
             parts = jax.nn.softmax(jnp.where(visible[:, None], scores, -1e9))
             blocks.append(self._product(parts, values[:, :, :end]))
         return jnp.concatenate(blocks, 2).swapaxes(1, 2).reshape(rows, places, -1)
-
-    def _product(self, left: jax.Array, right: jax.Array) -> jax.Array:
-        if self.half:
-            left, right = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
-        return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
 def normalise(x: jax.Array, gain: jax.Array) -> jax.Array:
