@@ -1,0 +1,1 @@
+"""The models that ship with Sluice, and the programs that make them."""

@@ -1,0 +1,1 @@
+"""Makes the compact model: its tasks, tokenizer, training and evaluation (see README.md)."""

@@ -1,0 +1,187 @@
+"""Measures a checkpoint on held-out questions, greedily, with the worker's own decoder.
+
+    python -m models.training.evaluate workers/models/compact --per-task 1000
+
+Prints a Markdown table for the model card, a row a task: the share of right answers in each
+numerics format, and in float32 also at the end of a chat of other questions. All questions of a
+task differ, none was in the training, and they are others than the training measured itself by.
+"""
+
+import argparse
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+# As for a worker: another number of BLAS threads would sum in another order. Processes share work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from rich.progress import Progress
+
+from models.training.tasks import TASKS, Item, draw_item, draw_items
+from sluice_worker.checkpoint import Checkpoint, load_checkpoint
+from sluice_worker.decoder import Decoder
+from sluice_worker.engine import Engine, Limits
+from sluice_worker.metrics import Metrics
+from sluice_worker.pacing import Pacer
+from sluice_worker.sampling import SamplingParams
+from sluice_worker.tokens import Vocabulary
+
+SEED: Final = 20270102
+FORMATS: Final[dict[str, Callable[[Checkpoint], Decoder]]] = {"float32": Decoder}
+"""How to make a decoder of each numerics format that the worker has."""
+_LONGEST_ANSWER: Final = 320
+"""Tokens."""
+_PART: Final = 50
+"""Questions that a process takes at once."""
+_SIDE_BY_SIDE: Final = 32
+_CHAT: Final = (200, 600)
+"""Tokens of a chat before a question, at least and at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the questions of a task, for one process.
+
+    Attributes:
+        checkpoint: directory of the model.
+        numerics: one of `FORMATS`.
+        chat: whether other questions and answers come first.
+        first: number of the first question.
+        count: of questions.
+    """
+
+    checkpoint: Path
+    numerics: str
+    task: str
+    chat: bool
+    first: int
+    count: int
+
+
+@lru_cache(maxsize=1)
+def _load(checkpoint: Path, numerics: str) -> tuple[Decoder, Vocabulary]:
+    loaded = load_checkpoint(checkpoint)
+    return FORMATS[numerics](loaded), Vocabulary(loaded.tokenizer)
+
+
+@lru_cache(maxsize=2)
+def _draw(task: str, count: int) -> list[Item]:
+    return list(draw_items(task, random.Random(f"{SEED}:{task}"), count))
+
+
+def answer_all(decoder: Decoder, vocabulary: Vocabulary, prompts: Sequence[list[int]]) -> list[str]:
+    """Return the greedy answers to tokens of chats."""
+    limits = Limits(sequences=_SIDE_BY_SIDE, batched_tokens=128, waiting=len(prompts))
+    engine = Engine(decoder, limits, Pacer(None), Metrics("m"), lambda _: None)
+    asked = []
+    for prompt in prompts:
+        most = min(_LONGEST_ANSWER, engine.context - len(prompt))
+        params = SamplingParams(temperature=0, top_p=1, seed=0, max_tokens=most)
+        asked.append(engine.submit(prompt, params))
+    while engine.step():
+        pass
+    return [vocabulary.decode(one.output) for one in asked]
+
+
+def count_right(part: Part) -> int:
+    """Return how many questions of a part are answered rightly."""
+    decoder, vocabulary = _load(part.checkpoint, part.numerics)
+    items = _draw(part.task, part.first + part.count)[part.first :]
+    prompts = []
+    for number, item in enumerate(items, part.first):
+        chat: list[dict[str, str]] = []
+        if part.chat:
+            room = decoder.config.max_position_embeddings - _count(vocabulary, item)
+            rng = random.Random(f"{SEED}:{part.task}:{number}")
+            chat = draw_chat(vocabulary, rng, min(room, rng.randint(*_CHAT)))
+        prompts.append(vocabulary.encode_chat([*chat, {"role": "user", "content": item.prompt}]))
+    answers = answer_all(decoder, vocabulary, prompts)
+    return sum(answer == item.answer for answer, item in zip(answers, items, strict=True))
+
+
+def draw_chat(vocabulary: Vocabulary, rng: random.Random, room: int) -> list[dict[str, str]]:
+    """Return questions with right answers, as messages, of so many tokens at most."""
+    messages: list[dict[str, str]] = []
+    while True:
+        item = draw_item(rng.choice(list(TASKS)), rng, held_out=False)
+        room -= _count(vocabulary, item)
+        if room < 0:
+            return messages
+        messages.append({"role": "user", "content": item.prompt})
+        messages.append({"role": "assistant", "content": item.answer})
+
+
+def _count(vocabulary: Vocabulary, item: Item) -> int:
+    """Return the tokens of a turn, and two that frame it."""
+    return len(vocabulary.encode_text(item.prompt)) + len(vocabulary.encode_text(item.answer)) + 2
+
+
+def list_parts(
+    checkpoint: Path, formats: Sequence[str], tasks: Sequence[str], alone: int, in_chat: int
+) -> list[tuple[str, Part]]:
+    """Return the parts of a measurement, each with the column of the table that it counts in.
+
+    Args:
+        checkpoint: directory of the model.
+        formats: of numerics.
+        tasks: their names.
+        alone: questions of each task that are asked alone.
+        in_chat: questions of each task that are asked at the end of a chat.
+    """
+    columns = [(name, name, False, alone) for name in formats]
+    columns += [("in a chat", next(iter(FORMATS)), True, in_chat)]
+    return [
+        (column, Part(checkpoint, numerics, task, chat, first, min(_PART, count - first)))
+        for task in tasks
+        for column, numerics, chat, count in columns
+        for first in range(0, count, _PART)
+    ]
+
+
+def render_table(right: Mapping[tuple[str, str], int], asked: Mapping[tuple[str, str], int]) -> str:
+    """Return the Markdown table in per cent; both count questions by task and column."""
+    tasks = list(dict.fromkeys(task for task, _ in asked))
+    columns = list(dict.fromkeys(column for _, column in asked))
+    lines = [f"| task | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for task in tasks:
+        cells = ((task, column) for column in columns)
+        shares = [f"{100 * right[cell] / asked[cell]:.1f} %" for cell in cells]
+        lines.append(f"| {task} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the share of right answers for each task."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models.training.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--per-task", type=int, default=1000)
+    parser.add_argument("--in-chat", type=int, default=200)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--numerics", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    tasks: list[str] = arguments.tasks
+    counts = arguments.per_task, arguments.in_chat
+    parts = list_parts(arguments.checkpoint, arguments.numerics, tasks, *counts)
+    right, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    with ProcessPoolExecutor(arguments.processes) as pool, Progress() as bar:
+        done = pool.map(count_right, [part for _, part in parts])
+        for (column, part), count in bar.track(zip(parts, done, strict=True), total=len(parts)):
+            right[part.task, column] += count
+            asked[part.task, column] += part.count
+    print("Held-out questions a task: {} alone, {} in a chat; greedy.\n".format(*counts))
+    print(render_table(right, asked))
+
+
+if __name__ == "__main__":
+    main()
