@@ -34,11 +34,21 @@ class KeyValueCache:
 
 @dataclass(slots=True)
 class Chunk:
-    """New tokens of one sequence; they stand at positions from `start` on."""
+    """New tokens of one sequence; they stand at positions from `start` on.
+
+    Attributes:
+        score: the logits after every token are wanted, not only after the last.
+    """
 
     tokens: Sequence[int]
     start: int
     cache: KeyValueCache
+    score: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits that are wanted."""
+        return len(self.tokens) if self.score else 1
 
 
 Disturb = Callable[[Array], Array]
@@ -82,13 +92,18 @@ class Decoder:
         return self._weights.config
 
     def run(self, chunks: Sequence[Chunk]) -> Array:
-        """Return the logits (chunks, vocabulary) after the last token of each chunk.
+        """Return the logits (rows of all chunks, vocabulary) after the last token of each chunk.
 
-        Keys and values of the new tokens are written into the chunks' caches.
+        A chunk that is to be scored has a row after each of its tokens instead. Keys and values of
+        the new tokens are written into the chunks' caches.
         """
         disturb = self.disturb  # once, so that a step is all of one state
-        ends = np.cumsum([len(chunk.tokens) for chunk in chunks]) - 1
-        return self._finish(self._run_layers(chunks, disturb)[ends], disturb)
+        wanted: list[int] = []
+        end = 0
+        for chunk in chunks:
+            end += len(chunk.tokens)
+            wanted += range(end - chunk.rows, end)
+        return self._finish(self._run_layers(chunks, disturb)[wanted], disturb)
 
     def run_all(self, chunk: Chunk) -> Array:
         """Return the logits (tokens, vocabulary) after every token of one chunk."""

@@ -41,3 +41,12 @@ class RequestError(Exception):
         self.code = code
         self.param = param
         self.retry_after = retry_after
+
+
+class EngineFailedError(RequestError):
+    """The engine failed under a request."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the engine failed while it worked on this request", status=500, code="engine_failed"
+        )

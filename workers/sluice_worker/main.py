@@ -1,4 +1,4 @@
-"""The worker's process: `sluice-worker --model-path DIR --served-model-name NAME …`."""
+"""The worker's process: `python -m sluice_worker --model DIR --profile NAME --nominal NAME …`."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 # One BLAS thread a worker: set before NumPy loads its library. More would fight over the cores and
@@ -30,11 +31,14 @@ from sluice_worker.knownanswers import POSITIONS, load_known_answers
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.pacing import EmulatedDevice, Pacer
-from sluice_worker.server import Server
+from sluice_worker.server import Identity, Server
 from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import LOOK_EVERY
 
 log = structlog.get_logger()
+
+NO_DEVICE = "none"
+"""The profile of no device."""
 
 DRAIN_SECONDS = 50.0
 """Longest time to finish what runs after SIGTERM, inside the pod's grace period of 60 s."""
@@ -73,6 +77,24 @@ def load_model(path: Path) -> tuple[Checkpoint, Vocabulary]:
             f" {checkpoint.config.vocab_size - 1}"
         )
     return checkpoint, vocabulary
+
+
+def _limit_context(checkpoint: Checkpoint, most: int | None) -> Checkpoint:
+    """Return the checkpoint with a context of at most `most` tokens.
+
+    Raises:
+        UsageError: it was made for fewer.
+    """
+    made_for = checkpoint.config.max_position_embeddings
+    if most is None:
+        return checkpoint
+    if most > made_for:
+        raise click.UsageError(
+            f"--max-model-len {most} is more than the model was made for: give it {made_for} or"
+            " less"
+        )
+    config = replace(checkpoint.config, max_position_embeddings=most)
+    return replace(checkpoint, config=config)
 
 
 async def serve(
@@ -178,10 +200,24 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model-path", type=click.Path(path_type=Path), required=True, help="Checkpoint.")
-@click.option("--served-model-name", required=True, help="What requests say in `model`.")
+@click.option(
+    "--model",
+    "--model-path",
+    "model_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory of the checkpoint.",
+)
+@click.option(
+    "--served-model-name", help="What requests say in `model`.  [default: name of the directory]"
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @_number("--port", 8000, "Port to listen on.", most=65535)
+@click.option(
+    "--max-model-len",
+    type=click.IntRange(min=2),
+    help="Most tokens of prompt and output.  [default: what the model was made for]",
+)
 @_number("--max-num-seqs", 8, "Sequences at once.", most=256)
 @_number("--max-num-batched-tokens", 16, "Prompt tokens a step.")
 @_number("--max-waiting", 64, "Requests that may wait.")
@@ -192,8 +228,22 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     type=click.Choice(list(NUMERICS)),
     help="Formats of weights, activations, keys and values.",
 )
-@click.option("--emulate-profile", type=click.Choice(sorted(PROFILES)), help="Emulated device.")
-@click.option("--emulate-model", type=click.Choice(sorted(NOMINAL_MODELS)), help="Nominal model.")
+@click.option(
+    "--profile",
+    "--emulate-profile",
+    "emulate_profile",
+    type=click.Choice([NO_DEVICE, *sorted(PROFILES)]),
+    default=NO_DEVICE,
+    show_default=True,
+    help=f"Emulated device; {NO_DEVICE} serves as fast as this machine can.",
+)
+@click.option(
+    "--nominal",
+    "--emulate-model",
+    "emulate_model",
+    type=click.Choice(sorted(NOMINAL_MODELS)),
+    help="Model that the emulated device runs in its emulated time; of no effect without one.",
+)
 @_number("--emulate-devices", 1, "Devices working as one.")
 @_number("--token-scale", 1, "Nominal tokens that a real one stands for.")
 @click.option(
@@ -212,29 +262,43 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     callback=_refuse_nan,
     help="Emulated time to load.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Makes the seeds of requests that bring none the same in every run.",
+)
+@click.option(
+    "--api-key",
+    default="",
+    envvar="SLUICE_WORKER_API_KEY",
+    help="Key that requests must bring; better given as SLUICE_WORKER_API_KEY.",
+)
 def main(
     *,
     model_path: Path,
-    served_model_name: str,
+    served_model_name: str | None,
     host: str,
     port: int,
+    max_model_len: int | None,
     max_num_seqs: int,
     max_num_batched_tokens: int,
     max_waiting: int,
     numerics: str,
-    emulate_profile: str | None,
+    emulate_profile: str,
     emulate_model: str | None,
     emulate_devices: int,
     token_scale: int,
     emulate_jitter: float,
     emulate_seed: int,
     startup_seconds: float,
+    seed: int | None,
+    api_key: str,
 ) -> None:
     """Serve one model, at the pace of an emulated device if one is named."""
-    if (emulate_profile is None) != (emulate_model is None):
-        raise click.UsageError("--emulate-profile and --emulate-model go together")
     device = None
-    if emulate_profile is not None and emulate_model is not None:
+    if emulate_profile != NO_DEVICE:
+        if emulate_model is None:
+            raise click.UsageError(f"--profile {emulate_profile} needs --nominal: what it runs")
         device = EmulatedDevice(
             PROFILES[emulate_profile],
             NOMINAL_MODELS[emulate_model],
@@ -245,6 +309,7 @@ def main(
         )
     try:
         checkpoint, vocabulary = load_model(model_path)
+        checkpoint = _limit_context(checkpoint, max_model_len)
         if device is not None:
             context = checkpoint.config.max_position_embeddings
             device.check_memory(max_num_seqs, context, min(context, POSITIONS))
@@ -260,8 +325,10 @@ def main(
     except EmulationError as error:
         raise click.UsageError(str(error)) from error
     configure_logging()
-    metrics = Metrics(served_model_name)
-    server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics, known)
+    name = served_model_name or model_path.resolve().name
+    metrics = Metrics(name, checkpoint.config.max_position_embeddings)
+    identity = Identity(name, os.environ.get("POD_UID", ""), api_key, seed)
+    server = Server(identity, vocabulary, metrics, known)
     limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)
     devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
     pacer = Pacer(device, devices=devices)

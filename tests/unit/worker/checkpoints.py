@@ -6,7 +6,20 @@ import numpy as np
 from ml_dtypes import bfloat16
 from safetensors.numpy import save_file
 
+from sluice_worker.tokens import CHARACTERS
+
 SPECIAL = ("<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>")
+
+
+def write_byte_checkpoint(path, **over):
+    """Write the same model over all bytes; token 5 + n is byte n."""
+    write_checkpoint(path, vocab_size=len(SPECIAL) + 256, **over)
+    document = make_tokenizer()
+    vocabulary = {token: number for number, token in enumerate(SPECIAL)}
+    vocabulary |= {name: len(SPECIAL) + byte for name, byte in CHARACTERS.items()}
+    document["model"]["vocab"] = vocabulary
+    (path / "tokenizer.json").write_text(json.dumps(document))
+    return path
 
 
 def write_checkpoint(path, **over):

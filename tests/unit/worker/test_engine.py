@@ -13,7 +13,7 @@ from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import RequestError
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import EmulatedDevice, Pacer
-from sluice_worker.sampling import SamplingParams
+from sluice_worker.sampling import Drawn, Sampler, SamplingParams
 
 from .checkpoints import write_checkpoint
 
@@ -132,12 +132,12 @@ def test_a_decoder_that_fails_ends_every_request_and_the_engine(checkpoint):
 
 
 def test_a_token_that_cannot_be_drawn_leaves_nobody_without_an_end(checkpoint, monkeypatch):
-    def choose(logits, params, position):
-        if params.seed == 2:
+    def draw(sampler, logits):
+        if sampler._params.seed == 2:
             raise FloatingPointError("no such number")
-        return 5
+        return Drawn(5, None)
 
-    monkeypatch.setattr("sluice_worker.engine.choose_token", choose)
+    monkeypatch.setattr(Sampler, "draw", draw)
     engine, seen = make_engine(checkpoint)
     ended, broken = (engine.submit([5], params(seed=s, max_tokens=1)) for s in (1, 2))
     engine.start()

@@ -29,7 +29,9 @@ from .checkpoints import write_checkpoint
         "--startup-seconds=nan",
         "--startup-seconds=inf",
         "--emulate-profile=abacus",
-        "--emulate-model=llama-3.3-70b",
+        "--profile=h100",  # which needs --nominal
+        "--max-model-len=1",
+        "--seed=-1",
     ],
 )
 def test_an_option_that_cannot_be_is_named(tmp_path, option):

@@ -8,10 +8,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from sluice_worker import watchdog
-from sluice_worker.engine import Emission, GenerationRequest
+from sluice_worker.engine import Emission
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
-from sluice_worker.server import Server
+from sluice_worker.server import Identity, Server
 from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import STUCK_AFTER
 
@@ -38,10 +38,13 @@ class ScriptedEngine:
     def is_alive(self):
         return self.alive
 
-    def submit(self, prompt, params):
-        sequence = GenerationRequest(prompt, params, time.monotonic())
-        self.server.emit([Emission(sequence, *step) for step in self.script])
-        return sequence
+    def refuse_more(self, sequences=1):
+        pass
+
+    def submit_all(self, sequences):
+        for sequence in sequences:
+            sequence.started_at = sequence.first_at = sequence.last_at = time.monotonic()
+            self.server.emit([Emission(sequence, *step) for step in self.script])
 
     def cancel(self, sequence):
         pass
@@ -52,7 +55,7 @@ class Fragile:
 
     def __init__(self, vocabulary):
         self.encode_text = vocabulary.encode_text
-        self.decode = lambda tokens: "".join({40: "some"}[token] for token in tokens)
+        self.decode_bytes = {40: b"some"}.__getitem__
 
 
 @pytest.fixture
@@ -63,7 +66,9 @@ def engine():
 @pytest.fixture
 async def client(tmp_path, engine):
     path = write_checkpoint(tmp_path)
-    server = Server("m", "uid-1", Vocabulary(path / "tokenizer.json"), Metrics("m"), KNOWN)
+    server = Server(
+        Identity("m", "uid-1"), Vocabulary(path / "tokenizer.json"), Metrics("m"), KNOWN
+    )
     engine.server = server
     async with TestClient(TestServer(server.make_app())) as client:
         assert (await client.get("/readyz")).status == 503
@@ -170,17 +175,18 @@ async def test_the_log_has_the_request_id_that_the_gateway_logs(client, engine, 
 
 async def test_a_mistake_of_ours_in_the_middle_ends_the_stream_with_an_error(client, engine):
     engine.script = [(40, None), (10**6, None)]  # no such token
-    engine.server._vocabulary = Fragile(engine.server._vocabulary)
+    completions = engine.server._completions
+    completions._vocabulary = Fragile(completions._vocabulary)
     async with client.post("/v1/completions", json=ASKED) as answer:
         events = (await answer.text()).strip().split("\n\n")
     assert '"code":"internal_error"' in events[-1]
 
 
 async def test_a_mistake_of_ours_is_an_answer_without_details(client, engine):
-    def fail(prompt, params):
+    def fail(sequences):
         raise ZeroDivisionError("detail of ours")
 
-    engine.submit = fail
+    engine.submit_all = fail
     async with client.post("/v1/completions", json=ASKED) as answer:
         assert answer.status == 500
         text = await answer.text()
