@@ -2,6 +2,7 @@
 
 # ruff: noqa: S310 - the only URL opened is the worker's
 
+import json
 import os
 import signal
 import socket
@@ -56,6 +57,17 @@ class WorkerProcess:
                 return error.code, error.read().decode()
         except urllib.error.URLError:
             return 0, ""
+
+    def post(self, path, body, headers=()):
+        """Return status, headers and text of a POST of bytes, or of anything else as JSON."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, raw, dict(headers))
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+                return answer.status, answer.headers, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read().decode()
 
     def until(self, path, status):
         """Wait until a GET is answered with `status` and return the text."""

@@ -1,0 +1,142 @@
+"""What a worker tells a gateway for the day that it is gone, and how another one goes on."""
+
+# ruff: noqa: TID252 - the helpers live with the unit tests; tests are no installed package
+
+import json
+
+import pytest
+
+from ..unit.worker.checkpoints import write_byte_checkpoint
+from ..unit.worker.workerprocess import WorkerProcess
+
+PROMPT = "to be continued"
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """Two workers of one model that run their batches in different ways."""
+    path = write_byte_checkpoint(tmp_path_factory.mktemp("model") / "bytes")
+    workers = [
+        WorkerProcess(path, tmp_path_factory.mktemp("worker"), *args, uid=uid)
+        for uid, args in (("uid-1", ()), ("uid-2", ("--max-num-batched-tokens=3",)))
+    ]
+    for worker in workers:
+        worker.until("/readyz", 200)
+    yield workers
+    for worker in workers:
+        worker.close()
+
+
+def stream(worker, path, body):
+    """Return headers and events of a stream; of an error its status and body."""
+    status, headers, text = worker.post(path, body)
+    if status != 200:
+        return status, json.loads(text)
+    return headers, text.removesuffix("\n\n").split("\n\n")
+
+
+def ask(is_chat, **over):
+    said = {"messages": [{"role": "user", "content": PROMPT}]} if is_chat else {"prompt": PROMPT}
+    asked = {"model": "compact", "max_tokens": 16, "stream": True, "seed": 3, "temperature": 1.5}
+    more = {"return_token_ids": True, "stream_options": {"include_usage": True}, "n": 2}
+    path = "/v1/chat/completions" if is_chat else "/v1/completions"
+    return path, asked | said | more | over
+
+
+def read(events):
+    """Return the documents of a stream's events but for its end."""
+    return [json.loads(event.removeprefix("data: ")) for event in events if "[DONE]" not in event]
+
+
+def remember(events, is_chat):
+    """Return the body of a continuation after these events, as a gateway would keep it."""
+    told = read(events)
+    places = {index: {"index": index, "token_ids": [], "characters": 0} for index in range(2)}
+    for document in told:
+        for choice in document["choices"]:
+            place = places[choice["index"]]
+            place["token_ids"] += choice.get("token_ids", ())
+            text = choice["delta"].get("content", "") if is_chat else choice["text"]
+            place["characters"] += len(text)
+            if choice["finish_reason"] is not None:
+                del places[choice["index"]]
+    where = told[0] if is_chat else told[0]["choices"][0]
+    return {
+        "id": told[0]["id"],
+        "created": told[0]["created"],
+        "prompt_token_ids": where["prompt_token_ids"],
+        "choices": list(places.values()),
+    }
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+@pytest.mark.parametrize("over", [{"stop": ["\ufffd\ufffd"]}, {"logprobs": True}])
+def test_another_worker_goes_on_with_the_same_stream(workers, is_chat, over):
+    if not is_chat and "logprobs" in over:
+        over = {"logprobs": 1}
+    one, other = workers
+    path, asked = ask(is_chat, **over)
+    headers, whole = stream(one, path, asked)
+    assert {headers["X-Sluice-Worker-Uid"], headers["X-Sluice-Numerics"]} == {"uid-1", "float32"}
+    for cut in (2, 7, len(whole) // 2):
+        body = remember(whole[:cut], is_chat) | {"path": path, "request": asked}
+        headers, rest = stream(other, "/internal/v1/continue", body)
+        assert headers["X-Sluice-Model-Digest"].startswith("sha256:")
+        # Each choice has its own order; the worker may run them side by side in another one.
+        assert sort_events(rest) == sort_events(whole[cut:])
+        assert rest[-1] == whole[-1] == "data: [DONE]"
+
+
+def sort_events(events):
+    """Return the events of each choice, and the rest but for counts of choices that had ended."""
+    found = {}
+    for document in read(events):
+        index = document["choices"][0]["index"] if document["choices"] else None
+        found.setdefault(index, []).append(document)
+    return {index: found.get(index, []) for index in (0, 1)}
+
+
+def test_usage_counts_the_whole_of_what_goes_on(workers):
+    path, asked = ask(False, n=1, ignore_eos=True)
+    _, whole = stream(workers[0], path, asked)
+    body = remember(whole[:5], False) | {"path": path, "request": asked}
+    body["choices"] = body["choices"][:1]
+    _, rest = stream(workers[1], "/internal/v1/continue", body)
+    assert read(rest)[-1]["usage"] == read(whole)[-1]["usage"]
+    assert read(rest)[-1]["usage"]["completion_tokens"] == 16
+
+
+def test_what_was_complete_ends_at_once(workers):
+    path, asked = ask(False, n=1, ignore_eos=True)
+    _, whole = stream(workers[0], path, asked)
+    body = remember(whole[:15], False) | {"path": path, "request": asked}
+    body["choices"] = body["choices"][:1]
+    body["choices"][0]["token_ids"].append(read(whole)[15]["choices"][0]["token_ids"][0])
+    _, (last, usage, end) = stream(workers[1], "/internal/v1/continue", body)
+    assert json.loads(last[6:])["choices"][0]["finish_reason"] == "length"
+    assert json.loads(last[6:])["choices"][0]["text"] == read(whole)[15]["choices"][0]["text"]
+    assert json.loads(usage[6:])["usage"]["completion_tokens"] == 16
+    assert end == "data: [DONE]"
+
+
+@pytest.mark.parametrize(
+    ("over", "status", "said"),
+    [
+        ({"choices": []}, 400, "choices is"),
+        ({"choices": [{"index": 0, "token_ids": [1.5], "characters": 0}]}, 400, "choices.0"),
+        ({"prompt_token_ids": []}, 400, "prompt_token_ids is"),
+        ({"path": "/v1/models"}, 400, "path is"),
+        ({"request": []}, 400, "request is"),
+        ({"request": {"model": "other", "stream": True}}, 404, "'other' is not served"),
+        ({"request": {"model": "compact", "stream": True}}, 400, "request.seed is missing"),
+        ({"request": {"model": "compact", "seed": 1}}, 400, "only streams can go on"),
+        ({"id": ""}, 400, "id is"),
+    ],
+)
+def test_a_wrong_continuation_is_refused_by_a_sentence(workers, over, status, said):
+    path, asked = ask(False)
+    body = {"path": path, "request": asked, "id": "x", "created": 1, "prompt_token_ids": [0, 9]}
+    body |= {"choices": [{"index": 0, "token_ids": [9], "characters": 1}]} | over
+    found, answer = stream(workers[0], "/internal/v1/continue", body)
+    assert found == status
+    assert said in answer["error"]["message"]
