@@ -10,6 +10,7 @@ from ..unit.worker.checkpoints import write_byte_checkpoint
 from ..unit.worker.workerprocess import WorkerProcess
 
 PROMPT = "to be continued"
+TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,12 @@ def stream(worker, path, body):
     return headers, text.removesuffix("\n\n").split("\n\n")
 
 
-def ask(is_chat, **over):
-    said = {"messages": [{"role": "user", "content": PROMPT}]} if is_chat else {"prompt": PROMPT}
+def ask(path, **over):
+    """Return the body of a request."""
+    said = {"prompt": PROMPT} if path == TEXT else {"messages": [{"role": "user", "content": "a"}]}
     asked = {"model": "compact", "max_tokens": 16, "stream": True, "seed": 3, "temperature": 1.5}
     more = {"return_token_ids": True, "stream_options": {"include_usage": True}, "n": 2}
-    path = "/v1/chat/completions" if is_chat else "/v1/completions"
-    return path, asked | said | more | over
+    return asked | said | more | over
 
 
 def read(events):
@@ -48,7 +49,7 @@ def read(events):
     return [json.loads(event.removeprefix("data: ")) for event in events if "[DONE]" not in event]
 
 
-def remember(events, is_chat):
+def remember(events, path, asked):
     """Return the body of a continuation after these events, as a gateway would keep it."""
     told = read(events)
     places = {index: {"index": index, "token_ids": [], "characters": 0} for index in range(2)}
@@ -56,12 +57,14 @@ def remember(events, is_chat):
         for choice in document["choices"]:
             place = places[choice["index"]]
             place["token_ids"] += choice.get("token_ids", ())
-            text = choice["delta"].get("content", "") if is_chat else choice["text"]
+            text = choice["text"] if path == TEXT else choice["delta"].get("content", "")
             place["characters"] += len(text)
             if choice["finish_reason"] is not None:
                 del places[choice["index"]]
-    where = told[0] if is_chat else told[0]["choices"][0]
+    where = told[0]["choices"][0] if path == TEXT else told[0]
     return {
+        "path": path,
+        "request": asked,
         "id": told[0]["id"],
         "created": told[0]["created"],
         "prompt_token_ids": where["prompt_token_ids"],
@@ -69,17 +72,22 @@ def remember(events, is_chat):
     }
 
 
-@pytest.mark.parametrize("is_chat", [False, True])
-@pytest.mark.parametrize("over", [{"stop": ["\ufffd\ufffd"]}, {"logprobs": True}])
-def test_another_worker_goes_on_with_the_same_stream(workers, is_chat, over):
-    if not is_chat and "logprobs" in over:
-        over = {"logprobs": 1}
+@pytest.mark.parametrize(
+    ("path", "over"),
+    [
+        (TEXT, {"logprobs": 1}),
+        (TEXT, {"stop": ["\ufffd\ufffd"]}),
+        (CHAT, {"logprobs": True}),
+        (CHAT, {"min_tokens": 12, "presence_penalty": 1.5}),
+    ],
+)
+def test_another_worker_goes_on_with_the_same_stream(workers, path, over):
     one, other = workers
-    path, asked = ask(is_chat, **over)
+    asked = ask(path, **over)
     headers, whole = stream(one, path, asked)
     assert {headers["X-Sluice-Worker-Uid"], headers["X-Sluice-Numerics"]} == {"uid-1", "float32"}
     for cut in (2, 7, len(whole) // 2):
-        body = remember(whole[:cut], is_chat) | {"path": path, "request": asked}
+        body = remember(whole[:cut], path, asked)
         headers, rest = stream(other, "/internal/v1/continue", body)
         assert headers["X-Sluice-Model-Digest"].startswith("sha256:")
         # Each choice has its own order; the worker may run them side by side in another one.
@@ -97,9 +105,9 @@ def sort_events(events):
 
 
 def test_usage_counts_the_whole_of_what_goes_on(workers):
-    path, asked = ask(False, n=1, ignore_eos=True)
-    _, whole = stream(workers[0], path, asked)
-    body = remember(whole[:5], False) | {"path": path, "request": asked}
+    asked = ask(TEXT, n=1, ignore_eos=True)
+    _, whole = stream(workers[0], TEXT, asked)
+    body = remember(whole[:5], TEXT, asked)
     body["choices"] = body["choices"][:1]
     _, rest = stream(workers[1], "/internal/v1/continue", body)
     assert read(rest)[-1]["usage"] == read(whole)[-1]["usage"]
@@ -107,9 +115,9 @@ def test_usage_counts_the_whole_of_what_goes_on(workers):
 
 
 def test_what_was_complete_ends_at_once(workers):
-    path, asked = ask(False, n=1, ignore_eos=True)
-    _, whole = stream(workers[0], path, asked)
-    body = remember(whole[:15], False) | {"path": path, "request": asked}
+    asked = ask(TEXT, n=1, ignore_eos=True)
+    _, whole = stream(workers[0], TEXT, asked)
+    body = remember(whole[:15], TEXT, asked)
     body["choices"] = body["choices"][:1]
     body["choices"][0]["token_ids"].append(read(whole)[15]["choices"][0]["token_ids"][0])
     _, (last, usage, end) = stream(workers[1], "/internal/v1/continue", body)
@@ -134,8 +142,7 @@ def test_what_was_complete_ends_at_once(workers):
     ],
 )
 def test_a_wrong_continuation_is_refused_by_a_sentence(workers, over, status, said):
-    path, asked = ask(False)
-    body = {"path": path, "request": asked, "id": "x", "created": 1, "prompt_token_ids": [0, 9]}
+    body = {"path": TEXT, "request": ask(TEXT), "id": "x", "created": 1, "prompt_token_ids": [0, 9]}
     body |= {"choices": [{"index": 0, "token_ids": [9], "characters": 1}]} | over
     found, answer = stream(workers[0], "/internal/v1/continue", body)
     assert found == status

@@ -288,7 +288,8 @@ class Engine:
             odd = next((token for token in tokens if not 0 <= token <= last), None)
             if odd is not None:
                 raise RequestError(
-                    f"{name} has the token {odd}; the vocabulary ends at {last}", param=name
+                    f"{name} has the token {str(odd)[:20]}; the vocabulary ends at {last}",
+                    param=name,
                 )
         if sequence.prompt_length + params.max_tokens > context:
             raise RequestError(
