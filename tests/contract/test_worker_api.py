@@ -183,8 +183,10 @@ def test_endpoints_of_other_servers_are_refused_by_a_sentence(worker, path):
 
 
 def test_a_request_id_comes_back(worker):
-    _, headers, _ = worker.post("/v1/completions", ASKED, KEY | {"X-Request-Id": "mine-7"})
-    assert headers["X-Request-Id"] == "mine-7"
+    for stream in (False, True):
+        asked = ASKED | {"stream": stream}
+        _, headers, _ = worker.post("/v1/completions", asked, KEY | {"X-Request-Id": "mine-7"})
+        assert headers.get_all("X-Request-Id") == ["mine-7"]
     assert '"request_id": "mine-7"' in worker.log.read_text()
 
 

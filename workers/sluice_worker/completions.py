@@ -11,7 +11,7 @@ from aiohttp import web
 from sluice_worker.answers import Answer, StreamedAnswer, WholeAnswer
 from sluice_worker.engine import Emission, Engine, GenerationRequest
 from sluice_worker.errors import RequestError
-from sluice_worker.incoming import explain, pick_request_id, read_body
+from sluice_worker.incoming import REQUEST_ID_HEADER, explain, pick_request_id, read_body
 from sluice_worker.metrics import Metrics, Times
 from sluice_worker.outputs import Output
 from sluice_worker.parsing import check_body, parse_request
@@ -222,7 +222,7 @@ class Completions:
         prompt_tokens: int,
     ) -> web.StreamResponse:
         """Have the engine make the outputs, and send them."""
-        engine = self._require_engine()
+        engine, given = self._require_engine(), pick_request_id(request)
         answer: Answer
         if asked.stream:
             answer = StreamedAnswer(
@@ -242,12 +242,13 @@ class Completions:
         engine.submit_all([one.sequence for one in left])
         self._open |= {one.sequence: (answer, one) for one in left}
         try:
-            return await answer.serve(request, self._headers)
+            named = {REQUEST_ID_HEADER: given} if given else {}
+            return await answer.serve(request, {**self._headers, **named})
         finally:
             for one in left:
                 del self._open[one.sequence]
                 engine.cancel(one.sequence)
-            self._note_end(pick_request_id(request) or shape.id, outputs)
+            self._note_end(given or shape.id, outputs)
 
     def _note_end(self, request_id: str, outputs: Sequence[Output]) -> None:
         """Count a request's sequences and write its one line: sizes and times, never texts."""

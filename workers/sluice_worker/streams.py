@@ -5,8 +5,6 @@ from collections.abc import Mapping
 
 from aiohttp import HttpVersion11, web
 
-from sluice_worker.errors import RequestError
-
 DIRECT_MOST = 1 << 16
 """Bytes that may wait in the socket's buffer before the client counts as slow."""
 HELD_MOST = 1 << 23
@@ -24,6 +22,7 @@ class EventStream:
         self._held: list[bytes] = []
         self._size = 0
         self._transport: asyncio.WriteTransport | None = None
+        self._direct = False
         self._chunked = True
         self._ended = False
         self._failure: Exception | None = None
@@ -34,12 +33,12 @@ class EventStream:
         """Send events, now if the client keeps up; call within the event loop."""
         self.begun = True
         transport = self._transport
-        if transport is None:
+        if transport is None or not self._direct:
             self._hold(events)
         else:
             transport.write(self._frame(events))
             if transport.get_write_buffer_size() > DIRECT_MOST:
-                self._transport = None
+                self._direct = False
                 self._changed.set()
 
     def end(self) -> None:
@@ -59,8 +58,8 @@ class EventStream:
         self._held.append(events)
         self._size += len(events)
         self._changed.set()
-        if self._size > HELD_MOST and self._failure is None:
-            self._failure = RequestError("the client reads too slowly", code="client_too_slow")
+        if self._size > HELD_MOST and self._transport is not None:
+            self._transport.abort()  # which ends whatever waits for the client
 
     async def serve(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
         """Write what is sent until the end.
@@ -75,11 +74,8 @@ class EventStream:
         response = web.StreamResponse(headers=headers)
         self._chunked = request.version >= HttpVersion11
         await response.prepare(request)
-        transport = request.transport
-        while transport is not None:
-            if self._failure is not None:
-                transport.abort()
-                break
+        while (transport := request.transport) is not None and not transport.is_closing():
+            self._transport = transport
             if self._held:
                 events, self._held, self._size = b"".join(self._held), [], 0
                 transport.write(self._frame(events))
@@ -90,8 +86,7 @@ class EventStream:
                 await response.write_eof()
                 return response
             self._changed.clear()
-            self._transport = transport
+            self._direct = True
             await self._changed.wait()
-            self._transport = None
-            transport = request.transport
+            self._direct = False
         raise ConnectionResetError

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -102,6 +102,7 @@ def test_a_stop_text_that_ends_too_early_ends_nothing():
     assert push_all("abXYc", StopRule(("XY",), included=True)) == ("abXY", "XY")
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=30), stop=st.text(min_size=1, max_size=3))
 def test_streamed_text_is_the_whole_text_up_to_the_stop_text(text, stop):
     stream = TextStream(Bytes(), StopRule((stop,)))
@@ -113,6 +114,7 @@ def test_streamed_text_is_the_whole_text_up_to_the_stop_text(text, stop):
     assert "".join(parts) + stream.finish() == text.partition(stop)[0]
 
 
+@settings(deadline=None)
 @given(raw=st.binary(max_size=20))
 def test_bytes_that_are_no_text_become_replacement_characters(raw):
     stream = TextStream(Bytes(), StopRule())
@@ -125,6 +127,7 @@ def test_decodes_as_the_tokenizer_does():
     path = Path(__file__).parents[3] / "workers/models/compact/tokenizer.json"
     vocabulary, tokenizer = Vocabulary(path), Tokenizer.from_file(str(path))
 
+    @settings(deadline=None)
     @given(tokens=st.lists(st.integers(0, vocabulary.size - 1), max_size=12))
     def compare(tokens):
         assert vocabulary.decode(tokens) == tokenizer.decode(tokens, skip_special_tokens=True)
