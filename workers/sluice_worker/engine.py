@@ -6,7 +6,6 @@ would get alone (`decoder`), so scheduling is free to do what is fast.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +17,9 @@ from sluice_worker.knownanswers import POSITIONS
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import DeviceCall, Pacer
 from sluice_worker.sampling import SamplingParams, choose_token
+from sluice_worker.scheduler import Limits, Scheduler
+
+__all__ = ["Emission", "Engine", "GenerationRequest", "Limits"]
 
 log = structlog.get_logger()
 
@@ -43,6 +45,10 @@ class GenerationRequest:
         arrived, first_at, last_at: monotonic times of arrival, first and latest token.
         cancelled: nobody wants it any more; it leaves at the next step.
         probe: it has the slot that is kept for known answers, and is no client's.
+        priority: lower numbers are more important, as in vLLM.
+        number: of its arrival.
+        hashes: of its full blocks, see `blocks`.
+        preemptions: times that it had to give its blocks back.
     """
 
     prompt: list[int]
@@ -55,23 +61,32 @@ class GenerationRequest:
     last_at: float | None = None
     cancelled: bool = False
     probe: bool = False
+    priority: int = 0
+    number: int = 0
+    hashes: list[bytes] = field(default_factory=list)
+    preemptions: int = 0
 
     @property
-    def is_prefill(self) -> bool:
-        """Tell whether prompt tokens are still to be computed."""
-        return self.done < len(self.prompt)
+    def length(self) -> int:
+        """Tokens of prompt and output."""
+        return len(self.prompt) + len(self.output)
 
+    @property
+    def pending(self) -> int:
+        """Tokens of prompt and output that are still to be computed."""
+        return self.length - self.done
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sequences at once, prompt tokens a step, and requests that may wait.
+    @property
+    def decodes(self) -> bool:
+        """Tell whether all that is to be computed is the latest output token."""
+        return bool(self.output) and self.pending == 1
 
-    One sequence more, of at most `knownanswers.POSITIONS` tokens, can always run: a known answer.
-    """
-
-    sequences: int
-    batched_tokens: int
-    waiting: int
+    def list_tokens(self, start: int, end: int) -> list[int]:
+        """Return tokens of prompt and output from one position up to another."""
+        split = len(self.prompt)
+        if start >= split:
+            return self.output[start - split : end - split]
+        return [*self.prompt[start:end], *self.output[: max(0, end - split)]]
 
 
 class Engine:
@@ -102,17 +117,12 @@ class Engine:
         self._pacer = pacer
         self._metrics = metrics
         self._emit = emit
-        self._waiting: deque[GenerationRequest] = deque()
-        self._running: list[GenerationRequest] = []
-        self._free: list[KeyValueCache] = []
-        self._probe: GenerationRequest | None = None
         self._changed = threading.Condition()
         self._stopping = False
         self.context = decoder.config.max_position_embeddings
         # Made now: for want of memory, a busy worker would otherwise fail what nobody asked for.
         self._probe_cache = KeyValueCache(decoder.config, min(self.context, POSITIONS))
-        self._positions = self.context * limits.sequences
-        metrics.tell_cache_size(self.context, limits.sequences)
+        self._scheduler = Scheduler(decoder.config, limits, metrics)
         self.beat = time.monotonic()
         self.device_error = ""
         self._thread = threading.Thread(target=self._run_forever, name="engine", daemon=True)
@@ -140,28 +150,29 @@ class Engine:
     def load(self) -> int:
         """Return how many sequences run or wait."""
         with self._changed:  # one that is just let in is in neither list
-            return len(self._running) + len(self._waiting) + (self._probe is not None)
+            return self._scheduler.load
 
-    def submit(self, prompt: list[int], params: SamplingParams) -> GenerationRequest:
-        """Queue a request.
+    def submit(
+        self, prompt: list[int], params: SamplingParams, priority: int = 0
+    ) -> GenerationRequest:
+        """Queue a request; those of lower `priority` come before it.
 
         Raises:
             RequestError: it does not fit the context, too many wait (429), or nobody would ever
                 run it (503).
         """
         self._check(prompt, params, self.context)
-        sequence = GenerationRequest(prompt, params, time.monotonic())
+        sequence = GenerationRequest(prompt, params, time.monotonic(), priority=priority)
         with self._changed:
             self._refuse_ended()
-            if len(self._waiting) >= self._limits.waiting:
+            if self._scheduler.waiting >= self._limits.waiting:
                 raise RequestError(
-                    f"{len(self._waiting)} requests wait already: try again later",
+                    f"{self._scheduler.waiting} requests wait already: try again later",
                     status=429,
                     code="rate_limit_exceeded",
                     retry_after=1,
                 )
-            self._waiting.append(sequence)
-            self._metrics.waiting.set(len(self._waiting))
+            self._scheduler.add(sequence)
             self._changed.notify()
         return sequence
 
@@ -179,14 +190,14 @@ class Engine:
         )
         with self._changed:
             self._refuse_ended()
-            if self._probe is not None:
+            if self._scheduler.probe is not None:
                 raise RequestError(
                     "another known prompt is being answered: ask one at a time",
                     status=429,
                     code="rate_limit_exceeded",
                     retry_after=1,
                 )
-            self._probe = sequence
+            self._scheduler.probe = sequence
             self._changed.notify()
         return sequence
 
@@ -211,11 +222,12 @@ class Engine:
             )
 
     def cancel(self, sequence: GenerationRequest) -> None:
-        """Forget a sequence, if it has not ended; its slot is free from the next step on."""
+        """Forget a sequence, if it has not ended.
+
+        What it held is free at once, or as soon as a step that is just computing it has done so.
+        """
         with self._changed:
-            if sequence in self._waiting:
-                self._waiting.remove(sequence)
-            sequence.cancelled = True
+            self._scheduler.cancel(sequence)
             self._changed.notify()
 
     def _run_forever(self) -> None:
@@ -224,7 +236,7 @@ class Engine:
                 self.beat = time.monotonic()
                 if not self.step():
                     with self._changed:
-                        if not (self._waiting or self._probe or self._stopping):
+                        if not (self._scheduler.load or self._stopping):
                             self._changed.wait(IDLE_BEAT)
         except DeviceError as error:
             log.critical(str(error))
@@ -238,77 +250,32 @@ class Engine:
         """End everything with an error; the thread ends after this."""
         with self._changed:
             self._stopping = True
-            lost = [*self._running, *self._waiting]
-            if self._probe is not None:
-                lost.append(self._probe)
-                self._probe = None
-            self._running.clear()
-            self._waiting.clear()
+            lost = self._scheduler.leave_all()
         self._emit([Emission(sequence, None, "error") for sequence in lost])
 
     def step(self) -> bool:
         """Run one step: schedule, run, sample, emit; False when there was nothing to do."""
-        chunks = self._schedule()
+        with self._changed:
+            chunks = self._scheduler.schedule()
         if not chunks:
             self._pacer.rest()
             return False
         self._pacer.begin()
         self._decoder.disturb = self._pacer.devices.disturb
         logits = self._decoder.run([chunk for _, chunk in chunks])
+        with self._changed:
+            self._scheduler.note_computed(chunks)
         # All tokens are drawn before any is accepted: if one fails, no sequence has ended unseen.
         drawn = []
-        for (sequence, chunk), row in zip(chunks, logits, strict=True):
-            sequence.done += len(chunk.tokens)
-            if not sequence.is_prefill:
+        for (sequence, _), row in zip(chunks, logits, strict=True):
+            if not (sequence.pending or sequence.cancelled):
                 position = len(sequence.prompt) + len(sequence.output)
                 drawn.append((sequence, choose_token(row, sequence.params, position)))
-        self._pacer.finish([(len(c.tokens), c.start, c.start < len(s.prompt)) for s, c in chunks])
-        emissions = [self._accept(sequence, token) for sequence, token in drawn]
+        self._pacer.finish([describe_work(sequence, chunk) for sequence, chunk in chunks])
+        emissions = [self._accept(s, token) for s, token in drawn if not s.cancelled]
         self._note(chunks, emissions)
         self._emit(emissions)
         return True
-
-    def _schedule(self) -> list[tuple[GenerationRequest, Chunk]]:
-        """Choose what the next step computes: a token for all that decode, then prompt chunks.
-
-        A known prompt comes first: it is short, and whoever asks tells a slow answer from none.
-        """
-        self._admit()
-        chunks = []
-        budget = self._limits.batched_tokens
-        probe = self._probe  # another thread may set it meanwhile
-        for sequence in [*([probe] if probe else []), *self._running]:
-            assert sequence.cache is not None  # noqa: S101  # _admit has given it one
-            if sequence.is_prefill:
-                tokens = sequence.prompt[sequence.done : sequence.done + budget]
-                budget -= len(tokens)
-            else:
-                tokens = [sequence.output[-1]]
-            if tokens:
-                chunks.append((sequence, Chunk(tokens, sequence.done, sequence.cache)))
-        return chunks
-
-    def _admit(self) -> None:
-        """Drop what was cancelled or has ended, and let waiting sequences in."""
-        with self._changed:
-            for sequence in [one for one in self._running if one.cancelled]:
-                self._leave(sequence)
-            if self._probe is not None and self._probe.cancelled:
-                self._leave(self._probe)
-            while self._waiting and len(self._running) < self._limits.sequences:
-                # The cache first: without memory for it, the sequence is still among the waiting.
-                cache = (
-                    self._free.pop()
-                    if self._free
-                    else KeyValueCache(self._decoder.config, self.context)
-                )
-                sequence = self._waiting.popleft()
-                sequence.cache = cache
-                self._running.append(sequence)
-            self._metrics.running.set(len(self._running))
-            self._metrics.waiting.set(len(self._waiting))
-            used = sum(sequence.done for sequence in self._running)
-            self._metrics.cache.set(used / self._positions)
 
     def _accept(self, sequence: GenerationRequest, token: int) -> Emission:
         """Take a sampled token; the end token ends the output and is not part of it."""
@@ -322,17 +289,8 @@ class Engine:
 
     def _end(self, sequence: GenerationRequest, token: int | None, reason: str) -> Emission:
         with self._changed:
-            self._leave(sequence)
+            self._scheduler.leave(sequence)
         return Emission(sequence, token, reason)
-
-    def _leave(self, sequence: GenerationRequest) -> None:
-        if sequence is self._probe:
-            self._probe = None
-            return
-        self._running.remove(sequence)
-        if sequence.cache is not None:
-            self._free.append(sequence.cache)
-            sequence.cache = None
 
     def _note(
         self, chunks: Sequence[tuple[GenerationRequest, Chunk]], emissions: Sequence[Emission]
@@ -357,3 +315,9 @@ class Engine:
         elif sequence.last_at is not None:
             metrics.tpot.observe(now - sequence.last_at)
         sequence.last_at = now
+
+
+def describe_work(sequence: GenerationRequest, chunk: Chunk) -> tuple[int, int, bool]:
+    """Return (new tokens, start, is prompt) of a chunk; output that is computed anew is prompt."""
+    size = len(chunk.tokens)
+    return size, chunk.start, size > 1 or chunk.start < len(sequence.prompt)
