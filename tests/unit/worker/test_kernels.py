@@ -56,7 +56,7 @@ def test_kernels_round_ordinary_rows_as_numpy_does(form):
 
 
 def test_a_format_that_the_kernels_do_not_know_is_named():
-    with pytest.raises(ValueError, match="do not round to Microexponent.*block=8"):
+    with pytest.raises(ValueError, match=r"do not round to Microexponent.*block=8"):
         describe_format(Microexponent(4, block=8))
 
 
@@ -113,7 +113,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_a_worker_without_kernels_says_so_and_computes_with_numpy(elsewhere, checkpoint, capsys):
-    with pytest.raises(KernelsError, match="there is no .*: 'python -m .*kernelbuild' makes it"):
+    with pytest.raises(KernelsError, match=r"there is no .*: 'python -m .*kernelbuild' makes it"):
         load_kernels()
     assert choose_kernels() is None
     assert "no compiled kernels" in capsys.readouterr().out
@@ -134,7 +134,7 @@ def test_kernels_of_a_lower_level_do_where_the_best_are_missing(elsewhere, monke
     with pytest.raises(KernelsError, match="x86-64-v4"):
         load_kernels()
     kernelload.name_object("x86-64-v3").write_bytes(b"")
-    with pytest.raises(KernelsError, match="x86-64-v3.*damaged"):
+    with pytest.raises(KernelsError, match=r"x86-64-v3.*damaged"):
         load_kernels()
 
 
