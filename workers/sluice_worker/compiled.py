@@ -6,7 +6,8 @@ calls, and lets other threads run meanwhile.
 """
 
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,6 @@ from sluice_worker.numerics import Numerics
 from sluice_worker.plain import make_turns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sluice_worker.decoder import Chunk, Disturb
 
 ROWS: Final = 128
@@ -69,6 +68,19 @@ def pack_panels(*matrices: Array) -> Array:
     return packed
 
 
+def narrow_panels(panels: Sequence[Array]) -> list[NDArray[Any]]:
+    """Return panels as bfloat16, if all values of all of them are; else as they are."""
+    words = [one.view(np.uint32) for one in panels]
+    if any((one & 0xFFFF).any() for one in words):
+        return list(panels)
+    narrow = []
+    for one in words:
+        room = align_zeros(-(-one.size // 2)).view(np.uint16)[: one.size].reshape(one.shape)
+        room[...] = one >> 16
+        narrow.append(room)
+    return narrow
+
+
 class CompiledArithmetic:
     """Runs the layers by the kernels.
 
@@ -83,31 +95,41 @@ class CompiledArithmetic:
         self._kernels = kernels
         self._embedding = weights.embedding
         self._vocabulary = config.vocab_size
-        self._kept: list[Array] = []  # what only an address refers to
+        self._kept: list[NDArray[Any]] = []  # what only an address refers to
         self._step = np.zeros(at.FIELDS, np.int64)
-        self._layers = np.array([self._pack(layer) for layer in weights.layers], np.int64)
+        self._layers = self._pack_layers(weights.layers)
         self._tell_model(weights, numerics)
         self._make_buffers()
         # An address is looked up once: NumPy takes longer for one than a call does.
         self._calls = self._step.ctypes.data, self._layers.ctypes.data
 
-    def _keep(self, array: Array) -> int:
+    def _keep(self, array: NDArray[Any]) -> int:
         self._kept.append(array)
         return array.ctypes.data
 
-    def _pack(self, layer: LayerWeights) -> list[int]:
-        project = pack_panels(np.concatenate([layer.query, layer.key, layer.value], 1))
-        return [
-            self._keep(one)
-            for one in (
-                np.ascontiguousarray(layer.input_norm),
-                project,
-                pack_panels(layer.output),
-                np.ascontiguousarray(layer.post_norm),
-                pack_panels(layer.gate, layer.up),
-                pack_panels(layer.down),
-            )
-        ]
+    def _pack_layers(self, layers: Sequence[LayerWeights]) -> NDArray[np.int64]:
+        """Return the addresses of all layers' weights, (layers, fields)."""
+        panels = narrow_panels(
+            [
+                pack_panels(*matrices)
+                for layer in layers
+                for matrices in (
+                    (np.concatenate([layer.query, layer.key, layer.value], 1),),
+                    (layer.output,),
+                    (layer.gate, layer.up),
+                    (layer.down,),
+                )
+            ]
+        )
+        self._step[at.LINEAR_NARROW] = panels[0].dtype == np.uint16
+        told = np.zeros((len(layers), at.LAYER_FIELDS), np.int64)
+        matrices = (at.PROJECT, at.OUTPUT, at.GATE_UP, at.DOWN)
+        for number, layer in enumerate(layers):
+            told[number, at.INPUT_NORM] = self._keep(np.ascontiguousarray(layer.input_norm))
+            told[number, at.POST_NORM] = self._keep(np.ascontiguousarray(layer.post_norm))
+            for field, one in zip(matrices, panels[4 * number : 4 * number + 4], strict=True):
+                told[number, field] = self._keep(one)
+        return told
 
     def _tell_model(self, weights: Checkpoint, numerics: Numerics) -> None:
         config, step = weights.config, self._step
@@ -133,7 +155,8 @@ class CompiledArithmetic:
         step[at.VALUE_BYTES] = shared * room * at.BLOCK * 4
         step[at.LAYER_BYTES] = 2 * step[at.VALUE_BYTES]
         step[at.FINAL_NORM] = self._keep(np.ascontiguousarray(weights.final_norm))
-        step[at.HEAD_MATRIX] = self._keep(pack_panels(weights.head))
+        (head,) = narrow_panels([pack_panels(weights.head)])
+        step[at.HEAD_MATRIX], step[at.HEAD_NARROW] = self._keep(head), head.dtype == np.uint16
         step[at.LINEAR : at.LINEAR + 2] = describe_format(numerics.linear)
         step[at.ATTENTION : at.ATTENTION + 2] = describe_format(numerics.attention)
         step[at.HEAD : at.HEAD + 2] = describe_format(numerics.head)
@@ -157,6 +180,7 @@ class CompiledArithmetic:
             (at.HIDDEN, ROWS * int(step[at.INNER])),
             (at.SCRATCH, 4 * (positions + int(step[at.HEAD_ROOM]))),
             (at.SUMS, at.LANES),
+            (at.PANEL_ROOM, max(width, heads, int(step[at.INNER])) * at.PANEL),
         ):
             step[field] = self._keep(align_zeros(size))
 
@@ -169,10 +193,9 @@ class CompiledArithmetic:
         disturb: "Disturb | None",
     ) -> Array:
         """Return the wanted rows (wanted, width) of what the last layer hands on."""
-        tables = np.repeat(
-            np.array([chunk.cache.table for chunk in chunks], np.int64),
-            [len(chunk.tokens) for chunk in chunks],
-        )
+        tables = np.array([chunk.cache.table for chunk in chunks], np.int64)
+        if len(tables) < len(tokens):
+            tables = np.repeat(tables, [len(chunk.tokens) for chunk in chunks])
         if len(tokens) <= ROWS:
             self._run_part(tokens, places, tables, disturb)
             return self._stream[wanted]

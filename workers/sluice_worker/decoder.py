@@ -125,10 +125,13 @@ class Decoder:
 
     def _run(self, chunks: Sequence[Chunk], wanted: NDArray[np.int64]) -> Array:
         disturb = self.disturb  # once, so that a step is all of one state
-        tokens = np.concatenate([np.asarray(chunk.tokens, np.int64) for chunk in chunks])
-        places = np.concatenate(
-            [np.arange(chunk.start, chunk.start + len(chunk.tokens)) for chunk in chunks]
-        )
+        tokens = np.array([token for chunk in chunks for token in chunk.tokens], np.int64)
+        if len(tokens) == len(chunks):
+            places = np.array([chunk.start for chunk in chunks], np.int64)
+        else:
+            places = np.concatenate(
+                [np.arange(chunk.start, chunk.start + len(chunk.tokens)) for chunk in chunks]
+            )
         rows = self._arithmetic.run_layers(tokens, places, chunks, wanted, disturb)
         logits = self._arithmetic.finish(rows)
         return logits if disturb is None else disturb(logits)

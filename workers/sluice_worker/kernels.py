@@ -24,15 +24,22 @@ from sluice_worker.vectors import (
     fma,
     kernel,
     longs_at,
+    make_fold,
     make_tile,
+    widen,
 )
 
 _t11, _t21, _t31, _t41 = (make_tile(rows, 1) for rows in (1, 2, 3, 4))
 _t12, _t22, _t32, _t42 = (make_tile(rows, 2) for rows in (1, 2, 3, 4))
+_fold_largest, _fold_sum = make_fold(largest=True), make_fold(largest=False)
 _t14, _t24, _t34, _t44 = (make_tile(rows, 4) for rows in (1, 2, 3, 4))
 
 WIDE = 4 if os.environ.get("NUMBA_CPU_NAME") == "x86-64-v4" else 1
 """Vectors of a panel that are summed at once: with four rows, what the registers hold."""
+
+_n1, _n2, _n3, _n4 = (make_tile(rows, WIDE, narrow=True) for rows in (1, 2, 3, 4))
+NARROW_ROWS = 8
+"""Rows up to which a panel of 16 bits is multiplied as it is."""
 
 _ZERO: Any = np.float32(0)
 _ONE: Any = np.float32(1)
@@ -112,20 +119,46 @@ def multiply_tile(
 
 
 @kernel
+def _multiply_narrow(rows: int, left: int, depth: int, right: int, out: int, stride: int) -> None:
+    """Multiply 1 to 4 rows by WIDE vectors of a panel of 16 bits."""
+    if rows == 4:
+        _n4(left, depth, right, at.PANEL, out, stride, depth, 0)
+    elif rows == 3:
+        _n3(left, depth, right, at.PANEL, out, stride, depth, 0)
+    elif rows == 2:
+        _n2(left, depth, right, at.PANEL, out, stride, depth, 0)
+    else:
+        _n1(left, depth, right, at.PANEL, out, stride, depth, 0)
+
+
+@kernel
 def multiply(
-    left: int, matrix: int, out: int, rows: int, depth: int, panels: int, stride: int
+    step: Any, left: int, matrix: int, out: int, depth: int, panels: int, stride: int, narrow: int
 ) -> None:
-    """Multiply rows (rows, depth) by a matrix in panels; `stride` is that of the rows of `out`."""
+    """Multiply rows (rows, depth) by a matrix in panels; `stride` is that of the rows of `out`.
+
+    Panels of 16 bits are half of what one row has to wait for; for many rows they are widened once.
+    """
+    rows = step[at.ROWS]
+    direct = narrow != 0 and rows <= NARROW_ROWS
+    size = SIZE // 2 if narrow else SIZE
     for panel in range(panels):
-        for column in range(0, at.PANEL // LANES, WIDE):
-            inside = column * LANES
-            right = matrix + SIZE * (panel * depth * at.PANEL + inside)
-            to = out + SIZE * (panel * at.PANEL + inside)
+        right = matrix + size * panel * depth * at.PANEL
+        if narrow and not direct:
+            widen(right, depth * at.PANEL // LANES, step[at.PANEL_ROOM])
+            right = step[at.PANEL_ROOM]
+        for column in range(0, at.PANEL, WIDE * LANES):
+            to = out + SIZE * (panel * at.PANEL + column)
             for row in range(0, rows, 4):
-                multiply_tile(
-                    min(4, rows - row), WIDE, left + SIZE * row * depth, depth, right, at.PANEL,
-                    to + SIZE * row * stride, stride, depth, 0,
-                )  # fmt: skip
+                count, from_row = min(4, rows - row), left + SIZE * row * depth
+                to_row = to + SIZE * row * stride
+                if direct:
+                    _multiply_narrow(count, from_row, depth, right + size * column, to_row, stride)
+                else:
+                    multiply_tile(
+                        count, WIDE, from_row, depth, right + SIZE * column, at.PANEL, to_row,
+                        stride, depth, 0,
+                    )  # fmt: skip
 
 
 @kernel
@@ -199,33 +232,28 @@ def _place_row(step: Any, row: int, layer: int) -> None:
 def _weigh(scores_at: int, count: int, factor: Any, sums_at: int) -> None:
     """Turn scores into weights of the sum 1."""
     scores, sums = floats_at(scores_at), floats_at(sums_at)
-    whole = count // LANES * LANES
+    vectors = count // LANES
+    whole = vectors * LANES
     for lane in range(LANES):
         sums[lane] = _MINUS_INFINITY
-    for start in range(0, whole, LANES):
-        for lane in range(LANES):
-            x = scores[start + lane]
-            if x > sums[lane]:
-                sums[lane] = x
+    _fold_largest(scores_at, vectors, sums_at)
     most = _MINUS_INFINITY
     for lane in range(LANES):
         most = max(most, sums[lane])
+        sums[lane] = _ZERO
     for i in range(whole, count):
         most = max(most, scores[i])
-    for lane in range(LANES):
-        sums[lane] = _ZERO
     for i in range(count):
         scores[i] = exponential((scores[i] - most) * factor)
-    for start in range(0, whole, LANES):
-        for lane in range(LANES):
-            sums[lane] += scores[start + lane]
+    _fold_sum(scores_at, vectors, sums_at)
     for lane in range(count - whole):
         sums[lane] += scores[whole + lane]
     total = _ZERO
     for lane in range(LANES):
         total += sums[lane]
+    share = _ONE / total
     for i in range(count):
-        scores[i] /= total
+        scores[i] *= share
 
 
 @kernel
@@ -276,9 +304,10 @@ def attend(step: Any, weights: Any, layer: int) -> None:
     rows, heads, shared = step[at.ROWS], step[at.HEADS], step[at.SHARED]
     panels, width = step[at.PROJECT_PANELS], step[at.WIDTH]
     _norm_rows(step, weights[at.INPUT_NORM], at.LINEAR)
+    narrow = step[at.LINEAR_NARROW]
     multiply(
-        step[at.FITTED], weights[at.PROJECT], step[at.PROJECTED], rows, width, panels,
-        panels * at.PANEL,
+        step, step[at.FITTED], weights[at.PROJECT], step[at.PROJECTED], width, panels,
+        panels * at.PANEL, narrow,
     )  # fmt: skip
     for row in range(rows):
         _place_row(step, row, layer)
@@ -291,8 +320,9 @@ def attend(step: Any, weights: Any, layer: int) -> None:
         round_row(step[at.LINEAR], step[at.LINEAR + 1], step[at.MIXED] + SIZE * row * mixed, mixed)
     panels = step[at.OUTPUT_PANELS]
     multiply(
-        step[at.MIXED], weights[at.OUTPUT], step[at.PART], rows, mixed, panels, panels * at.PANEL
-    )
+        step, step[at.MIXED], weights[at.OUTPUT], step[at.PART], mixed, panels, panels * at.PANEL,
+        narrow,
+    )  # fmt: skip
 
 
 @kernel
@@ -301,9 +331,10 @@ def think(step: Any, weights: Any) -> None:
     rows, inner, panels = step[at.ROWS], step[at.INNER], step[at.INNER_PANELS]
     stride = 2 * panels * at.PANEL
     _norm_rows(step, weights[at.POST_NORM], at.LINEAR)
+    narrow = step[at.LINEAR_NARROW]
     multiply(
-        step[at.FITTED], weights[at.GATE_UP], step[at.GATES], rows, step[at.WIDTH], 2 * panels,
-        stride,
+        step, step[at.FITTED], weights[at.GATE_UP], step[at.GATES], step[at.WIDTH], 2 * panels,
+        stride, narrow,
     )  # fmt: skip
     for row in range(rows):
         gate = floats_at(step[at.GATES] + SIZE * row * stride)
@@ -315,8 +346,9 @@ def think(step: Any, weights: Any) -> None:
         round_row(step[at.LINEAR], step[at.LINEAR + 1], to, inner)
     panels = step[at.OUTPUT_PANELS]
     multiply(
-        step[at.HIDDEN], weights[at.DOWN], step[at.PART], rows, inner, panels, panels * at.PANEL
-    )
+        step, step[at.HIDDEN], weights[at.DOWN], step[at.PART], inner, panels, panels * at.PANEL,
+        narrow,
+    )  # fmt: skip
 
 
 @kernel
@@ -349,11 +381,11 @@ def run_layers(step_at: int, layers_at: int, first: int, last: int, halves: int)
 def finish(step_at: int, logits: int) -> None:
     """Write the logits (rows, panels) of the rows of STREAM."""
     step = longs_at(step_at)
-    rows, panels = step[at.ROWS], step[at.HEAD_PANELS]
+    panels = step[at.HEAD_PANELS]
     _norm_rows(step, step[at.FINAL_NORM], at.HEAD)
     multiply(
-        step[at.FITTED], step[at.HEAD_MATRIX], logits, rows, step[at.WIDTH], panels,
-        panels * at.PANEL,
+        step, step[at.FITTED], step[at.HEAD_MATRIX], logits, step[at.WIDTH], panels,
+        panels * at.PANEL, step[at.HEAD_NARROW],
     )  # fmt: skip
 
 

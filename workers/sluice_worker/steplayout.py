@@ -47,7 +47,10 @@ GATES: Final = 31  # (rows, 2 × panels)
 HIDDEN: Final = 32  # (rows, inner)
 SCRATCH: Final = 33  # of one row's attention
 SUMS: Final = 34  # one vector
-FIELDS: Final = 35
+PANEL_ROOM: Final = 35  # (most inputs, PANEL), a panel of 16 bits at its full width
+LINEAR_NARROW: Final = 36  # whether matrices are stored in 16 bits
+HEAD_NARROW: Final = 37
+FIELDS: Final = 38
 
 # Of a layer.
 INPUT_NORM: Final = 0

@@ -23,6 +23,8 @@ SIZE: Final = 4
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FLOAT, _WORD, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
+_WORDS = ir.VectorType(_WORD, LANES)
+_HALVES = ir.VectorType(ir.IntType(16), LANES)
 _I64, _F32, _U32 = types.int64, types.float32, types.uint32
 _FLOATS: Any = types.CPointer(_F32)  # type: ignore[no-untyped-call]
 _LONGS: Any = types.CPointer(_I64)  # type: ignore[no-untyped-call]
@@ -94,8 +96,10 @@ def _call(builder: Any, name: str, kind: Any, args: Sequence[Any]) -> Any:
     return builder.call(insert(builder.module, form, name), args)
 
 
-def make_tile(rows: int, columns: int) -> Callable[..., None]:
+def make_tile(rows: int, columns: int, *, narrow: bool = False) -> Callable[..., None]:
     """Return a product of so many rows by `columns` vectors, all of whose sums stay in registers.
+
+    The right side is float32, or bfloat16 if it is `narrow`, which changes no bit.
 
     Its arguments are: addresses and row strides (in values) of left, right and out; how many terms
     to sum; and whether to add to what `out` holds.
@@ -115,7 +119,7 @@ def make_tile(rows: int, columns: int) -> Callable[..., None]:
         del left, left_stride, right, right_stride, out, out_stride, depth, add
 
         def generate(context: Any, builder: Any, _: Any, args: Sequence[Any]) -> Any:
-            _generate_tile(builder, rows, columns, args)
+            _generate_tile(builder, rows, columns, args, narrow=narrow)
             return context.get_dummy_value()
 
         return types.void(*[_I64] * 8), generate
@@ -124,7 +128,7 @@ def make_tile(rows: int, columns: int) -> Callable[..., None]:
     return made
 
 
-def _generate_tile(b: Any, rows: int, columns: int, args: Sequence[Any]) -> None:
+def _generate_tile(b: Any, rows: int, columns: int, args: Sequence[Any], *, narrow: bool) -> None:
     """Write the code of a tile: load or clear the sums, loop over the terms, store."""
     left, left_stride, right, right_stride, out, out_stride, depth, add = args
 
@@ -143,10 +147,8 @@ def _generate_tile(b: Any, rows: int, columns: int, args: Sequence[Any]) -> None
     b.position_at_end(loop)
     term = b.phi(_LONG)
     sums = [b.phi(_VECTOR) for _ in cells]
-    vectors = [
-        b.load(point(right, right_stride, term, column, _VECTOR), align=SIZE)
-        for column in range(columns)
-    ]
+    line = b.mul(right_stride, term)
+    vectors = [_load_vector(b, right, line, column, narrow=narrow) for column in range(columns)]
     factors = [_spread(b, _load_term(b, left, left_stride, row, term)) for row in range(rows)]
     added = [
         _call(b, f"llvm.fma.v{LANES}f32", _VECTOR, [factors[row], vectors[column], sums[n]])
@@ -163,6 +165,78 @@ def _generate_tile(b: Any, rows: int, columns: int, args: Sequence[Any]) -> None
     b.position_at_end(end)
     for place, total in zip(places, added, strict=True):
         b.store(total, place, align=SIZE)
+
+
+def _load_vector(b: Any, base: Any, start: Any, number: int, *, narrow: bool) -> Any:
+    """Load a vector that begins so many values and vectors behind an address."""
+    kind, size = (_HALVES, SIZE // 2) if narrow else (_VECTOR, SIZE)
+    offset = b.mul(_LONG(size), b.add(start, _LONG(number * LANES)))
+    loaded = b.load(b.inttoptr(b.add(base, offset), kind.as_pointer()), align=size)
+    if not narrow:
+        return loaded
+    bits = b.shl(b.zext(loaded, _WORDS), ir.Constant(_WORDS, [16] * LANES))
+    return b.bitcast(bits, _VECTOR)
+
+
+@_operation
+def widen(_: Any, address: Any, vectors: Any, to: Any) -> Any:
+    """Write vectors of bfloat16 as float32."""
+    del address, vectors, to
+
+    def generate(context: Any, b: Any, _: Any, args: Sequence[Any]) -> Any:
+        source, count, target = args
+        with cgutils.for_range(b, count) as loop:
+            start = b.mul(loop.index, _LONG(LANES))
+            place = b.add(target, b.mul(start, _LONG(SIZE)))
+            vector = _load_vector(b, source, start, 0, narrow=True)
+            b.store(vector, b.inttoptr(place, _VECTOR.as_pointer()), align=SIZE)
+        return context.get_dummy_value()
+
+    return types.void(*[_I64] * 3), generate
+
+
+def make_fold(*, largest: bool) -> Callable[..., None]:
+    """Return what folds values, a vector at a time, into one: their largest or their sums by lane.
+
+    Its arguments are: address of the values, how many vectors, address of the vector that they are
+    folded into. What is no number is passed over by the largest.
+    """
+
+    def fold(_: Any, address: Any, vectors: Any, into: Any) -> Any:
+        del address, vectors, into
+
+        def generate(context: Any, builder: Any, _: Any, args: Sequence[Any]) -> Any:
+            _generate_fold(builder, args, largest=largest)
+            return context.get_dummy_value()
+
+        return types.void(*[_I64] * 3), generate
+
+    made: Callable[..., None] = _operation(fold)
+    return made
+
+
+def _generate_fold(b: Any, args: Sequence[Any], *, largest: bool) -> None:
+    address, vectors, into = args
+    place = b.inttoptr(into, _VECTOR.as_pointer())
+    first = b.load(place, align=SIZE)
+    before = b.block
+    loop, end = (b.append_basic_block(name) for name in ("loop", "end"))
+    b.cbranch(b.icmp_signed(">", vectors, _LONG(0)), loop, end)
+    b.position_at_end(loop)
+    number, folded = b.phi(_LONG), b.phi(_VECTOR)
+    offset = b.add(address, b.mul(number, _LONG(SIZE * LANES)))
+    x = b.load(b.inttoptr(offset, _VECTOR.as_pointer()), align=SIZE)
+    new = b.select(b.fcmp_ordered(">", x, folded), x, folded) if largest else b.fadd(folded, x)
+    following = b.add(number, _LONG(1))
+    for phi, start, after in ((number, _LONG(0), following), (folded, first, new)):
+        phi.add_incoming(start, before)
+        phi.add_incoming(after, loop)
+    b.cbranch(b.icmp_signed("<", following, vectors), loop, end)
+    b.position_at_end(end)
+    total = b.phi(_VECTOR)
+    total.add_incoming(first, before)
+    total.add_incoming(new, loop)
+    b.store(total, place, align=SIZE)
 
 
 def _load_term(b: Any, left: Any, stride: Any, row: int, term: Any) -> Any:
