@@ -9,6 +9,8 @@ BASE_PYTHON ?= python3
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SETUP := $(VENV)/.set-up
+KERNELS := $(VENV)/.kernels
+KERNEL_SOURCES := $(addprefix workers/sluice_worker/,steplayout.py vectors.py roundkernels.py kernels.py)
 PACKAGES := operator workers tests benchmarks
 
 .PHONY: help
@@ -16,7 +18,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(SETUP) ## Make the virtual environment and install what is locked (nothing if up to date)
+setup: $(SETUP) $(KERNELS) ## Make the virtual environment: locked packages, compiled kernels (nothing if up to date)
 
 $(SETUP): requirements/dev.lock pyproject.toml
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -26,6 +28,11 @@ $(SETUP): requirements/dev.lock pyproject.toml
 	@echo "installing the locked dependencies"
 	@$(PYTHON) -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements/dev.lock
 	@$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The worker's kernels, for this machine's processor; workers only load them.
+$(KERNELS): $(SETUP) $(KERNEL_SOURCES)
+	@$(PYTHON) -m sluice_worker.kernelbuild
 	@touch $@
 
 .PHONY: programs
@@ -86,10 +93,10 @@ lock: ## Choose and lock the versions of all dependencies again
 	if [[ -n "$$cert" ]]; then export SSL_CERT_FILE="$$cert"; fi; \
 	compile=("$$scratch/bin/uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" $(LOCK_FLAGS)); \
-	"$${compile[@]}" --extra dev --extra demo -o requirements/dev.lock; \
+	"$${compile[@]}" --extra dev --extra demo --extra kernels -o requirements/dev.lock; \
 	"$${compile[@]}" --extra train -o requirements/train.lock
 
 .PHONY: clean
 clean: ## Remove the virtual environment and everything else that can be made again
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) workers/sluice_worker/compiled_kernels build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find $(wildcard $(PACKAGES)) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,7 +30,7 @@ from sluice_worker.arithmetic import ORDERS
 from sluice_worker.checkpoint import Array, Checkpoint
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.main import load_model
+from sluice_worker.main import choose_kernels, load_model
 from sluice_worker.numerics import NUMERICS
 from sluice_worker.parity import (
     LIMITS,
@@ -99,9 +99,9 @@ def compare_numerics(
     checkpoint: Checkpoint, names: Sequence[str], sequences: Sequence[list[int]]
 ) -> Iterator[dict[str, Any]]:
     """Yield how far numerics are from float32, and disturbed ones from themselves."""
-    reference = compute_logits(Decoder(checkpoint), sequences)
+    reference = compute_logits(Decoder(checkpoint, kernels=choose_kernels()), sequences)
     for name in names:
-        decoder = Decoder(checkpoint, NUMERICS[name])
+        decoder = Decoder(checkpoint, NUMERICS[name], kernels=choose_kernels())
         own = compute_logits(decoder, sequences)
         healthy = None if name == "float32" else own  # the reference has no cost to compare with
         cost = measure_parity(reference, own, healthy)
@@ -140,7 +140,7 @@ def move_leads(
     prompts = draw_prompts(checkpoint.config.vocab_size, LONGEST_PROMPT)
     prompts += read_held_out(MODEL, vocabulary, LONGEST_PROMPT)
     for name in names:
-        decoder = Decoder(checkpoint, NUMERICS[name])
+        decoder = Decoder(checkpoint, NUMERICS[name], kernels=choose_kernels())
         answers = [
             one for one in answer_prompts(decoder, prompts) if len(one.output) >= SHORTEST_OUTPUT
         ]
@@ -180,7 +180,10 @@ def main() -> None:
     checkpoint, vocabulary = load_model(MODEL)
     print("compact model; narrow numerics are emulated by rounding in NumPy")
     if arguments.what == "speed":
-        decoders = {name: Decoder(checkpoint, NUMERICS[name]) for name in arguments.numerics}
+        decoders = {
+            name: Decoder(checkpoint, NUMERICS[name], kernels=choose_kernels())
+            for name in arguments.numerics
+        }
         print_rows(time_steps(decoders, arguments.repeats))
     elif arguments.what == "parity":
         questions = read_questions(vocabulary, arguments.every)

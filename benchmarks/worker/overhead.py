@@ -65,9 +65,9 @@ class Instant:
         self._row = np.zeros(config.vocab_size, np.float32)
         self._row[LETTER] = 1
 
-    def run(self, chunks: list[Any]) -> Any:
+    def run_asked(self, chunks: list[Any]) -> list[Any]:
         """Return the logits of each chunk."""
-        return np.tile(self._row, (len(chunks), 1))
+        return [self._row[None]] * len(chunks)
 
 
 class Fixed:

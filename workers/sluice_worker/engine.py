@@ -6,117 +6,26 @@ would get alone (`decoder`), so scheduling is free to do what is fast.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
-from sluice_worker.checkpoint import Array
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import DeviceError, RequestError
 from sluice_worker.knownanswers import POSITIONS
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import DeviceCall, Pacer
 from sluice_worker.sampling import Drawn, Sampler, SamplingParams
-from sluice_worker.scores import TokenScore, score_tokens
+from sluice_worker.scheduler import Limits, Scheduler
+from sluice_worker.scores import TokenScore
+from sluice_worker.sequences import Emission, GenerationRequest
+
+__all__ = ["Emission", "Engine", "GenerationRequest", "Limits"]
 
 log = structlog.get_logger()
 
 IDLE_BEAT = 0.5
 """Seconds between heartbeats while there is nothing to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """One output token of a sequence, or its end (`finish` is stop, length or error).
-
-    Attributes:
-        score: of the token, if the request asks for it.
-        ended_by: the stop token that ended it, if one did; the model's end token is none.
-    """
-
-    sequence: "GenerationRequest"
-    token: int | None
-    finish: str | None
-    score: TokenScore | None = None
-    ended_by: int | None = None
-
-
-@dataclass(eq=False, slots=True)
-class GenerationRequest:
-    """One request on its way through the engine.
-
-    Attributes:
-        prompt: what comes first; for an output that began elsewhere, that beginning, too.
-        done: prompt and output tokens whose keys and values are in the cache.
-        arrived, first_at, last_at: monotonic times of arrival, first and latest token.
-        started_at: when the first step with it began.
-        cancelled: nobody wants it any more; it leaves at the next step.
-        probe: it has the slot that is kept for known answers, and is no client's.
-        choice: which of several outputs of one prompt.
-        priority: as in vLLM, lower comes first.
-        continued: how many tokens at the end of `prompt` are output that exists already.
-        sampler: draws its tokens; made when it is submitted.
-        prompt_scores: of each token of the prompt, if asked for; the first has none.
-    """
-
-    prompt: list[int]
-    params: SamplingParams
-    arrived: float
-    output: list[int] = field(default_factory=list)
-    done: int = 0
-    cache: KeyValueCache | None = None
-    first_at: float | None = None
-    last_at: float | None = None
-    cancelled: bool = False
-    probe: bool = False
-    choice: int = 0
-    priority: int = 0
-    continued: int = 0
-    started_at: float | None = None
-    sampler: Sampler | None = None
-    prompt_scores: list[TokenScore | None] = field(default_factory=list)
-
-    @property
-    def prompt_length(self) -> int:
-        """Tokens of the prompt alone."""
-        return len(self.prompt) - self.continued
-
-    @property
-    def is_scored(self) -> bool:
-        """Tell whether the next step needs the logits after every token of its chunk."""
-        return self.params.prompt_logprobs is not None and self.is_prefill
-
-    def score_prompt(self, logits: Array, start: int) -> None:
-        """Note the scores of prompt tokens by the logits (tokens, vocabulary) from `start` on."""
-        if not self.prompt_scores:
-            self.prompt_scores = [None] * len(self.prompt)
-        tokens = self.prompt[start + 1 : start + 1 + len(logits)]
-        scores = score_tokens(logits[: len(tokens)], tokens, self.params.prompt_logprobs or 0)
-        self.prompt_scores[start + 1 : start + 1 + len(tokens)] = scores
-
-    def draw(self, logits: Array) -> Drawn | None:
-        """Return the next token by the logits (vocabulary,), None if no output is wanted."""
-        assert self.sampler is not None  # noqa: S101  # `submit` has made it
-        return self.sampler.draw(logits) if self.params.max_tokens else None
-
-    @property
-    def is_prefill(self) -> bool:
-        """Tell whether prompt tokens are still to be computed."""
-        return self.done < len(self.prompt)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sequences at once, prompt tokens a step, and requests that may wait.
-
-    One sequence more, of at most `knownanswers.POSITIONS` tokens, can always run: a known answer.
-    """
-
-    sequences: int
-    batched_tokens: int
-    waiting: int
 
 
 class Engine:
@@ -147,17 +56,12 @@ class Engine:
         self._pacer = pacer
         self._metrics = metrics
         self._emit = emit
-        self._waiting: deque[GenerationRequest] = deque()
-        self._running: list[GenerationRequest] = []
-        self._free: list[KeyValueCache] = []
-        self._probe: GenerationRequest | None = None
         self._changed = threading.Condition()
         self._stopping = False
         self.context = decoder.config.max_position_embeddings
         # Made now: for want of memory, a busy worker would otherwise fail what nobody asked for.
         self._probe_cache = KeyValueCache(decoder.config, min(self.context, POSITIONS))
-        self._positions = self.context * limits.sequences
-        metrics.tell_cache_size(self.context, limits.sequences)
+        self._scheduler = Scheduler(decoder.config, limits, metrics)
         self.beat = time.monotonic()
         self.device_error = ""
         self._thread = threading.Thread(target=self._run_forever, name="engine", daemon=True)
@@ -185,16 +89,18 @@ class Engine:
     def load(self) -> int:
         """Return how many sequences run or wait."""
         with self._changed:  # one that is just let in is in neither list
-            return len(self._running) + len(self._waiting) + (self._probe is not None)
+            return self._scheduler.load
 
-    def submit(self, prompt: list[int], params: SamplingParams) -> GenerationRequest:
+    def submit(
+        self, prompt: list[int], params: SamplingParams, priority: int = 0
+    ) -> GenerationRequest:
         """Queue a request; raises what `submit_all` does."""
-        sequence = GenerationRequest(prompt, params, time.monotonic())
+        sequence = GenerationRequest(prompt, params, time.monotonic(), priority=priority)
         self.submit_all([sequence])
         return sequence
 
     def submit_all(self, sequences: Sequence[GenerationRequest]) -> None:
-        """Queue the sequences of one request, all or none.
+        """Queue the sequences of one request, all or none; lower `priority` comes first.
 
         Raises:
             RequestError: one does not fit the context, too many wait (429), or nobody would ever
@@ -206,8 +112,8 @@ class Engine:
         with self._changed:
             self._refuse_ended()
             self.refuse_more(len(sequences))
-            self._waiting.extend(sequences)
-            self._metrics.waiting.set(len(self._waiting))
+            for sequence in sequences:
+                self._scheduler.add(sequence)
             self._changed.notify()
 
     def refuse_more(self, sequences: int = 1) -> None:
@@ -216,7 +122,7 @@ class Engine:
         Raises:
             RequestError: now (429), or ever (400).
         """
-        waiting, most = len(self._waiting), self._limits.waiting
+        waiting, most = self._scheduler.waiting, self._limits.waiting
         if sequences > most:
             raise RequestError(
                 f"the request asks for {sequences} outputs; at most {most} may wait here: ask for"
@@ -262,14 +168,14 @@ class Engine:
         self._prepare(sequence)
         with self._changed:
             self._refuse_ended()
-            if self._probe is not None:
+            if self._scheduler.probe is not None:
                 raise RequestError(
                     "another known prompt is being answered: ask one at a time",
                     status=429,
                     code="rate_limit_exceeded",
                     retry_after=1,
                 )
-            self._probe = sequence
+            self._scheduler.probe = sequence
             self._changed.notify()
         return sequence
 
@@ -300,11 +206,12 @@ class Engine:
             )
 
     def cancel(self, sequence: GenerationRequest) -> None:
-        """Forget a sequence, if it has not ended; its slot is free from the next step on."""
+        """Forget a sequence, if it has not ended.
+
+        What it held is free at once, or as soon as a step that is just computing it has done so.
+        """
         with self._changed:
-            if sequence in self._waiting:
-                self._waiting.remove(sequence)
-            sequence.cancelled = True
+            self._scheduler.cancel(sequence)
             self._changed.notify()
 
     def _run_forever(self) -> None:
@@ -313,7 +220,7 @@ class Engine:
                 self.beat = time.monotonic()
                 if not self.step():
                     with self._changed:
-                        if not (self._waiting or self._probe or self._stopping):
+                        if not (self._scheduler.load or self._stopping):
                             self._changed.wait(IDLE_BEAT)
         except DeviceError as error:
             log.critical(str(error))
@@ -327,85 +234,38 @@ class Engine:
         """End everything with an error; the thread ends after this."""
         with self._changed:
             self._stopping = True
-            lost = [*self._running, *self._waiting]
-            if self._probe is not None:
-                lost.append(self._probe)
-                self._probe = None
-            self._running.clear()
-            self._waiting.clear()
+            lost = self._scheduler.leave_all()
         self._emit([Emission(sequence, None, "error") for sequence in lost])
 
     def step(self) -> bool:
         """Run one step: schedule, run, sample, emit; False when there was nothing to do."""
-        chunks = self._schedule()
+        with self._changed:
+            chunks = self._scheduler.schedule()
         if not chunks:
             self._pacer.rest()
             return False
         self._pacer.begin()
         self._note_start(chunks)
         self._decoder.disturb = self._pacer.devices.disturb
-        logits = self._decoder.run([chunk for _, chunk in chunks])
+        logits = self._decoder.run_asked([chunk for _, chunk in chunks])
+        with self._changed:
+            self._scheduler.note_computed(chunks)
         # All tokens are drawn before any is accepted: if one fails, no sequence has ended unseen.
         drawn = []
-        row = 0
-        for sequence, chunk in chunks:
-            rows = logits[row : row + chunk.rows]
-            row += chunk.rows
-            if chunk.score:
+        for (sequence, chunk), rows in zip(chunks, logits, strict=True):
+            if sequence.cancelled:
+                continue
+            if chunk.every:
                 sequence.score_prompt(rows, chunk.start)
-            sequence.done += len(chunk.tokens)
-            if not sequence.is_prefill:
+            if not sequence.pending:
                 drawn.append((sequence, sequence.draw(rows[-1])))
-        self._pacer.finish([(len(c.tokens), c.start, c.start < len(s.prompt)) for s, c in chunks])
-        emissions = [self._accept(*one) for one in drawn]
+        self._pacer.finish([describe_work(sequence, chunk) for sequence, chunk in chunks])
+        emissions = [self._accept(*one) for one in drawn if not one[0].cancelled]
         now = time.monotonic()
         intervals = [_note_time(one.sequence, now) for one in emissions]
         self._emit(emissions)  # before what can wait until the tokens are on their way
         self._note(chunks, emissions, intervals)
         return True
-
-    def _schedule(self) -> list[tuple[GenerationRequest, Chunk]]:
-        """Choose what the next step computes: a token for all that decode, then prompt chunks.
-
-        A known prompt comes first: it is short, and whoever asks tells a slow answer from none.
-        """
-        self._admit()
-        chunks = []
-        budget = self._limits.batched_tokens
-        probe = self._probe  # another thread may set it meanwhile
-        for sequence in [*([probe] if probe else []), *self._running]:
-            assert sequence.cache is not None  # noqa: S101  # _admit has given it one
-            if sequence.is_prefill:
-                tokens = sequence.prompt[sequence.done : sequence.done + budget]
-                budget -= len(tokens)
-            else:
-                tokens = [sequence.output[-1]]
-            if tokens:
-                chunk = Chunk(tokens, sequence.done, sequence.cache, sequence.is_scored)
-                chunks.append((sequence, chunk))
-        return chunks
-
-    def _admit(self) -> None:
-        """Drop what was cancelled or has ended, and let waiting sequences in."""
-        with self._changed:
-            for sequence in [one for one in self._running if one.cancelled]:
-                self._leave(sequence)
-            if self._probe is not None and self._probe.cancelled:
-                self._leave(self._probe)
-            while self._waiting and len(self._running) < self._limits.sequences:
-                # The cache first: without memory for it, the sequence is still among the waiting.
-                cache = (
-                    self._free.pop()
-                    if self._free
-                    else KeyValueCache(self._decoder.config, self.context)
-                )
-                sequence = self._waiting.popleft()
-                sequence.cache = cache
-                self._running.append(sequence)
-            self._metrics.running.set(len(self._running))
-            self._metrics.waiting.set(len(self._waiting))
-            used = sum(sequence.done for sequence in self._running)
-            self._metrics.cache.set(used / self._positions)
 
     def _accept(self, sequence: GenerationRequest, drawn: Drawn | None) -> Emission:
         """Take a drawn token; the end token ends the output and is not part of it."""
@@ -434,17 +294,8 @@ class Engine:
         ended_by: int | None = None,
     ) -> Emission:
         with self._changed:
-            self._leave(sequence)
+            self._scheduler.leave(sequence)
         return Emission(sequence, token, reason, score, ended_by)
-
-    def _leave(self, sequence: GenerationRequest) -> None:
-        if sequence is self._probe:
-            self._probe = None
-            return
-        self._running.remove(sequence)
-        if sequence.cache is not None:
-            self._free.append(sequence.cache)
-            sequence.cache = None
 
     @staticmethod
     def _note_start(chunks: Sequence[tuple[GenerationRequest, Chunk]]) -> None:
@@ -488,3 +339,9 @@ def _note_time(sequence: GenerationRequest, now: float) -> tuple[float | None, f
         sequence.first_at = now
         return now - sequence.arrived, None
     return None, None if last is None else now - last
+
+
+def describe_work(sequence: GenerationRequest, chunk: Chunk) -> tuple[int, int, bool]:
+    """Return (new tokens, start, is prompt) of a chunk; output that is computed anew is prompt."""
+    size = len(chunk.tokens)
+    return size, chunk.start, size > 1 or chunk.start < len(sequence.prompt)

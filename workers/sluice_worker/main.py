@@ -27,6 +27,7 @@ from sluice_worker.decoder import Decoder
 from sluice_worker.device import SOCKETS, Devices
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
+from sluice_worker.kernelload import Kernels, KernelsError, load_kernels
 from sluice_worker.knownanswers import POSITIONS, load_known_answers
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS
@@ -95,6 +96,15 @@ def _limit_context(checkpoint: Checkpoint, most: int | None) -> Checkpoint:
         )
     config = replace(checkpoint.config, max_position_embeddings=most)
     return replace(checkpoint, config=config)
+
+
+def choose_kernels() -> Kernels | None:
+    """Return the compiled kernels; None, with a warning, where NumPy has to do."""
+    try:
+        return load_kernels()
+    except KernelsError as error:
+        log.warning("steps take several times as long: no compiled kernels", why=str(error))
+        return None
 
 
 async def serve(
@@ -222,6 +232,18 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
 @_number("--max-num-batched-tokens", 16, "Prompt tokens a step.")
 @_number("--max-waiting", 64, "Requests that may wait.")
 @click.option(
+    "--kv-cache-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens that the KV cache holds, of one context at least; default: of the contexts of"
+    " all sequences at once.",
+)
+@click.option(
+    "--enable-prefix-caching/--no-enable-prefix-caching",
+    default=True,
+    show_default=True,
+    help="Take the beginning of a prompt from the KV cache if it is there.",
+)
+@click.option(
     "--numerics",
     default=FLOAT32.name,
     show_default=True,
@@ -283,6 +305,8 @@ def main(
     max_num_seqs: int,
     max_num_batched_tokens: int,
     max_waiting: int,
+    kv_cache_tokens: int | None,
+    enable_prefix_caching: bool,
     numerics: str,
     emulate_profile: str,
     emulate_model: str | None,
@@ -329,10 +353,16 @@ def main(
     metrics = Metrics(name, checkpoint.config.max_position_embeddings)
     identity = Identity(name, os.environ.get("POD_UID", ""), api_key, seed)
     server = Server(identity, vocabulary, metrics, known)
-    limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)
+    limits = Limits(
+        max_num_seqs,
+        max_num_batched_tokens,
+        max_waiting,
+        kv_cache_tokens,
+        enable_prefix_caching,
+    )
     devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
     pacer = Pacer(device, devices=devices)
-    decoder = Decoder(checkpoint, NUMERICS[numerics])
+    decoder = Decoder(checkpoint, NUMERICS[numerics], kernels=choose_kernels())
     engine = Engine(decoder, limits, pacer, metrics, server.emit)
     try:
         devices.start()

@@ -146,7 +146,16 @@ class Metrics:
         sizes = _list_sizes(context)
         self.running = gauge("vllm:num_requests_running", "Sequences in the running batch.")
         self.waiting = gauge("vllm:num_requests_waiting", "Sequences that wait.")
-        self.cache = gauge("vllm:kv_cache_usage_perc", "Share of KV positions in use, 0 to 1.")
+        self.cache = gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.")
+        self.preemptions = counter(
+            "vllm:num_preemptions", "Times that a sequence gave its KV blocks back to wait again."
+        )
+        self.prefix_queries = counter(
+            "vllm:prefix_cache_queries", "Tokens of requests that were looked for in the KV cache."
+        )
+        self.prefix_hits = counter(
+            "vllm:prefix_cache_hits", "Tokens of requests that were found in the KV cache."
+        )
         self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens computed.")
         self.output_tokens = counter("vllm:generation_tokens", "Output tokens made.")
         self.step_tokens = histogram(
@@ -216,15 +225,15 @@ class Metrics:
         for span, seconds in zip(self._times, spans, strict=True):
             span.observe(seconds)
 
-    def tell_cache_size(self, positions: int, sequences: int) -> None:
-        """Publish the size of the KV cache: a block of `positions` for each sequence."""
+    def tell_cache_size(self, positions: int, blocks: int) -> None:
+        """Publish the size of the KV cache, and how many positions a block has."""
         info = Gauge(
             "vllm:cache_config_info",
             "Size of the KV cache; the value is always 1.",
             (*_LABELS, "block_size", "num_gpu_blocks"),
             registry=self.registry,
         )
-        info.labels(self._model, positions, sequences).set(1)
+        info.labels(self._model, positions, blocks).set(1)
 
     def _gauge(self, name: str, about: str) -> Gauge:
         return Gauge(name, about, _LABELS, registry=self.registry).labels(self._model)

@@ -30,7 +30,7 @@ from sluice_worker.checkpoint import Array
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import CheckpointError, KnownAnswersError, RequestError
 from sluice_worker.knownanswers import MOST, compute_digest, name_file
-from sluice_worker.main import load_model
+from sluice_worker.main import choose_kernels, load_model
 from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.tokens import Vocabulary
 
@@ -86,8 +86,10 @@ def record_known_answers(path: Path, count: int, numerics: str = FLOAT32.name) -
             be read.
     """
     checkpoint, vocabulary = load_model(path)
-    decoder = Decoder(checkpoint, NUMERICS[numerics])
-    others = [Decoder(checkpoint, NUMERICS[numerics], order) for order in ORDERS.values()]
+    decoder = Decoder(checkpoint, NUMERICS[numerics], kernels=choose_kernels())
+    # The first is what a worker without kernels has.
+    orders: list[Any] = [np.matmul, *ORDERS.values()]
+    others = [Decoder(checkpoint, NUMERICS[numerics], order) for order in orders]
     longest = min(LONGEST_PROMPT, decoder.config.max_position_embeddings // 2)
     found = {
         kind: _find_clear(decoder, prompts, MARGINS[numerics], others)

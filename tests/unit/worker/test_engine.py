@@ -118,7 +118,7 @@ def test_prompts_take_no_more_of_a_step_than_they_may(checkpoint):
 
 def test_a_decoder_that_fails_ends_every_request_and_the_engine(checkpoint):
     class Broken(Decoder):
-        def run(self, chunks):
+        def run_asked(self, chunks):
             raise MemoryError("no more")
 
     seen = []
@@ -146,11 +146,11 @@ def test_a_token_that_cannot_be_drawn_leaves_nobody_without_an_end(checkpoint, m
 
 
 def test_a_request_whose_cache_has_no_memory_gets_its_end(checkpoint, monkeypatch):
-    def refuse(config, positions):
+    def refuse(config, positions, pool):
         raise MemoryError
 
     engine, seen = make_engine(checkpoint)
-    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", refuse)
+    monkeypatch.setattr("sluice_worker.scheduler.KeyValueCache", refuse)
     sequence = engine.submit([5], params())
     engine.start()
     engine._thread.join(30)
@@ -168,15 +168,15 @@ def test_an_engine_that_has_failed_takes_nothing_more(checkpoint):
 def test_a_request_that_is_just_let_in_counts_as_load(checkpoint, monkeypatch):
     loads, readers = [], []
 
-    def watch(config, positions):
+    def watch(config, positions, pool):
         reader = threading.Thread(target=lambda: loads.append(engine.load()))
         reader.start()
         reader.join(0.2)  # it may have to wait until the request is in
         readers.append(reader)
-        return KeyValueCache(config, positions)
+        return KeyValueCache(config, positions, pool)
 
     engine, _ = make_engine(checkpoint)
-    monkeypatch.setattr("sluice_worker.engine.KeyValueCache", watch)
+    monkeypatch.setattr("sluice_worker.scheduler.KeyValueCache", watch)
     engine.submit([5], params())
     engine.step()
     readers[0].join(30)
