@@ -149,6 +149,8 @@ class LlamaCpp:
         llama_cpp.llama_log_set(_SILENT(llama_cpp), None)
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
+        # Some virtual machines show AMX and end a process that uses it; quantised weights would.
+        params.use_extra_bufts = False
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise SystemExit(f"llama.cpp does not load {path}")

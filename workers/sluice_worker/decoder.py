@@ -20,6 +20,7 @@ from sluice_worker.kernelload import Kernels
 from sluice_worker.kvcache import KeyValueCache
 from sluice_worker.numerics import FLOAT32, Numerics, round_weights
 from sluice_worker.plain import PlainArithmetic, Product
+from sluice_worker.steplayout import BLOCK
 
 __all__ = ["Chunk", "Decoder", "Disturb", "KeyValueCache"]
 
@@ -125,6 +126,11 @@ class Decoder:
 
     def _run(self, chunks: Sequence[Chunk], wanted: NDArray[np.int64]) -> Array:
         disturb = self.disturb  # once, so that a step is all of one state
+        context = self.config.max_position_embeddings
+        for chunk in chunks:  # kernels would write wherever they are told to
+            end = chunk.start + len(chunk.tokens)
+            if not chunk.tokens or end > min(context, len(chunk.cache.blocks) * BLOCK):
+                raise IndexError(f"positions {chunk.start} to {end - 1} are not in the cache")
         tokens = np.array([token for chunk in chunks for token in chunk.tokens], np.int64)
         if len(tokens) == len(chunks):
             places = np.array([chunk.start for chunk in chunks], np.int64)

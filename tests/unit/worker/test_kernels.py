@@ -103,6 +103,13 @@ def test_logits_are_given_for_the_rows_that_are_asked_for(checkpoint):
     assert last.tobytes() == decoder.run([chunk(second, every=False)]).tobytes()
 
 
+@pytest.mark.parametrize(("start", "tokens"), [(0, 65), (60, 5), (0, 0)])
+def test_no_kernel_writes_where_the_sequence_has_no_block(checkpoint, start, tokens):
+    cache = KeyValueCache(checkpoint.config, 64)
+    with pytest.raises(IndexError, match="are not in the cache"):
+        Decoder(checkpoint, kernels=load_kernels()).run([Chunk([5] * tokens, start, cache)])
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """Kernels are looked for in an empty directory."""
