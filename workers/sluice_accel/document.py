@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from sluice_accel.hardware import HARDWARE
-from sluice_accel.memory import LOAD_BANDWIDTH, RUNTIME_START, plan_memory, startup_time
+from sluice_accel.memory import (
+    LOAD_BANDWIDTH,
+    RUNTIME_START,
+    choose_devices,
+    plan_memory,
+    startup_time,
+)
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.numerics import NUMERICS
 from sluice_accel.profiles import PROFILES, AcceleratorProfile, make_profile
@@ -13,6 +19,7 @@ from sluice_accel.report import format_table, render_validation
 from sluice_accel.thermal import (
     COOLANT,
     FULL_RISE,
+    HOT_COOLANT,
     SHUTDOWN_ABOVE,
     THROTTLE_ABOVE,
     THROTTLE_UNTIL,
@@ -25,7 +32,6 @@ from sluice_accel.validation import Validation
 
 _CONTEXT: Final = 4096
 _BATCH: Final = 32
-_DEVICES: Final = (1, 2, 4, 8)
 
 _INTRODUCTION: Final = """\
 <!-- Made by `make generate` from workers/sluice_accel; do not edit. -->
@@ -151,6 +157,7 @@ def _render_numerics() -> Iterator[str]:
 def _render_other() -> Iterator[str]:
     constants = {
         "coolant": COOLANT,
+        "coolant without cooling": HOT_COOLANT,
         "rise at design power": FULL_RISE,
         "time constant": TIME_CONSTANT,
         "throttles above": THROTTLE_ABOVE,
@@ -181,19 +188,20 @@ def _render_limits() -> Iterator[str]:
 
 def _describe_fit(profile: AcceleratorProfile, nominal: str) -> tuple[str, ...]:
     model = NOMINAL_MODELS[nominal]
-    for devices in _DEVICES:
-        plan = plan_memory(profile, model, devices)
-        if (fit := plan.count_sequences(_CONTEXT)) >= 1:
-            batch = min(_BATCH, fit)
-            work = StepWork(batch, batch * _CONTEXT)
-            seconds = time_work(profile, model, devices, work)
-            return (
-                str(devices),
-                f"{plan.tokens / 1e3:,.0f} k",
-                str(fit),
-                f"{seconds * 1e3:.1f} ms",
-                f"{step_energy(profile, model, devices, work) / batch:.2f}",
-                f"{batch / seconds:,.0f}",
-                f"{startup_time(profile, model):.0f} s",
-            )
-    return ("–",) * 7
+    devices = choose_devices(profile, model, _CONTEXT)
+    if devices is None:
+        return ("–",) * 7
+    plan = plan_memory(profile, model, devices)
+    fit = plan.count_sequences(_CONTEXT)
+    batch = min(_BATCH, fit)
+    work = StepWork(batch, batch * _CONTEXT)
+    seconds = time_work(profile, model, devices, work)
+    return (
+        str(devices),
+        f"{plan.tokens / 1e3:,.0f} k",
+        str(fit),
+        f"{seconds * 1e3:.1f} ms",
+        f"{step_energy(profile, model, devices, work) / batch:.2f}",
+        f"{batch / seconds:,.0f}",
+        f"{startup_time(profile, model):.0f} s",
+    )

@@ -134,8 +134,8 @@ def read_config(path: Path) -> ModelConfig:
     if raw.get("head_dim") is None:
         width, heads = (_read_number(raw, n, path) for n in ("hidden_size", "num_attention_heads"))
         raw["head_dim"] = int(width // heads)
-    names = [name for name in ModelConfig.__annotations__ if name != "tied"]
-    numbers: dict[str, Any] = {name: _read_number(raw, name, path) for name in names}
+    fields = [name for name in ModelConfig.__annotations__ if name != "tied"]
+    numbers: dict[str, Any] = {name: _read_number(raw, name, path) for name in fields}
     config = ModelConfig(tied=bool(raw.get("tie_word_embeddings", False)), **numbers)
     _check_shape(config, path)
     return config
