@@ -67,8 +67,18 @@ bound ran into 1.0, which no device reaches.
 16 sequences, 2 ms a step, 70 % of the bandwidth below 16 sequences); `maia-200-neutral` is without
 them. On the bare model Maia 200 is faster than an H100 at batch 1, too.
 
-A worker counts the energy of its steps (`sluice_worker_device_energy_joules_total`), and varies
-their times if told to (`--emulate-jitter`); it refuses more sequences than the memory holds.
+A worker's KV cache holds as many tokens as the weights of the nominal model leave room for
+(`--token-scale` nominal ones each), and no more run at once; it refuses to start where not even one
+whole context fits. Its start takes as long as loading the weights would (`--startup-seconds` says
+otherwise, `--time-compression` divides it, and the log says so; steps are never compressed). It
+counts the energy of its steps (`sluice_worker_device_energy_joules_total`) and those that were
+computed too late (`sluice_worker_steps_overrun_total`), and varies their times if told to
+(`--jitter`, `--seed`).
+
+What a worker does with its devices (share of time in kernels, memory) it tells the node, which
+makes of it what telemetry would show: power, temperature, use and memory, in the names of NVIDIA's
+dcgm-exporter for every kind of device. Maia's names are not public: that they are these is assumed.
+A device that is too hot throttles by itself, which with its cooling whole it never is.
 
 Left out: on-chip memory, networks between nodes, prefix caches, speculative decoding, pipeline
 parallelism, and kernels that get better or worse with shape. Vendors' GB are taken as 10^9 bytes.
