@@ -40,7 +40,8 @@ _OPTIONS = (
         "--nominal",
         "--emulate-model",
         type=click.Choice(sorted(NOMINAL_MODELS)),
-        help="Model whose steps, memory and weights the device is emulated with.",
+        help="Model whose steps, memory and weights the device is emulated with; of no effect"
+        " without one.",
     ),
     click.option(
         "--devices",
@@ -70,10 +71,8 @@ _OPTIONS = (
     click.option(
         "--seed",
         "--emulate-seed",
-        default=0,
-        show_default=True,
-        type=int,
-        help="Of the jitter.",
+        type=click.IntRange(min=0),
+        help="Of the jitter.  [default: 0]",
     ),
     click.option(
         "--startup-seconds",
@@ -126,25 +125,24 @@ def choose_emulation(
     devices: int,
     token_scale: int,
     jitter: float,
-    seed: int,
+    seed: int | None,
     startup_seconds: float | None,
     time_compression: float,
 ) -> Emulation:
     """Return what the options of `emulation_options` ask for.
 
     Raises:
-        click.UsageError: a profile without a nominal model, or the other way round.
+        click.UsageError: a profile without a nominal model.
     """
     device = None
-    if (profile == NONE) != (nominal is None):
-        raise click.UsageError(
-            f"--profile {profile} and --nominal {nominal or 'left out'}: a device and the model"
-            " that it is emulated with go together"
-        )
-    if nominal is not None:
-        device = EmulatedDevice(
-            PROFILES[profile], NOMINAL_MODELS[nominal], devices, token_scale, jitter, seed
-        )
+    if profile != NONE:
+        if nominal is None:
+            raise click.UsageError(
+                f"--profile {profile} needs --nominal: whose steps it takes the time of, one of"
+                f" {', '.join(sorted(NOMINAL_MODELS))}"
+            )
+        model = NOMINAL_MODELS[nominal]
+        device = EmulatedDevice(PROFILES[profile], model, devices, token_scale, jitter, seed or 0)
     loading = startup_seconds
     if loading is None:
         loading = device.startup if device is not None else 0.0

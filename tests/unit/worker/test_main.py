@@ -1,6 +1,7 @@
 """Options out of their range end the worker with a sentence, before it loads anything."""
 
 import pytest
+from click import UsageError
 from click.testing import CliRunner
 
 from sluice_accel.nominal import NOMINAL_MODELS
@@ -32,8 +33,7 @@ from .checkpoints import write_checkpoint
         "--time-compression=0",
         "--time-compression=nan",
         "--profile=abacus",
-        "--profile=h100",
-        "--nominal=llama-3.3-70b",
+        "--nominal=abacus",
     ],
 )
 def test_an_option_that_cannot_be_is_named(tmp_path, option):
@@ -90,7 +90,7 @@ def choose(**over):
         "devices": 1,
         "token_scale": 1,
         "jitter": 0.0,
-        "seed": 0,
+        "seed": None,
         "startup_seconds": None,
         "time_compression": 1.0,
     }
@@ -107,6 +107,12 @@ def test_a_start_takes_what_loading_the_nominal_model_takes():
     assert choose(startup_seconds=60.0).startup == 60
     given = choose(profile="h100", nominal="llama-3.1-8b", startup_seconds=9.0)
     assert (given.startup, given.loading) == (9, 9)
+
+
+def test_a_device_is_emulated_with_a_model_and_none_needs_nothing():
+    assert choose(nominal="llama-3.1-8b", devices=2).device is None
+    with pytest.raises(UsageError, match=r"--profile h100 needs --nominal: .* llama-3\.1-8b"):
+        choose(profile="h100")
 
 
 def test_compression_shortens_the_start_and_no_step_and_is_told():
