@@ -184,6 +184,23 @@ PROFILES: Final[Mapping[str, AcceleratorProfile]] = MappingProxyType(
     {profile.name: profile for profile in _PROFILES}
 )
 
+
+def serve_in(name: str, numerics: str) -> AcceleratorProfile:
+    """Return a profile whose device serves in this number format instead of its own.
+
+    Raises:
+        NumericsError: the device has no such products.
+    """
+    made = make_profile(name.removesuffix("-neutral"), numerics)
+    return replace(
+        PROFILES[name],
+        peak_compute=made.peak_compute,
+        attention_compute=made.attention_compute,
+        weight_bytes=made.weight_bytes,
+        cache_bytes=made.cache_bytes,
+    )
+
+
 EXACT: Final = frozenset(
     {
         "name",

@@ -1,19 +1,32 @@
 """The command's options that say which device a worker emulates, and what follows from them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import click
 
 from sluice_accel.jitter import MOST_JITTER, USUAL_JITTER
 from sluice_accel.nominal import NOMINAL_MODELS
-from sluice_accel.profiles import PROFILES
+from sluice_accel.profiles import PROFILES, AcceleratorProfile, NumericsError, serve_in
 from sluice_worker.pacing import EmulatedDevice
 
 NONE: Final = "none"
 """Profile of a worker that is as fast as it can be."""
+FORMATS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "bfloat16": "bf16",
+        "fp8-row": "fp8",
+        "fp8-block": "fp8",
+        "fp4": "fp4",
+        "mx9": "mx9",
+        "mx6": "mx6",
+    }
+)
+"""By the worker's numerics, the number format whose time and memory its device takes. The reference
+numerics are nobody's: with them a device takes those of its own format."""
 MOST_STARTUP: Final = 86400
 MOST_COMPRESSION: Final = 1000
 
@@ -120,6 +133,7 @@ class Emulation:
 
 def choose_emulation(
     *,
+    numerics: str,
     profile: str,
     nominal: str | None,
     devices: int,
@@ -129,10 +143,10 @@ def choose_emulation(
     startup_seconds: float | None,
     time_compression: float,
 ) -> Emulation:
-    """Return what the options of `emulation_options` ask for.
+    """Return what the options of `emulation_options` ask for, of a worker in some numerics.
 
     Raises:
-        click.UsageError: a profile without a nominal model.
+        click.UsageError: a profile without a nominal model, or whose device has no such numerics.
     """
     device = None
     if profile != NONE:
@@ -142,11 +156,21 @@ def choose_emulation(
                 f" {', '.join(sorted(NOMINAL_MODELS))}"
             )
         model = NOMINAL_MODELS[nominal]
-        device = EmulatedDevice(PROFILES[profile], model, devices, token_scale, jitter, seed or 0)
+        chosen = _choose_profile(profile, numerics)
+        device = EmulatedDevice(chosen, model, devices, token_scale, jitter, seed or 0)
     loading = startup_seconds
     if loading is None:
         loading = device.startup if device is not None else 0.0
     return Emulation(device, loading, time_compression)
+
+
+def _choose_profile(name: str, numerics: str) -> AcceleratorProfile:
+    if numerics not in FORMATS:
+        return PROFILES[name]
+    try:
+        return serve_in(name, FORMATS[numerics])
+    except NumericsError as error:
+        raise click.UsageError(f"--profile {name} with --numerics {numerics}: {error}") from error
 
 
 def describe(emulation: Emulation) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def main(
     **emulated: Any,
 ) -> None:
     """Serve one model, at the pace of an emulated device if one is named."""
-    emulation = choose_emulation(**emulated)
+    emulation = choose_emulation(numerics=numerics, **emulated)
     device, bounds = emulation.device, None
     try:
         checkpoint, vocabulary = load_model(model_path)

@@ -6,9 +6,10 @@ from click.testing import CliRunner
 
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
-from sluice_worker.emulation import choose_emulation, describe
+from sluice_worker.emulation import FORMATS, choose_emulation, describe
 from sluice_worker.errors import EmulationError
 from sluice_worker.main import main
+from sluice_worker.numerics import NUMERICS
 from sluice_worker.pacing import EmulatedDevice
 
 from .checkpoints import write_checkpoint
@@ -85,6 +86,7 @@ def test_a_context_fits_exactly_or_not_at_all():
 
 def choose(**over):
     left_out = {
+        "numerics": "float32",
         "profile": "none",
         "nominal": None,
         "devices": 1,
@@ -113,6 +115,24 @@ def test_a_device_is_emulated_with_a_model_and_none_needs_nothing():
     assert choose(nominal="llama-3.1-8b", devices=2).device is None
     with pytest.raises(UsageError, match=r"--profile h100 needs --nominal: .* llama-3\.1-8b"):
         choose(profile="h100")
+
+
+def test_numerics_have_a_device_s_time_and_memory_or_are_refused():
+    def context(profile, numerics):
+        device = choose(profile=profile, nominal="llama-3.3-70b", numerics=numerics).device
+        return device.bound_cache(context=1, spare=0).tokens, device.run_step([(1, 99, False)])
+
+    assert set(FORMATS) == set(NUMERICS) - {"float32"}
+    # A device's own format is what it takes with the reference numerics.
+    assert context("b200", "fp8-row") == context("b200", "float32")
+    assert context("maia-200", "fp8-block") == context("maia-200", "float32")
+    wide, narrow = context("b200", "fp8-row"), context("b200", "fp4")
+    assert narrow[0] > wide[0]
+    assert narrow[1].seconds < wide[1].seconds
+    with pytest.raises(UsageError, match="h100 with --numerics mx9: h100 cannot serve mx9"):
+        choose(profile="h100", nominal="llama-3.3-70b", numerics="mx9")
+    with pytest.raises(UsageError, match="maia-200-neutral with --numerics mx9"):
+        choose(profile="maia-200-neutral", nominal="llama-3.3-70b", numerics="mx9")
 
 
 def test_compression_shortens_the_start_and_no_step_and_is_told():
