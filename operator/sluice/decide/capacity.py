@@ -110,10 +110,13 @@ def _count_at_once(
 ) -> int:
     """Return how many sequences of so many nominal tokens a worker runs at once, at least 1.
 
-    A worker whose devices hold not even one does not start, and says so.
+    A worker whose devices do not hold the weights never starts, and says why: there is no number
+    for what it carries.
     """
-    fit = plan_memory(profile, model, devices).count_sequences(math.ceil(length))
-    return max(1, min(MAX_NUM_SEQS, fit))
+    plan = plan_memory(profile, model, devices)
+    if plan.cache <= 0:
+        return MAX_NUM_SEQS
+    return max(1, min(MAX_NUM_SEQS, plan.count_sequences(math.ceil(length))))
 
 
 def correct_capacity(
