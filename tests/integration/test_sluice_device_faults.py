@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .story import Load, ask, make_pool, wait_until
+from .story import Load, ask, serve_on_both_maia, wait_until
 
 MAIA = ("maia-0", "maia-1")
 NODES = (*MAIA, "gpu-0", "gpu-1")
@@ -19,22 +19,13 @@ full = pytest.mark.full
 
 @pytest.fixture
 def chat(sluice):
-    """A pool whose Maia workers stand on both nodes; every node is well again after the test."""
-    pool = make_pool("chat")
-    pool["spec"]["variants"] = [
-        {"acceleratorClass": "maia-200", "min": 3, "max": 4},
-        {"acceleratorClass": "h100", "min": 1, "max": 2},
-    ]
-    sluice.create(pool)
-    wait_until(lambda: sluice.serving("chat", "maia-200") >= 3, "its workers serve")
-    wait_until(lambda: sluice.serving("chat", "h100") >= 1, "its GPU worker serves")
-    wait_until(lambda: ask(sluice.gateway(), "chat")[0] == 200, "the gateway serves it")
-    yield sluice
-    for node in NODES:
-        sluice.cluster.act_on_node(node, "heal")
-        sluice.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
-    wait_until(lambda: not sluice.tainted(), "no node is out", 240)
-    sluice.delete_pool("chat")
+    """A pool on both Maia nodes and a GPU node; every node is well again after the test."""
+    with serve_on_both_maia(sluice, gpu=1):
+        yield sluice
+        for node in NODES:
+            sluice.cluster.act_on_node(node, "heal")
+            sluice.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
+        wait_until(lambda: not sluice.tainted(), "no node is out", 240)
 
 
 def read_condition(sluice, node):

@@ -1,4 +1,4 @@
-"""`python -m sluice_worker`: the same as `sluice-worker`."""
+"""`python -m sluice_worker`: the worker, outside of any cluster, too."""
 
 from sluice_worker.main import main
 

@@ -69,13 +69,14 @@ class Limits:
     One sequence more, of at most `knownanswers.POSITIONS` tokens, can always run: a known answer.
 
     Attributes:
-        tokens: that the caches of all sequences may hold together; None for as many as they can.
+        cache_tokens: that the caches of all sequences may hold together; None for as many as they
+            can.
     """
 
     sequences: int
     batched_tokens: int
     waiting: int
-    tokens: int | None = None
+    cache_tokens: int | None = None
 
 
 class Engine:
@@ -116,8 +117,8 @@ class Engine:
         # Made now: for want of memory, a busy worker would otherwise fail what nobody asked for.
         self._probe_cache = KeyValueCache(decoder.config, min(self.context, POSITIONS))
         self._positions = self.context * limits.sequences
-        if limits.tokens is not None:
-            self._positions = min(self._positions, limits.tokens)
+        if limits.cache_tokens is not None:
+            self._positions = min(self._positions, limits.cache_tokens)
         metrics.tell_cache_size(self.context, limits.sequences)
         self.beat = time.monotonic()
         self.device_error = ""
@@ -320,10 +321,10 @@ class Engine:
         """Tell whether a sequence may run beside those that run, up to its last token."""
         if len(self._running) >= self._limits.sequences:
             return False
-        if self._limits.tokens is None:
+        if self._limits.cache_tokens is None:
             return True
         reserved = (len(one.prompt) + one.params.max_tokens for one in [*self._running, sequence])
-        return sum(reserved) <= self._limits.tokens
+        return sum(reserved) <= self._limits.cache_tokens
 
     def _accept(self, sequence: GenerationRequest, token: int) -> Emission:
         """Take a sampled token; the end token ends the output and is not part of it."""

@@ -224,11 +224,11 @@ def main(
     configure_logging()
     metrics = Metrics(served_model_name)
     server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics, known)
+    cache_tokens = max_num_seqs * checkpoint.config.max_position_embeddings
     if bounds is not None:
         log.info("emulated memory", cache_tokens=bounds.tokens, whole_contexts=bounds.sequences)
-    limits = Limits(
-        max_num_seqs, max_num_batched_tokens, max_waiting, bounds.tokens if bounds else None
-    )
+        cache_tokens = min(cache_tokens, bounds.tokens)
+    limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting, cache_tokens)
     devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
     pacer = Pacer(device, devices=devices)
     decoder = Decoder(checkpoint, NUMERICS[numerics])

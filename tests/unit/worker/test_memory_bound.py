@@ -15,7 +15,7 @@ from sluice_worker.sampling import SamplingParams
 
 from .checkpoints import write_checkpoint
 
-PROMPT, OUTPUT = 40, 10
+PROMPT, OUTPUT = 32, 16
 SCALE = 2048
 PARAMS = SamplingParams(temperature=0, top_p=1, seed=1, max_tokens=OUTPUT, ignore_eos=True)
 
@@ -25,6 +25,10 @@ def checkpoint(tmp_path_factory):
     return load_checkpoint(write_checkpoint(tmp_path_factory.mktemp("model") / "tiny"))
 
 
+def make_prompt(number):
+    return [5 + number % 90, 5 + number // 90] * (PROMPT // 2)
+
+
 def read(metrics, name):
     return metrics.registry.get_sample_value(name, {"model_name": "m"})
 
@@ -32,9 +36,9 @@ def read(metrics, name):
 def test_sequences_wait_until_the_cache_has_room_and_get_their_own_answers(checkpoint):
     def serve(tokens):
         metrics = Metrics("m")
-        limits = Limits(sequences=8, batched_tokens=64, waiting=16, tokens=tokens)
+        limits = Limits(sequences=8, batched_tokens=64, waiting=16, cache_tokens=tokens)
         engine = Engine(Decoder(checkpoint), limits, Pacer(None), metrics, lambda _: None)
-        asked = [engine.submit([5 + number] * PROMPT, PARAMS) for number in range(8)]
+        asked = [engine.submit(make_prompt(number), PARAMS) for number in range(8)]
         running, used = [], []
         while engine.step():
             running.append(read(metrics, "vllm:num_requests_running"))
@@ -54,8 +58,9 @@ class Clients:
     def __init__(self, checkpoint, count):
         device = EmulatedDevice(PROFILES["h100"], NOMINAL_MODELS["llama-3.3-70b"], 2, SCALE)
         tokens = device.bound_cache(PROMPT + OUTPUT, 0).tokens
-        limits = Limits(sequences=64, batched_tokens=2 * PROMPT, waiting=64, tokens=tokens)
-        self.now, self.first, self.between, self.sent = 0.0, [], [], {}
+        limits = Limits(sequences=64, batched_tokens=2 * PROMPT, waiting=64, cache_tokens=tokens)
+        self.now, self.requests = 0.0, 0
+        self.first, self.between, self.sent = [], [], {}
         self.at_once = tokens // (PROMPT + OUTPUT)
         pacer = Pacer(device, lambda: self.now, self.sleep)
         self.engine = Engine(Decoder(checkpoint), limits, pacer, Metrics("m"), self.take)
@@ -66,7 +71,8 @@ class Clients:
         self.now += seconds
 
     def send(self):
-        self.sent[self.engine.submit([7] * PROMPT, PARAMS)] = [self.now]
+        self.requests += 1  # no two alike: what they share might not be computed twice
+        self.sent[self.engine.submit(make_prompt(self.requests), PARAMS)] = [self.now]
 
     def take(self, emissions):
         for one in emissions:
