@@ -129,7 +129,7 @@ def start(tmp_path, node):
 
 @pytest.fixture
 def busy():
-    """Keep workers busy with long answers, one after the other."""
+    """Keep a worker busy with long answers, one after the other; goes on once the first is made."""
     over = threading.Event()
 
     def ask(worker):
@@ -141,8 +141,12 @@ def busy():
                 except openai.APIError:
                     return
 
-    with ThreadPoolExecutor(4) as pool:
-        yield lambda worker: pool.submit(ask, worker)
+    def begin(worker):
+        pool.submit(ask, worker)
+        wait_until(lambda: count_tokens(worker) > 3)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield begin
         over.set()
 
 
@@ -151,9 +155,9 @@ def count_tokens(worker):
 
 
 def measure_rate(worker):
-    """Return tokens/s over a second or two."""
+    """Return tokens/s, over a few tokens."""
     begun, made = time.monotonic(), count_tokens(worker)
-    wait_until(lambda: count_tokens(worker) > made + 20)
+    wait_until(lambda: count_tokens(worker) > made + 3)
     return (count_tokens(worker) - made) / (time.monotonic() - begun)
 
 
@@ -204,11 +208,12 @@ def test_one_throttled_device_of_two_shows_in_its_clocks_and_in_everybody_s_late
 ):
     worker = start()
     busy(worker)
-    usual = measure_rate(worker)
-    node.do_break("throttle", device=1, slowdown=6)
+    usual = max(measure_rate(worker) for _ in range(3))
+    # By so much that it shows on a busy machine, too, whose own steps take too long.
+    node.do_break("throttle", device=1, slowdown=20)
     wait_until(lambda: measure_rate(worker) < usual / 3)
     clocks, temperatures = node.read("SM_CLOCK"), node.read("GPU_TEMP")
-    assert clocks[1] == pytest.approx(clocks[0] / 6, abs=1)
+    assert clocks[1] == pytest.approx(clocks[0] / 20, abs=1)
     assert temperatures[0] < 87 < temperatures[1]
     # The other one waits for it, and has less to do.
     wait_until(lambda: node.read("GPU_UTIL")[0] < node.read("GPU_UTIL")[1] / 2)
@@ -223,15 +228,16 @@ def test_without_cooling_a_busy_device_heats_up_and_throttles_by_itself(
     monkeypatch.setattr(thermal, "TIME_CONSTANT", assumed(0.5, "s", "so that nobody has to wait"))
     monkeypatch.setattr(thermal, "THROTTLE_ABOVE", assumed(75, "°C", "under any load"))
     monkeypatch.setattr(thermal, "THROTTLE_UNTIL", assumed(66, "°C", "not before it is repaired"))
+    monkeypatch.setattr(thermal, "THROTTLED_SLOWDOWN", assumed(20, "", "to show when busy, too"))
     worker = start()
     busy(worker)
-    usual = measure_rate(worker)
+    usual = max(measure_rate(worker) for _ in range(3))
     node.do_break("cooling", device=0)
     wait_until(lambda: node.read("SM_CLOCK")[0] < node.read("SM_CLOCK")[1])
-    wait_until(lambda: measure_rate(worker) < 0.7 * usual)
+    wait_until(lambda: measure_rate(worker) < usual / 3)
     assert node.read("GPU_TEMP")[0] > node.read("GPU_TEMP")[1] + 10
     node.heal()
-    wait_until(lambda: measure_rate(worker) > 0.8 * usual)
+    wait_until(lambda: measure_rate(worker) > usual / 2)
     assert node.read("SM_CLOCK")[0] == node.read("SM_CLOCK")[1]
 
 
