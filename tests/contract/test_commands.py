@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tests.unit.decide.world import World
 from sluice.cli.errors import ExitCode, run_command
 from sluice.cli.main import sluice
 from sluice.control.recording import Recorder
+from sluice.devcluster.shape import ClusterShape
+from sluice.devcluster.speed import SpeedProbe, find_emulation
 
 
 def test_passes_are_replayed_bit_for_bit_in_a_fresh_process(tmp_path: Path) -> None:
@@ -44,6 +47,23 @@ def test_a_model_is_recorded_by_the_engine_itself(
     told = json.loads(capfd.readouterr().out)
     assert told == json.loads((tmp_path / "probes.json").read_text())
     assert len(told["answers"]) == 1
+
+
+def test_a_machine_s_speed_is_measured_by_the_engine_itself() -> None:
+    models = Path(__file__).parents[2] / "workers/models"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        # As beside a cluster that starts: what is not ready in time is given up.
+        with SpeedProbe(models) as probe:
+            time.sleep(2)
+            measured = probe.finish()
+        if measured is not None:
+            break
+    assert measured is not None
+    found = find_emulation(measured, ClusterShape())
+    assert found is not None
+    assert found.rate > 0
+    assert "This machine can emulate" in found.describe()
 
 
 def test_a_directory_without_a_model_is_not_recorded(

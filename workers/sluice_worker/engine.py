@@ -67,11 +67,16 @@ class Limits:
     """Sequences at once, prompt tokens a step, and requests that may wait.
 
     One sequence more, of at most `knownanswers.POSITIONS` tokens, can always run: a known answer.
+
+    Attributes:
+        cache_tokens: that the caches of all sequences may hold together; None for as many as they
+            can.
     """
 
     sequences: int
     batched_tokens: int
     waiting: int
+    cache_tokens: int | None = None
 
 
 class Engine:
@@ -112,6 +117,8 @@ class Engine:
         # Made now: for want of memory, a busy worker would otherwise fail what nobody asked for.
         self._probe_cache = KeyValueCache(decoder.config, min(self.context, POSITIONS))
         self._positions = self.context * limits.sequences
+        if limits.cache_tokens is not None:
+            self._positions = min(self._positions, limits.cache_tokens)
         metrics.tell_cache_size(self.context, limits.sequences)
         self.beat = time.monotonic()
         self.device_error = ""
@@ -295,7 +302,7 @@ class Engine:
                 self._leave(sequence)
             if self._probe is not None and self._probe.cancelled:
                 self._leave(self._probe)
-            while self._waiting and len(self._running) < self._limits.sequences:
+            while self._waiting and self._has_room(self._waiting[0]):
                 # The cache first: without memory for it, the sequence is still among the waiting.
                 cache = (
                     self._free.pop()
@@ -309,6 +316,15 @@ class Engine:
             self._metrics.waiting.set(len(self._waiting))
             used = sum(sequence.done for sequence in self._running)
             self._metrics.cache.set(used / self._positions)
+
+    def _has_room(self, sequence: GenerationRequest) -> bool:
+        """Tell whether a sequence may run beside those that run, up to its last token."""
+        if len(self._running) >= self._limits.sequences:
+            return False
+        if self._limits.cache_tokens is None:
+            return True
+        reserved = (len(one.prompt) + one.params.max_tokens for one in [*self._running, sequence])
+        return sum(reserved) <= self._limits.cache_tokens
 
     def _accept(self, sequence: GenerationRequest, token: int) -> Emission:
         """Take a sampled token; the end token ends the output and is not part of it."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # One BLAS thread a worker: set before NumPy loads its library. More would fight over the cores and
 # change the order of sums.
@@ -18,18 +19,16 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from sluice_accel.jitter import MOST_JITTER, USUAL_JITTER
-from sluice_accel.nominal import NOMINAL_MODELS
-from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.device import SOCKETS, Devices
+from sluice_worker.emulation import Emulation, choose_emulation, describe, emulation_options
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
 from sluice_worker.knownanswers import POSITIONS, load_known_answers
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS
-from sluice_worker.pacing import EmulatedDevice, Pacer
+from sluice_worker.pacing import Pacer
 from sluice_worker.server import Server
 from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import LOOK_EVERY
@@ -76,7 +75,7 @@ def load_model(path: Path) -> tuple[Checkpoint, Vocabulary]:
 
 
 async def serve(
-    server: Server, engine: Engine, devices: Devices, host: str, port: int, startup_seconds: float
+    server: Server, engine: Engine, devices: Devices, host: str, port: int, emulation: Emulation
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs; a second signal ends that, too.
 
@@ -99,7 +98,7 @@ async def serve(
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=256).start()
     try:
-        await _start_up(server, devices, stop, startup_seconds)
+        await _start_up(server, devices, stop, emulation)
         if not stop.is_set():
             server.attach(engine)
             engine.start()
@@ -120,22 +119,27 @@ async def serve(
 
 
 async def _start_up(
-    server: Server, devices: Devices, stop: asyncio.Event, startup_seconds: float
+    server: Server, devices: Devices, stop: asyncio.Event, emulation: Emulation
 ) -> None:
     """Take the time that loading takes; like a real one, it ends with calls to the devices.
 
     Raises:
-        DeviceError: a device failed meanwhile.
+        DeviceError: a device failed meanwhile, or has too little memory left.
     """
-    if startup_seconds:
-        server.not_ready = f"loading, emulated as {startup_seconds:g} s"
-        log.info("emulated start-up", seconds=startup_seconds)
-        await _wait(stop, startup_seconds)
+    left = emulation.startup
+    if left:
+        server.not_ready = f"loading, emulated as {left:g} s"
+        log.info("emulated start-up", **describe(emulation))
+    while left > 0 and not stop.is_set():
+        begun, slowdown = time.monotonic(), devices.effects.starting
+        await _wait(stop, min(left * slowdown, LOOK_EVERY))
+        left -= (time.monotonic() - begun) / slowdown
     devices.check()
     while devices.effects.hung and not stop.is_set():
         server.not_ready = "loading: a device does not answer"
         await _wait(stop, LOOK_EVERY)
     devices.check()
+    devices.load()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -170,13 +174,6 @@ def _number(
     return click.option(name, default=default, show_default=True, type=bounds, help=about)
 
 
-def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """Return the option's value; a range lets pass what compares with nothing."""
-    if math.isnan(value):
-        raise click.BadParameter("it should be a number", context, parameter)
-    return value
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model-path", type=click.Path(path_type=Path), required=True, help="Checkpoint.")
 @click.option("--served-model-name", required=True, help="What requests say in `model`.")
@@ -192,26 +189,7 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     type=click.Choice(list(NUMERICS)),
     help="Formats of weights, activations, keys and values.",
 )
-@click.option("--emulate-profile", type=click.Choice(sorted(PROFILES)), help="Emulated device.")
-@click.option("--emulate-model", type=click.Choice(sorted(NOMINAL_MODELS)), help="Nominal model.")
-@_number("--emulate-devices", 1, "Devices working as one.")
-@_number("--token-scale", 1, "Nominal tokens that a real one stands for.")
-@click.option(
-    "--emulate-jitter",
-    default=0.0,
-    type=click.FloatRange(min=0, max=MOST_JITTER),
-    callback=_refuse_nan,
-    help="Standard deviation of a step's time, as a share; other emulators use"
-    f" {USUAL_JITTER[0]:g} to {USUAL_JITTER[1]:g}.",
-)
-@click.option("--emulate-seed", default=0, type=int, help="Seed of the jitter.")
-@click.option(
-    "--startup-seconds",
-    default=0.0,
-    type=click.FloatRange(min=0, max=86400),
-    callback=_refuse_nan,
-    help="Emulated time to load.",
-)
+@emulation_options
 def main(
     *,
     model_path: Path,
@@ -222,32 +200,16 @@ def main(
     max_num_batched_tokens: int,
     max_waiting: int,
     numerics: str,
-    emulate_profile: str | None,
-    emulate_model: str | None,
-    emulate_devices: int,
-    token_scale: int,
-    emulate_jitter: float,
-    emulate_seed: int,
-    startup_seconds: float,
+    **emulated: Any,
 ) -> None:
     """Serve one model, at the pace of an emulated device if one is named."""
-    if (emulate_profile is None) != (emulate_model is None):
-        raise click.UsageError("--emulate-profile and --emulate-model go together")
-    device = None
-    if emulate_profile is not None and emulate_model is not None:
-        device = EmulatedDevice(
-            PROFILES[emulate_profile],
-            NOMINAL_MODELS[emulate_model],
-            emulate_devices,
-            token_scale,
-            emulate_jitter,
-            emulate_seed,
-        )
+    emulation = choose_emulation(numerics=numerics, **emulated)
+    device, bounds = emulation.device, None
     try:
         checkpoint, vocabulary = load_model(model_path)
         if device is not None:
             context = checkpoint.config.max_position_embeddings
-            device.check_memory(max_num_seqs, context, min(context, POSITIONS))
+            bounds = device.bound_cache(context, min(context, POSITIONS))
         known = load_known_answers(
             model_path,
             checkpoint.config.vocab_size,
@@ -262,7 +224,11 @@ def main(
     configure_logging()
     metrics = Metrics(served_model_name)
     server = Server(served_model_name, os.environ.get("POD_UID", ""), vocabulary, metrics, known)
-    limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting)
+    cache_tokens = max_num_seqs * checkpoint.config.max_position_embeddings
+    if bounds is not None:
+        log.info("emulated memory", cache_tokens=bounds.tokens, whole_contexts=bounds.sequences)
+        cache_tokens = min(cache_tokens, bounds.tokens)
+    limits = Limits(max_num_seqs, max_num_batched_tokens, max_waiting, cache_tokens)
     devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
     pacer = Pacer(device, devices=devices)
     decoder = Decoder(checkpoint, NUMERICS[numerics])
@@ -270,7 +236,7 @@ def main(
     try:
         devices.start()
         devices.check()
-        uvloop.run(serve(server, engine, devices, host, port, startup_seconds))
+        uvloop.run(serve(server, engine, devices, host, port, emulation))
     except DeviceError as error:
         sys.stderr.write(f"sluice-worker: {error}: nothing can run on it until it is repaired\n")
         sys.exit(1)
