@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -211,7 +211,7 @@ def judge_side(side: Side, reference: Logits, device: Logits, healthy: Logits) -
     # Of the same numerics twice, so that the reference is one of them; float32 makes the ratio.
     same = measure_parity(healthy.rows, device.rows)
     ratio = measure_parity(reference.rows, device.rows, healthy.rows).ratio
-    same = Parity(same.positions, same.agreement, same.divergence, same.entropy, ratio)
+    same = replace(same, ratio=ratio)
     told = _measure(reference, device, "everything")
     return [
         Row("cost", side.name, FLOAT32.name, "answers", cost, int(device.right.sum()), checks),
@@ -244,7 +244,7 @@ def _measure(reference: Logits, device: Logits, over: str) -> Parity:
 def _name(check: Check, row: Row) -> Check:
     """Return a check whose reason says what was compared."""
     told = f"{row.of} against {row.against}, {row.over}: {check.reason}" if check.reason else ""
-    return Check(check.measure, check.value, check.bound, check.outcome, told)
+    return replace(check, reason=told)
 
 
 def _describe(row: Row) -> dict[str, Any]:

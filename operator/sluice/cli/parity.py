@@ -110,10 +110,10 @@ def parity(
     if found["outcome"] == "blind":
         raise CommandError(f"The gate is blind: {found['reasons'][0]}.", ExitCode.NO_PARITY)
     if found["outcome"] == "fail":
+        checks = [check for one in found["comparisons"] for check in one["checks"]]
+        count = sum(check["outcome"] == "fail" for check in checks)
         raise CommandError(
-            f"{first} and {second} are no match, for {len(found['reasons'])} reasons that the"
-            " comparison gives.",
-            ExitCode.NO_PARITY,
+            f"{first} and {second} are no match; bounds broken: {count}.", ExitCode.NO_PARITY
         )
 
 
