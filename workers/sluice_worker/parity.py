@@ -4,10 +4,10 @@ Both sides read the same tokens and say what they expect after each (teacher for
 other choice does not change everything after it. What of that counts, and the bounds, are those of
 `LIMITS`; docs/numerics.md says what they can tell on the compact model, and what not.
 
-Two questions: what do numerics cost (reference: float32; bounds by numerics), and does a device
-compute as its numerics say (reference: the same numerics on a machine known to be good; bounds one
-class tighter, `SAME_LIMITS`)? Only the second one finds small faults of devices with narrow
-numerics, whose own rounding hides them from the first.
+Two questions: what do numerics cost (reference: float32; `LIMITS`), and does a device compute as
+its numerics say (reference: the same numerics on a machine known to be good; tighter bounds,
+`SAME_LIMITS`)? Only the second one finds small faults of devices with narrow numerics, whose own
+rounding hides them from the first.
 """
 
 import math

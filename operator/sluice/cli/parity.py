@@ -206,9 +206,10 @@ def format_parity(found: dict[str, Any]) -> str:
     lines += [
         f"classes: {found['classesFrom']}; model: {found['model']['path']}; {found['about']}",
         (
-            f"{prompts['questions']} questions ({', '.join(prompts['tasks'])}) and"
-            f" {prompts['texts']} texts; mean entropy {prompts['entropy']:.2f} nat, at least"
-            f" {prompts['leastEntropy']:g} or the gate is blind"
+            f"{prompts['questions']} questions ({', '.join(prompts['tasks'])}; float32 answers"
+            f" {prompts['right']} rightly) and {prompts['texts']} texts; mean entropy"
+            f" {prompts['entropy']:.2f} nat, at least {prompts['leastEntropy']:g} or the gate is"
+            " blind"
         ),
         "",
     ]

@@ -237,6 +237,7 @@ def test_each_number_stands_beside_its_bound_with_the_sign_that_is_true(asked: l
     assert "maia-200 in fp8-block (of profile maia-200)" in lines
     assert "h100 in fp8-row (of profile h100), 0.001 of its values made wrong" in lines
     assert "on 1,285 tokens of right answers" in lines
+    assert any("84 questions (add, sort; float32 answers 68 rightly) and 12" in x for x in lines)
     cost = "maia-200 against float32 96.96% < 97% FAIL 0.0053 ≤ 0.01 66 of 84 ≥ 65 fail"
     same = "maia-200 against healthy fp8-block 100.00% ≥ 98% 2e-07 1.30 ≥ 1.2 SUSPECT suspect"
     assert cost in lines
