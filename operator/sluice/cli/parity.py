@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,33 +163,41 @@ def _compare(model: Path, sides: list[_Side]) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", "sluice_worker.comparison", f"--model={model}"]
     command += [f"--side={one.name}={one.numerics}:{one.corruption}" for one in sides]
-    found: dict[str, Any] | None = None
     with (
         tempfile.TemporaryFile("w+") as said,
         StepDisplay() as display,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as engine,
     ):
-        step = ""
-        for line in engine.stdout or ():
-            told = json.loads(line)
-            found = told.get("result")
-            if found is not None:
-                break
-            if told["step"] != step:
-                step = told["step"]
-                display.begin(step)
-            display.advance(told["done"], told["total"])
-        code = engine.wait()
+        try:
+            found = _follow(engine.stdout or (), display)
+            code = engine.wait()
+        except BaseException:
+            engine.kill()
+            raise
         said.seek(0)
         lines = said.read().strip().splitlines()
     if found is None:
         why = lines[-1] if lines else f"the engine ended with {code}"
         why = why.removeprefix("Error: ").removeprefix("Invalid value for '--side': ")
-        usage = code == ExitCode.USAGE
         raise CommandError(
             f"Nothing was compared: {why.removesuffix('.')}.",
-            ExitCode.USAGE if usage else ExitCode.FAILED,
+            ExitCode.USAGE if code == ExitCode.USAGE else ExitCode.FAILED,
         )
+    return found
+
+
+def _follow(lines: Iterable[str], display: StepDisplay) -> dict[str, Any] | None:
+    """Show the engine's progress; return its result, None if it ended without one."""
+    step, found = "", None
+    for line in lines:
+        told = json.loads(line)
+        if "result" in told:
+            found = told["result"]
+            continue
+        if told["step"] != step:
+            step = told["step"]
+            display.begin(step)
+        display.advance(told["done"], told["total"])
     return found
 
 
