@@ -5,18 +5,18 @@
     python benchmarks/worker/numerics.py orders
 
 `speed` times steps of the worker's decoder; rounding in NumPy is emulation, so a device that
-computes in these formats gets faster where this gets slower. `parity` compares the logits of the
-compact model's held-out questions and answers with float32, with the same numerics summed in other
-orders, and with a device that makes a share of its values wrong. `orders` tells how far other
-orders of summation move the lead of the likeliest token on the prompts that known answers are
-chosen from: the margins of `sluice_worker.record` stand on that.
+computes in these formats gets faster where this gets slower. `parity` compares logits on the
+passages of `sluice parity` with float32, with the same numerics summed in other orders, and with a
+device that makes a share of its values wrong. `orders` tells how far other orders of summation move
+the lead of the likeliest token on the prompts that known answers are chosen from: the margins of
+`sluice_worker.record` stand on that.
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +27,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from sluice_worker.arithmetic import ORDERS
-from sluice_worker.checkpoint import Array, Checkpoint
+from sluice_worker.checkpoint import Checkpoint
+from sluice_worker.comparison import Logits, compute_logits
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.main import choose_kernels, load_model
@@ -37,9 +38,11 @@ from sluice_worker.parity import (
     SAME_LIMITS,
     Limits,
     Parity,
-    judge_parity,
+    check_distance,
+    judge_checks,
     measure_parity,
 )
+from sluice_worker.promptset import Passage, read_passages
 from sluice_worker.record import (
     LONGEST_PROMPT,
     MARGINS,
@@ -78,58 +81,61 @@ def time_steps(decoders: dict[str, Decoder], repeats: int) -> Iterator[dict[str,
             yield {"step": label, "numerics": name, "ms": median(each), "of_first": ratio}
 
 
-def read_questions(vocabulary: Vocabulary, every: int) -> list[list[int]]:
-    """Return every so many held-out questions with their answers, as tokens."""
-    lines = (MODEL / "heldout.jsonl").read_text().splitlines()[::every]
-    return [
-        vocabulary.encode_chat([{"role": "user", "content": one["prompt"]}])
-        + vocabulary.encode_text(one["answer"])[1:]
-        for one in map(json.loads, lines)
-    ]
-
-
-def compute_logits(decoder: Decoder, sequences: Sequence[list[int]]) -> Array:
-    """Return the logits (tokens of all sequences, vocabulary)."""
-    context = decoder.config.max_position_embeddings
-    cache = KeyValueCache(decoder.config, context)
-    return np.concatenate([decoder.run_all(Chunk(one, 0, cache)) for one in sequences])
+def read(decoder: Decoder, passages: Sequence[Passage]) -> Logits:
+    """Return what a decoder expects at every position."""
+    return compute_logits(decoder, passages, lambda *_: None, "this decoder")
 
 
 def compare_numerics(
-    checkpoint: Checkpoint, names: Sequence[str], sequences: Sequence[list[int]]
+    checkpoint: Checkpoint, names: Sequence[str], passages: Sequence[Passage]
 ) -> Iterator[dict[str, Any]]:
     """Yield how far numerics are from float32, and disturbed ones from themselves."""
-    reference = compute_logits(Decoder(checkpoint, kernels=choose_kernels()), sequences)
+    reference = read(Decoder(checkpoint, kernels=choose_kernels()), passages)
     for name in names:
         decoder = Decoder(checkpoint, NUMERICS[name], kernels=choose_kernels())
-        own = compute_logits(decoder, sequences)
-        healthy = None if name == "float32" else own  # the reference has no cost to compare with
-        cost = measure_parity(reference, own, healthy)
-        yield _describe(name, "float32", "nothing", cost, LIMITS[name])
+        own = read(decoder, passages)
+        yield from _describe_cost(name, "nothing", reference, own)
         for order, product in ORDERS.items():
-            found = compute_logits(Decoder(checkpoint, NUMERICS[name], product), sequences)
-            same = measure_parity(own, found)
-            yield _describe(name, "itself", f"order: {order}", same, SAME_LIMITS[name])
+            found = read(Decoder(checkpoint, NUMERICS[name], product), passages)
+            yield _describe_same(name, f"order: {order}", reference, own, found)
         for rate in RATES:
             decoder.disturb = Corruption(rate, 1)
-            found = compute_logits(decoder, sequences)
-            cost, same = measure_parity(reference, found, healthy), measure_parity(own, found)
-            yield _describe(name, "float32", f"wrong: {rate:g}", cost, LIMITS[name])
-            yield _describe(name, "itself", f"wrong: {rate:g}", same, SAME_LIMITS[name])
+            found = read(decoder, passages)
+            yield from _describe_cost(name, f"wrong: {rate:g}", reference, found)
+            yield _describe_same(name, f"wrong: {rate:g}", reference, own, found)
+
+
+def _describe_cost(
+    name: str, changed: str, reference: Logits, found: Logits
+) -> Iterator[dict[str, Any]]:
+    for over in ("answers", "everything"):
+        parity = measure_parity(reference.choose(over), found.choose(over))
+        yield _describe(name, "float32", over, changed, parity, LIMITS[name])
+
+
+def _describe_same(
+    name: str, changed: str, reference: Logits, own: Logits, found: Logits
+) -> dict[str, Any]:
+    parity = measure_parity(own.rows, found.rows)
+    if name != "float32":  # which is its own reference, so that there is nothing to divide by
+        ratio = measure_parity(reference.rows, found.rows, own.rows).ratio
+        parity = replace(parity, ratio=ratio)
+    return _describe(name, "itself", "everything", changed, parity, SAME_LIMITS[name])
 
 
 def _describe(
-    name: str, reference: str, changed: str, parity: Parity, limits: Limits
+    name: str, reference: str, over: str, changed: str, parity: Parity, limits: Limits
 ) -> dict[str, Any]:
     return {
         "numerics": name,
         "reference": reference,
+        "over": over,
         "changed": changed,
         "agreement": parity.agreement,
         "divergence": parity.divergence,
         "entropy": parity.entropy,
         "ratio": "" if parity.ratio is None else parity.ratio,
-        "verdict": judge_parity(parity, limits).outcome,
+        "verdict": judge_checks(check_distance(parity, limits)).outcome,
     }
 
 
@@ -147,9 +153,9 @@ def move_leads(
         others = [Decoder(checkpoint, NUMERICS[name], product) for product in ORDERS.values()]
         moved = []
         for one in answers:
-            tokens, count = [[*one.prompt, *one.output[:-1]]], len(one.output)
-            own = compute_logits(decoder, tokens)[-count:]
-            off = np.stack([compute_logits(each, tokens)[-count:] - own for each in others])
+            passage, count = Passage((*one.prompt, *one.output)), len(one.output)
+            own = read(decoder, [passage]).rows[-count:]
+            off = np.stack([read(each, [passage]).rows[-count:] - own for each in others])
             lead = np.take_along_axis(off, own.argmax(-1)[None, :, None], -1)
             moved.append(float(np.abs(off - lead).max()))
         yield {
@@ -175,7 +181,7 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "parity", "orders"))
     parser.add_argument("--numerics", nargs="+", choices=list(NUMERICS), default=list(NUMERICS))
     parser.add_argument("--repeats", type=int, default=200, help="of each step, for speed")
-    parser.add_argument("--every", type=int, default=12, help="so manieth question, for parity")
+    parser.add_argument("--every", type=int, default=1, help="so manieth passage, for parity")
     arguments = parser.parse_args()
     checkpoint, vocabulary = load_model(MODEL)
     print("compact model; narrow numerics are emulated by rounding in NumPy")
@@ -186,8 +192,11 @@ def main() -> None:
         }
         print_rows(time_steps(decoders, arguments.repeats))
     elif arguments.what == "parity":
-        questions = read_questions(vocabulary, arguments.every)
-        print_rows(compare_numerics(checkpoint, arguments.numerics, questions))
+        config = checkpoint.config
+        passages = read_passages(
+            MODEL, vocabulary, config.eos_token_id, config.max_position_embeddings
+        )
+        print_rows(compare_numerics(checkpoint, arguments.numerics, passages[:: arguments.every]))
     else:
         print_rows(move_leads(checkpoint, vocabulary, arguments.numerics))
 

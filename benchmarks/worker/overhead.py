@@ -44,7 +44,7 @@ from sluice_worker.engine import Emission, Engine, Limits
 from sluice_worker.knownanswers import KnownAnswers
 from sluice_worker.main import load_model
 from sluice_worker.metrics import Metrics
-from sluice_worker.pacing import EmulatedDevice, Pacer
+from sluice_worker.pacing import EmulatedDevice, Pacer, StepCost
 from sluice_worker.server import Identity, Server
 
 COMPACT = Path(__file__).parents[2] / "workers" / "models" / "compact"
@@ -73,9 +73,9 @@ class Instant:
 class Fixed:
     """A device whose steps all take the same time."""
 
-    def run_step(self, *_: Any) -> tuple[float, float]:
-        """Return the seconds and joules of a step."""
-        return STEP, 0.0
+    def run_step(self, *_: Any) -> StepCost:
+        """Return what a step takes."""
+        return StepCost(STEP)
 
 
 def serve(pipe: Connection, core: int | None) -> None:
@@ -191,7 +191,7 @@ def measure_pace(seconds: float, cores: list[int]) -> dict[str, float]:
     device = EmulatedDevice(PROFILES[PROFILE], NOMINAL_MODELS[NOMINAL], 1, SCALE)
     tokens = int(seconds / STEP)
     tokens = min(tokens, 480)
-    step = device.run_step([(1, tokens // 2, False)] * STREAMS)[0]
+    step = device.run_step([(1, tokens // 2, False)] * STREAMS).seconds
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -11,6 +11,7 @@ from sluice.api.pool import InferencePool
 from sluice.control.settings import load_settings
 from sluice.model.names import LABEL_NAME, PROBATION
 from sluice.render.probation import slot_port
+from sluice_accel.memory import choose_devices, startup_time
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
 from sluice_accel.timing import StepBatch, step_time
@@ -149,3 +150,16 @@ def test_the_assumed_price_of_maia_follows_from_its_rule():
     prices = {each.metadata.name: float(each.spec.price.on_demand) for each in classes}
     assert prices["maia-200"] == pytest.approx(H200_PRICE * faster / PUBLISHED_CLAIM, abs=0.01)
     assert prices["h100"] == pytest.approx(98.32 / 8)
+
+
+@pytest.mark.parametrize(
+    "manifest", read("samples", "classes.yaml"), ids=lambda manifest: manifest["metadata"]["name"]
+)
+def test_the_samples_emulate_what_the_profiles_say(manifest):
+    accelerator = AcceleratorClass.model_validate(manifest).spec
+    pool = InferencePool.model_validate(read("samples", "pool.yaml")[0]).spec
+    profile = PROFILES[accelerator.emulation.profile]
+    model = NOMINAL_MODELS[pool.model.emulation.nominal]
+    assert accelerator.devices_per_worker == choose_devices(profile, model, context=4096)
+    # Runtime and weights; rounded for whoever reads it.
+    assert accelerator.emulation.startup == pytest.approx(startup_time(profile, model), rel=0.1)

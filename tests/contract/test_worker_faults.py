@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import openai
@@ -19,7 +20,7 @@ from ..unit.worker.fakedevice import FakeDevice
 from ..unit.worker.workerprocess import DEADLINE, WorkerProcess
 
 COMPACT = Path(__file__).parents[2] / "workers" / "models" / "compact"
-EMULATED = ("--emulate-profile=maia-200", "--emulate-model=llama-3.3-70b", "--token-scale=96")
+EMULATED = ("--profile=maia-200", "--nominal=llama-3.3-70b", "--token-scale=96")
 ASKED = {"model": "compact", "prompt": "some text", "seed": 7, "extra_body": {"ignore_eos": True}}
 KNOWN = "/internal/known-answers"
 
@@ -201,6 +202,83 @@ def test_no_worker_starts_on_a_device_that_failed(start, devices, kind, said):
     assert worker.wait() == 1
     (line,) = worker.log.read_text().splitlines()
     assert line.startswith(f"sluice-worker: {said}: example.com/device 1")
+
+
+def test_a_worker_runs_out_of_memory_at_its_next_prompt_and_none_starts_until_it_is_freed(
+    start, devices
+):
+    worker = start(*EMULATED)
+    with connect(worker) as client:
+        stream = begin_stream(client, max_tokens=40)
+        devices[1].tell("out-of-memory", held=0.3)
+        made = count_tokens(worker)
+        wait_until(lambda: count_tokens(worker) > made + 2)  # decoding allocates nothing
+        with pytest.raises(openai.InternalServerError, match="the engine failed"):
+            client.completions.create(**ASKED, max_tokens=3)
+        with pytest.raises(openai.APIError, match="the engine failed"):
+            list(stream)
+    assert worker.wait() == 1
+    said = "out of memory: example.com/device 1: something else holds 30% of its memory"
+    assert worker.log.read_text().splitlines()[-1].startswith(f"sluice-worker: {said}")
+    late = start(*EMULATED, ready=False)
+    assert late.wait() == 1  # Kubernetes starts it again, and waits longer each time
+    assert said in late.log.read_text()
+    devices[1].tell()
+    assert are_right(start(*EMULATED)) == [True] * 4
+
+
+def read_log(worker, event):
+    """Return the one line of a worker's log that tells of an event."""
+    [found] = [
+        line
+        for line in map(json.loads, worker.log.read_text().splitlines())
+        if line["event"] == event
+    ]
+    return found
+
+
+def test_a_slow_start_takes_longer_and_nothing_else(start, devices):
+    def measure():
+        worker = start(*EMULATED, "--startup-seconds=30", "--time-compression=60")
+        begun, ended = (
+            datetime.fromisoformat(read_log(worker, event)["timestamp"])
+            for event in ("emulated start-up", "ready")
+        )
+        return ended - begun, worker
+
+    usual, worker = measure()
+    begun = read_log(worker, "emulated start-up")
+    assert (begun["seconds"], begun["uncompressed_seconds"]) == (0.5, 30)
+    assert begun["time_compression"] == 60
+    devices[0].tell("slow-start", slowdown=8)
+    assert are_right(worker) == [True] * 4  # what runs is as it was
+    slow, worker = measure()
+    assert slow > 3 * usual
+    assert are_right(worker) == [True] * 4
+
+
+def test_a_slow_start_that_is_healed_goes_on_as_usual(start, devices):
+    devices[0].tell("slow-start", slowdown=1e5)
+    worker = start(*EMULATED, "--startup-seconds=1", ready=False)
+    wait_until(lambda: worker.get("/readyz")[1] == "loading, emulated as 1 s")
+    devices[0].tell()
+    worker.until("/readyz", 200)
+
+
+def test_one_throttled_device_of_two_holds_the_worker_up_and_is_the_busier_one(start, devices):
+    worker = start(*EMULATED)
+    with connect(worker) as client:
+        stream = begin_stream(client, max_tokens=200)
+        wait_until(lambda: 0 < devices[0].hear().busy == devices[1].hear().busy)
+        devices[1].tell("throttle", slowdown=4)
+
+        def is_waiting():
+            waiting, throttled = (device.hear().busy for device in devices)
+            return 0 < waiting < throttled / 2
+
+        wait_until(is_waiting)
+        assert worker.get("/healthz") == (200, "ok")
+        stream.close()
 
 
 def test_a_crash_ends_the_worker_at_once_and_a_later_one_serves(start, devices):

@@ -14,8 +14,8 @@ from ..unit.worker.checkpoints import write_checkpoint
 from ..unit.worker.workerprocess import DEADLINE, WorkerProcess
 
 EMULATED = (
-    "--emulate-profile=maia-200",
-    "--emulate-model=llama-3.3-70b",
+    "--profile=maia-200",
+    "--nominal=llama-3.3-70b",
     "--token-scale=96",
 )
 ASKED = {"model": "compact", "prompt": "some text", "seed": 7, "extra_body": {"ignore_eos": True}}

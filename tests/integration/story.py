@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,22 @@ def make_pool(name, **over):
         "metadata": {"name": name, "namespace": "default"},
         "spec": spec,
     }
+
+
+@contextmanager
+def serve_on_both_maia(sluice, gpu=0):
+    """Serve the pool `chat` by three Maia workers, which stand on both nodes, and `gpu` others."""
+    pool = make_pool("chat")
+    pool["spec"]["variants"] = [
+        {"acceleratorClass": "maia-200", "min": 3, "max": 4},
+        {"acceleratorClass": "h100", "min": gpu, "max": 2},
+    ]
+    sluice.create(pool)
+    wait_until(lambda: sluice.serving("chat", "maia-200") >= 3, "its workers serve")
+    wait_until(lambda: sluice.serving("chat", "h100") >= gpu, "its GPU workers serve")
+    wait_until(lambda: ask(sluice.gateway(), "chat")[0] == 200, "the gateway serves it")
+    yield sluice
+    sluice.delete_pool("chat")
 
 
 class Sluice:

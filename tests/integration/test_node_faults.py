@@ -63,14 +63,19 @@ def is_whole(status: dict[str, Any]) -> bool:
 
 
 def read_xids(entry: dict[str, Any]) -> dict[str, float]:
-    """Return the last XID by device, from the metrics of a node's entry in the cluster's status."""
+    """Return the last XID by device."""
+    return read_field(entry, "XID_ERRORS")
+
+
+def read_field(entry: dict[str, Any], field: str) -> dict[str, float]:
+    """Return a metric by device, from where a node's entry in the cluster's status says."""
     with urllib.request.urlopen(entry["metrics"], timeout=10) as response:  # noqa: S310  # http
         text = response.read().decode()
     return {
         sample.labels["device"]: sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name == "DCGM_FI_DEV_XID_ERRORS"
+        if sample.name == f"DCGM_FI_DEV_{field}"
     }
 
 
@@ -84,6 +89,40 @@ def test_a_broken_device_shows_where_the_field_looks_and_heals(healed: Cluster, 
     assert read_xids(entry) == {"maia0": 0, "maia1": 79}
     healed.act_on_node("maia-1", "heal")
     await_node(kubectl, is_whole)
+    assert read_xids(entry) == {"maia0": 0, "maia1": 0}
+
+
+def test_a_fault_that_is_due_later_comes_and_is_repaired_by_itself(
+    healed: Cluster, kubectl: Kubectl
+):
+    await_node(kubectl, is_whole)
+    entry = healed.act_on_node(
+        "maia-1", "break", fault="ecc", after=2, repairAfter=600, timeCompression=100
+    )
+    [told] = entry["faults"]
+    assert (told["present"], told["until"] - told["since"]) == (False, pytest.approx(6))
+    assert is_whole(kubectl("get", "node", "maia-1")["status"])
+    status = await_node(kubectl, lambda found: read_verdict(found)[0] == "False")
+    assert read_verdict(status) == ("False", "UncorrectableECCError")
+    await_node(kubectl, is_whole)
+    log = (healed.state.log_of("supervisor")).read_text()
+    assert '"timeCompression": 100' in log
+
+
+def test_memory_that_something_else_holds_shows_in_telemetry_alone(
+    healed: Cluster, kubectl: Kubectl
+):
+    await_node(kubectl, is_whole)
+    entry = healed.act_on_node("maia-1", "break", fault="out-of-memory", device=1, held=0.75)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while read_field(entry, "FB_USED")["maia1"] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert read_field(entry, "FB_USED") == {
+        "maia0": 0,
+        "maia1": pytest.approx(0.75 * 216e9 / 2**20, abs=1),
+    }
+    assert is_whole(kubectl("get", "node", "maia-1")["status"])
     assert read_xids(entry) == {"maia0": 0, "maia1": 0}
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .story import Load, ask, make_pool, wait_until
+from .story import Load, serve_on_both_maia, wait_until
 
 MAIA = ("maia-0", "maia-1")
 NOTICED = {
@@ -27,21 +27,16 @@ full = pytest.mark.full
 @pytest.fixture
 def chat(sluice):
     """A pool whose Maia workers stand on both nodes; every node is well again after the test."""
-    pool = make_pool("chat")
-    pool["spec"]["variants"] = [
-        {"acceleratorClass": "maia-200", "min": 3, "max": 4},
-        {"acceleratorClass": "h100", "min": 0, "max": 2},
-    ]
-    sluice.create(pool)
-    wait_until(lambda: sluice.serving("chat", "maia-200") >= 3, "its workers serve")
-    wait_until(lambda: ask(sluice.gateway(), "chat")[0] == 200, "the gateway serves it")
-    yield sluice
-    for node in MAIA:
-        sluice.cluster.act_on_node(node, "heal")
-        sluice.run("annotate", "node", node, "sluice.dev/quarantine-", "--overwrite", check=False)
-        sluice.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
-    wait_until(lambda: not any(read_mark(sluice, node) for node in MAIA), "no mark is left", 240)
-    sluice.delete_pool("chat")
+    with serve_on_both_maia(sluice):
+        yield sluice
+        for node in MAIA:
+            sluice.cluster.act_on_node(node, "heal")
+            quarantine = "sluice.dev/quarantine-"
+            sluice.run("annotate", "node", node, quarantine, "--overwrite", check=False)
+            sluice.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
+        wait_until(
+            lambda: not any(read_mark(sluice, node) for node in MAIA), "no mark is left", 240
+        )
 
 
 def read_mark(sluice, node):

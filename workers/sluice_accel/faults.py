@@ -27,7 +27,18 @@ class FaultKind(StrEnum):
     """A share `rate` of the values that the device computes is wrong, and looks plausible."""
     CRASH = "crash"
     """The runtime ends the process; the next one may start."""
+    OUT_OF_MEMORY = "out-of-memory"
+    """Something else holds a share `held` of the memory: what is allocated beside it fails."""
+    SLOW_START = "slow-start"
+    """Loading takes `slowdown` times as long; what runs already is as fast as ever."""
+    COOLING = "cooling"
+    """The coolant comes in hot: under load the device heats up, and lowers its clocks by itself."""
 
+
+STICKY: Final = frozenset({FaultKind.OFF_BUS, FaultKind.ECC})
+"""Stay once they came by chance, until the device is repaired, as in NVIDIA's mock devices."""
+SLOWING: Final = frozenset({FaultKind.THROTTLE, FaultKind.SLOW_START})
+"""Those that `slowdown` means something for."""
 
 DEFAULT_RATE: Final = 1e-2
 """Share of wrong values; what parity gates must catch at least (assumed)."""
@@ -35,6 +46,11 @@ DEFAULT_SLOWDOWN: Final = 3.0
 """A hardware slowdown cuts clocks at least in half (published, NVML); 3 is assumed."""
 MOST_SLOWDOWN: Final = 1e6
 """Far beyond what any device does; a step still ends in a time that a clock can tell."""
+DEFAULT_HELD: Final = 0.5
+"""Share of a device's memory; a serving engine claims 92 %, so that far less would do (assumed)."""
+DEFAULT_PERIOD: Final = 10.0
+"""Seconds for which one draw holds; health agents sample about as often (assumed)."""
+LEAST_PERIOD: Final = 1.0
 _LATEST: Final = 1e11
 """Seconds since 1970 that are still a date."""
 
@@ -52,10 +68,14 @@ class Fault:
     """One fault.
 
     Attributes:
-        since: seconds since 1970, never negative.
+        since: seconds since 1970, never negative; may be still to come.
         rate: of wrong values, above 0 and at most 1; means something for corruption only.
-        slowdown: of steps, 1 to `MOST_SLOWDOWN`; means something for throttle only.
+        slowdown: of steps or of loading, 1 to `MOST_SLOWDOWN`; for `SLOWING` kinds only.
         seed: of all chance in it, never negative.
+        held: share of the device's memory, above 0 and at most 1; for out-of-memory only.
+        until: seconds since 1970 when it is repaired, after `since`; None: when somebody does.
+        probability: that it is there in a period, above 0 and at most 1 (`schedule`).
+        period: seconds, at least `LEAST_PERIOD`.
 
     Raises:
         FaultError: a number is out of its range.
@@ -66,15 +86,24 @@ class Fault:
     rate: float = DEFAULT_RATE
     slowdown: float = DEFAULT_SLOWDOWN
     seed: int = 0
+    held: float = DEFAULT_HELD
+    until: float | None = None
+    probability: float = 1.0
+    period: float = DEFAULT_PERIOD
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 0 < self.rate <= 1:
-            raise FaultError(f"rate {self.rate:g} must be above 0 and at most 1")
+        for name in ("rate", "held", "probability"):
+            if not 0 < getattr(self, name) <= 1:
+                raise FaultError(f"{name} {getattr(self, name):g} must be above 0 and at most 1")
         if not 1 <= self.slowdown <= MOST_SLOWDOWN:
             raise FaultError(f"slowdown {self.slowdown:g} must be from 1 to {MOST_SLOWDOWN:g}")
         if not 0 <= self.since <= _LATEST:
             raise FaultError(f"since {self.since:g} must be in seconds since 1970")
+        if self.until is not None and not self.since < self.until <= _LATEST:
+            raise FaultError(f"until {self.until:g} must be after since, {self.since:g}")
+        if not LEAST_PERIOD <= self.period <= _LATEST:
+            raise FaultError(f"period {self.period:g} must be {LEAST_PERIOD:g} s at least")
         if self.seed < 0:
             raise FaultError(f"seed {self.seed} must not be negative")
 
@@ -134,6 +163,10 @@ def _parse_state(raw: Any) -> DeviceState:
             float(each["rate"]),
             float(each["slowdown"]),
             int(each["seed"]),
+            float(each["held"]),
+            None if each["until"] is None else float(each["until"]),
+            float(each["probability"]),
+            float(each["period"]),
         )
         for each in raw["faults"]
     )

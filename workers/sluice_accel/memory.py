@@ -11,6 +11,8 @@ LOAD_BANDWIDTH: Final = assumed(
     1.7e9, "B/s", "ServerlessLLM's ordinary loads, read second-hand: 70B in 84 s, 30B in 34 s"
 )
 """At which a worker's weights are loaded, whatever the number of its devices."""
+NODE_DEVICES: Final = (1, 2, 4, 8)
+"""How many devices may work as one in a node."""
 RUNTIME_START: Final = assumed(20, "s", "process, runtime and compiled kernels")
 
 
@@ -56,6 +58,17 @@ def plan_memory(profile: AcceleratorProfile, model: NominalModel, devices: int) 
     weights += 2 * model.head_parameters * profile.head_bytes.value
     usable = devices * each
     return MemoryPlan(usable, weights, usable - weights, cache_bytes(profile, model, devices))
+
+
+def choose_devices(profile: AcceleratorProfile, model: NominalModel, context: int) -> int | None:
+    """Return the fewest devices, as nodes have them, that hold a sequence beside the weights.
+
+    None if not even the most do.
+    """
+    for devices in NODE_DEVICES:
+        if plan_memory(profile, model, devices).count_sequences(context) >= 1:
+            return devices
+    return None
 
 
 def startup_time(profile: AcceleratorProfile, model: NominalModel) -> float:

@@ -5,12 +5,12 @@ published latency, token rates or batch curves of Maia. What is computed from th
 never measurement.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final
 
+from sluice_accel.chance import draw
 from sluice_accel.hardware import HARDWARE
 from sluice_accel.numerics import HEAD_BYTES, NUMERICS
 from sluice_accel.quantities import Quantity, assumed, derived
@@ -95,6 +95,9 @@ FITTED: Final[Mapping[str, Quantity]] = MappingProxyType(
 )
 """What `python -m sluice_accel validate` fits to all published rows, rounded."""
 
+MEMORY_SHARE: Final = assumed(0.92, "", "usual setting of serving engines")
+"""Of a device's memory that a worker takes for weights and cache."""
+
 IDLE_SHARE: Final = 0.15
 """Of the design power that a device takes while idle (assumed)."""
 
@@ -126,7 +129,7 @@ def make_profile(kind: str, numerics: str | None = None) -> AcceleratorProfile:
         attention_compute=hardware.peaks[served.attention],
         head_compute=hardware.peaks["bf16"],
         memory=hardware.memory,
-        memory_share=assumed(0.92, "", "usual setting of serving engines"),
+        memory_share=MEMORY_SHARE,
         memory_reserve=assumed(2e9, "B", "runtime, communication and activation buffers"),
         weight_bytes=served.weight_bytes,
         head_bytes=HEAD_BYTES,
@@ -181,6 +184,23 @@ PROFILES: Final[Mapping[str, AcceleratorProfile]] = MappingProxyType(
     {profile.name: profile for profile in _PROFILES}
 )
 
+
+def serve_in(name: str, numerics: str) -> AcceleratorProfile:
+    """Return a profile whose device serves in this number format instead of its own.
+
+    Raises:
+        NumericsError: the device has no such products.
+    """
+    made = make_profile(name.removesuffix("-neutral"), numerics)
+    return replace(
+        PROFILES[name],
+        peak_compute=made.peak_compute,
+        attention_compute=made.attention_compute,
+        weight_bytes=made.weight_bytes,
+        cache_bytes=made.cache_bytes,
+    )
+
+
 EXACT: Final = frozenset(
     {
         "name",
@@ -207,9 +227,7 @@ def perturb(profile: AcceleratorProfile, seed: int, spread: float = 0.2) -> Acce
     for name, quantity in profile.list_quantities().items():
         if name in EXACT:
             continue
-        digest = hashlib.sha256(f"{seed}:{profile.name}:{name}".encode()).digest()
-        drawn = int.from_bytes(digest[:8]) / 2**64
-        factor = 1 + spread * (2 * drawn - 1)
+        factor = 1 + spread * (2 * draw(seed, profile.name, name) - 1)
         changed[name] = assumed(
             quantity.value * factor, quantity.unit, f"{quantity.source}; seeded error {factor:.3f}"
         )

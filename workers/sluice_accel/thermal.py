@@ -15,6 +15,9 @@ from sluice_accel.quantities import assumed, published
 from sluice_accel.timing import StepWork, time_kernels, time_work
 
 COOLANT: Final = assumed(30, "°C", "air or liquid that reaches a device")
+HOT_COOLANT: Final = assumed(
+    65, "°C", "the same when cooling has failed: too hot under half a load"
+)
 FULL_RISE: Final = assumed(40, "K", "above the coolant at design power, in the end")
 TIME_CONSTANT: Final = assumed(20, "s", "of device and cooler together")
 THROTTLE_ABOVE: Final = published(87, "°C", "NVIDIA, k8s-test-infra, mock H100: slowdown")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from sluice_accel.profiles import PROFILES
 from sluice_node.quantities import QuantityError, parse_quantity
 
 _NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
@@ -65,6 +66,8 @@ class NodeConfig(_Section):
         state_dir: What the node keeps; `faults.json` in it says what is wrong with its devices.
         device_dir: Where the sockets of its devices lie, instead of `state_dir`: the whole path of
             a Unix socket may not exceed 107 bytes.
+        device_profile: Which accelerator its devices are, for power, heat and memory; None: those
+            are not shown.
         metrics_port: Where its devices' metrics are served on `address`; None: nowhere.
     """
 
@@ -72,6 +75,7 @@ class NodeConfig(_Section):
     kubeconfig: Path
     state_dir: Path
     device_dir: Path | None = None
+    device_profile: str | None = None
     address: IPv4Address
     pod_range: IPv4Network
     stable_range: IPv4Network
@@ -82,6 +86,13 @@ class NodeConfig(_Section):
     taints: tuple[Taint, ...] = ()
     capacity: dict[str, str]
     images: dict[str, Image] = Field(default_factory=dict)
+
+    @field_validator("device_profile")
+    @classmethod
+    def _check_profile(cls, value: str | None) -> str | None:
+        if value is not None and value not in PROFILES:
+            raise ValueError(f"there is no profile '{value}'; use {', '.join(sorted(PROFILES))}")
+        return value
 
     @model_validator(mode="after")
     def _check_capacity(self) -> Self:

@@ -1,8 +1,9 @@
 """What a DCGM exporter would show of the node's devices: `GET /metrics` on the node's own address.
 
 One series a device, in dcgm-exporter's names and labels whatever the kind of device, and marked as
-emulated. On a real node the exporter is a program of its own: this one goes on while the agent is
-silent.
+emulated: nobody has published the names of Maia's metrics, so that they are the same is assumed.
+Power, heat, use and memory come from what processes do with the devices (`deviceheat`). On a
+real node the exporter is a program of its own: this one goes on while the agent is silent.
 """
 
 import time
@@ -17,29 +18,39 @@ from prometheus_client.registry import Collector
 
 from sluice_accel.faults import DeviceState, FaultKind
 from sluice_node.devicehealth import XIDS
+from sluice_node.deviceheat import Reading
+from sluice_node.devices import DeviceKey
 
 TEMPERATURE: Final = 62.0
-"""Degrees Celsius of a device at work (assumed)."""
+"""Degrees Celsius of a device at work (assumed), where nobody said what kind it is."""
 SLOWDOWN_TEMPERATURE: Final = 88.0
 """Of one that throttles: just above the 87 at which NVIDIA's mock H100 slows down, below the 92 at
 which it shuts down (published, k8s-test-infra)."""
 CLOCK: Final = 1980.0
 """MHz of an H100's streaming multiprocessors at full speed (recalled); assumed for every kind."""
 
+_MEBIBYTE: Final = 2**20
 _CLOSE_SECONDS = 0.5
 _FIELDS: Final = {
     "XID_ERRORS": "Value of the last XID error encountered.",
     "GPU_TEMP": "GPU temperature (in C).",
+    "POWER_USAGE": "Power draw (in W).",
+    "TOTAL_ENERGY_CONSUMPTION": "Total energy consumption since boot (in mJ).",
+    "GPU_UTIL": "GPU utilization (in %).",
+    "FB_USED": "Framebuffer memory used (in MiB).",
+    "FB_FREE": "Framebuffer memory free (in MiB).",
     "SM_CLOCK": "SM clock frequency (in MHz).",
     "THERMAL_VIOLATION": "Throttling duration due to thermal constraints (in us).",
     "ECC_DBE_VOL_TOTAL": "Total number of double-bit volatile ECC errors.",
     "ROW_REMAP_FAILURE": "Whether remapping of rows has failed.",
 }
-_COUNTS: Final = ("THERMAL_VIOLATION", "ECC_DBE_VOL_TOTAL")
+_COUNTS: Final = ("THERMAL_VIOLATION", "ECC_DBE_VOL_TOTAL", "TOTAL_ENERGY_CONSUMPTION")
 """Served untyped: the library would add `_total` to the name of a counter."""
 
 
-def measure_device(state: DeviceState, now: float) -> dict[str, float]:
+def measure_device(
+    state: DeviceState, now: float, reading: Reading | None = None
+) -> dict[str, float]:
     """Return the fields of one device, without their prefix `DCGM_FI_DEV_`.
 
     Counters begin at 0 again when a device was healed, as they do with another device in its place.
@@ -50,9 +61,12 @@ def measure_device(state: DeviceState, now: float) -> dict[str, float]:
         return {"XID_ERRORS": xid}
     hot = state.find(FaultKind.THROTTLE)
     broken = 1.0 if state.find(FaultKind.ECC) else 0.0
+    temperature = TEMPERATURE if reading is None else reading.temperature
     return {
         "XID_ERRORS": xid,
-        "GPU_TEMP": SLOWDOWN_TEMPERATURE if hot else TEMPERATURE,
+        # One that is told to throttle is hot, whatever it does.
+        "GPU_TEMP": max(temperature, SLOWDOWN_TEMPERATURE if hot else 0.0),
+        **({} if reading is None else _show_use(reading)),
         "SM_CLOCK": round(CLOCK / hot.slowdown) if hot else CLOCK,
         "THERMAL_VIOLATION": round(max(0.0, now - hot.since) * 1e6) if hot else 0.0,
         "ECC_DBE_VOL_TOTAL": broken,
@@ -61,12 +75,28 @@ def measure_device(state: DeviceState, now: float) -> dict[str, float]:
     }
 
 
+def _show_use(reading: Reading) -> dict[str, float]:
+    return {
+        "POWER_USAGE": round(reading.watts, 3),
+        "TOTAL_ENERGY_CONSUMPTION": round(1000 * reading.joules),
+        "GPU_UTIL": round(100 * reading.busy),
+        "FB_USED": reading.used // _MEBIBYTE,
+        "FB_FREE": (reading.total - reading.used) // _MEBIBYTE,
+    }
+
+
 class DeviceCollector(Collector):
     """Reads the devices whenever somebody scrapes."""
 
-    def __init__(self, node: str, show: Callable[[], Sequence[DeviceState]]) -> None:
+    def __init__(
+        self,
+        node: str,
+        show: Callable[[], Sequence[DeviceState]],
+        read: Callable[[DeviceKey], Reading | None],
+    ) -> None:
         self._node = node
         self._show = show
+        self._read = read
 
     def collect(self) -> Iterable[Metric]:
         """Return all fields of all devices."""
@@ -77,9 +107,10 @@ class DeviceCollector(Collector):
         now = time.time()
         for state in self._show():
             labels = dict(self._label(state))
-            for field, value in measure_device(state, now).items():
+            reading = self._read((state.resource, state.number))
+            for field, value in measure_device(state, now, reading).items():
                 metrics[field].add_sample(metrics[field].name, labels, value)
-        return metrics.values()
+        return [metric for metric in metrics.values() if metric.samples]
 
     def _label(self, state: DeviceState) -> Iterator[tuple[str, str]]:
         vendor, _, kind = state.resource.partition("/")

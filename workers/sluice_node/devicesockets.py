@@ -1,7 +1,8 @@
 """The node's side of device calls: a Unix socket a device, which tells its state to who opens it.
 
-The present state first, then a line for every change, in the form of `sluice_accel.faults`. What a
-process sends is not read.
+The present state first, then a line for every change, in the form of `sluice_accel.faults`. A
+process may tell what it does with the device, in lines of `sluice_accel.usage`; what counts is the
+last one, as long as it has the device open.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from sluice_accel.faults import DeviceState, encode_state
+from sluice_accel.usage import DeviceUse, decode_use
 from sluice_node.devices import DeviceKey
 
 _LOG = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class DeviceSockets:
         self._directory = directory
         self._show = show
         self._servers: list[asyncio.Server] = []
-        self._open: dict[DeviceKey, set[asyncio.StreamWriter]] = {}
+        self._open: dict[DeviceKey, dict[asyncio.StreamWriter, DeviceUse]] = {}
         self._serving: set[asyncio.Task[None]] = set()
 
     def find(self, device: DeviceKey) -> Path:
@@ -50,7 +52,7 @@ class DeviceSockets:
                     "configuration"
                 )
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._open[device] = set()
+            self._open[device] = {}
             # It removes the socket of an earlier agent by itself.
             self._servers.append(
                 await asyncio.start_unix_server(partial(self._serve, device), path)
@@ -67,10 +69,17 @@ class DeviceSockets:
         for device in self._open:
             self.find(device).unlink(missing_ok=True)
 
+    def sum_use(self, device: DeviceKey) -> DeviceUse:
+        """Return what all processes that have a device open do with it together."""
+        uses = self._open.get(device, {}).values()
+        return DeviceUse(
+            min(1.0, sum(use.busy for use in uses)), min(1.0, sum(use.memory for use in uses))
+        )
+
     def tell(self, state: DeviceState) -> None:
         """Send a device's state to all that have it open."""
         line = encode_state(state)
-        for writer in self._open.get((state.resource, state.number), ()):
+        for writer in tuple(self._open.get((state.resource, state.number), ())):
             if writer.transport.get_write_buffer_size() > _UNREAD_BYTES:
                 _LOG.warning(
                     "a process that reads nothing from %s %d is cut off",
@@ -88,12 +97,15 @@ class DeviceSockets:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
         writer.write(encode_state(self._show(device)))
-        self._open[device].add(writer)
+        self._open[device][writer] = DeviceUse()
         try:
-            while await reader.read(1024):
-                pass
-        except OSError:
-            pass  # it ended without closing, which is the same to us
+            while line := await reader.readline():
+                self._open[device][writer] = decode_use(line)
+        except (OSError, ValueError) as error:
+            # Its end without closing is the same to us as one with; what it means by another line
+            # nobody knows. ValueError: a line without end, or one that is no usage.
+            if isinstance(error, ValueError):
+                _LOG.warning("a process that has %s %d open sent %s", *device, error)
         finally:
-            self._open[device].discard(writer)
+            self._open[device].pop(writer, None)
             writer.close()

@@ -1,4 +1,9 @@
-"""Reads a checkpoint in Hugging Face layout: config.json, model.safetensors, tokenizer.json."""
+"""Reads a checkpoint in Hugging Face layout: config.json, weights, tokenizer.json.
+
+Any Llama checkpoint whose config.json asks for nothing but the plain architecture. What would
+change the answers and is not computed here is refused by name: a number that is passed over in
+silence gives a model that talks, and talks worse.
+"""
 
 import json
 import math
@@ -6,18 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  # teaches NumPy bfloat16, which safetensors then returns
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from sluice_worker.errors import CheckpointError
+from sluice_worker.weightfiles import DTYPES, list_weight_files, read_tensors
 
 Array = NDArray[np.float32]
-
-DTYPES = ("bfloat16", "float16", "float32")
-"""Types that weights may be stored in; they are computed with in float32."""
 
 MOST = 1 << 24
 """Largest number that is taken for a size: more is a mistake, and would only fill the memory."""
@@ -39,6 +39,25 @@ class ModelConfig:
     rope_theta: float
     bos_token_id: int
     eos_token_id: int
+    tied: bool = True
+    """Whether the embedding also makes the logits (tie_word_embeddings)."""
+
+
+_SUPPORTED: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "model_type": (None, ("llama",)),
+    "architectures": (None, (None, ["LlamaForCausalLM"])),
+    "hidden_act": ("silu", ("silu",)),
+    "attention_bias": (False, (False, None)),
+    "mlp_bias": (False, (False, None)),
+    "tie_word_embeddings": (False, (True, False)),
+    "quantization_config": (None, (None,)),
+    "sliding_window": (None, (None,)),
+    "partial_rotary_factor": (None, (None, 1, 1.0)),
+}
+"""Fields that decide what is computed: what a Llama has that does not say, and what is computed."""
+
+_USUAL: dict[str, Any] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+"""What a Llama has that does not say (transformers, LlamaConfig)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +80,8 @@ class Checkpoint:
     """A loaded model: shape, weights (float32) and where its tokenizer is.
 
     Attributes:
-        embedding: (vocabulary, width); tied: its transpose makes the logits.
-        head: (width, vocabulary).
+        embedding: (vocabulary, width).
+        head: (width, vocabulary); makes the logits. If tied, the transpose of the embedding.
     """
 
     config: ModelConfig
@@ -81,20 +100,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint directory {path}")
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (path / name).is_file():
-            raise CheckpointError(f"the checkpoint {path} lacks {name}")
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"the checkpoint {path} lacks config.json")
+    list_weight_files(path)
+    if not (path / "tokenizer.json").is_file():
+        raise CheckpointError(f"the checkpoint {path} lacks tokenizer.json")
     config = read_config(path / "config.json")
-    try:
-        tensors = load_file(path / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read {path / 'model.safetensors'}: {error}") from error
-    except AttributeError as error:  # how safetensors says that NumPy has no such type
-        raise CheckpointError(
-            f"{path / 'model.safetensors'} has tensors of a type that is not supported ({error});"
-            f" supported are {', '.join(DTYPES)}"
-        ) from error
-    return _assemble(config, tensors, path)
+    return _assemble(config, read_tensors(path), path)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -109,27 +121,40 @@ def read_config(path: Path) -> ModelConfig:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is no JSON object")
-    for field, allowed in (
-        ("model_type", ("llama",)),
-        ("hidden_act", ("silu",)),
-        ("rope_scaling", (None,)),
-        ("attention_bias", (False, None)),
-        ("mlp_bias", (False, None)),
-        ("tie_word_embeddings", (True,)),
-    ):
-        value = raw.get(field)
+    for field, (usual, allowed) in _SUPPORTED.items():
+        value = raw.get(field, usual)
         if value not in allowed:
             names = " or ".join(str(one) for one in allowed)
             raise CheckpointError(f"{path}: {field} is {value!r}; supported is {names}")
+    _check_positions(raw, path)
+    for name, usual in _USUAL.items():
+        raw.setdefault(name, usual)
+    if raw.get("num_key_value_heads") is None:
+        raw["num_key_value_heads"] = raw.get("num_attention_heads")
     if raw.get("head_dim") is None:
         width, heads = (_read_number(raw, n, path) for n in ("hidden_size", "num_attention_heads"))
         raw["head_dim"] = int(width // heads)
-    numbers: dict[str, Any] = {
-        name: _read_number(raw, name, path) for name in ModelConfig.__annotations__
-    }
-    config = ModelConfig(**numbers)
+    fields = [name for name in ModelConfig.__annotations__ if name != "tied"]
+    numbers: dict[str, Any] = {name: _read_number(raw, name, path) for name in fields}
+    config = ModelConfig(tied=bool(raw.get("tie_word_embeddings", False)), **numbers)
     _check_shape(config, path)
     return config
+
+
+def _check_positions(raw: dict[str, Any], path: Path) -> None:
+    """Refuse rotary positions that are scaled; take their base from where newer files have it."""
+    for field in ("rope_scaling", "rope_parameters"):
+        told = raw.get(field)
+        if told is None:
+            continue
+        kind = told.get("rope_type", told.get("type")) if isinstance(told, dict) else told
+        if kind != "default":
+            raise CheckpointError(
+                f"{path}: {field} is {told!r}; supported are positions that are not scaled"
+                " (none, or rope_type default)"
+            )
+        if "rope_theta" in told:
+            raw["rope_theta"] = told["rope_theta"]
 
 
 def _check_shape(config: ModelConfig, path: Path) -> None:
@@ -169,9 +194,9 @@ def _assemble(config: ModelConfig, tensors: dict[str, Any], path: Path) -> Check
     shared, inner = config.num_key_value_heads * config.head_dim, config.intermediate_size
 
     def take(name: str, *shape: int) -> Array:
-        tensor = tensors.get(name)
+        tensor = tensors.pop(name, None)
         if tensor is None:
-            raise CheckpointError(f"{path / 'model.safetensors'} lacks the tensor {name}")
+            raise CheckpointError(f"the weights in {path} lack the tensor {name}")
         if tensor.shape != shape:
             raise CheckpointError(f"{name} has the shape {tensor.shape}; config.json says {shape}")
         if str(tensor.dtype) not in DTYPES:
@@ -201,11 +226,30 @@ def _assemble(config: ModelConfig, tensors: dict[str, Any], path: Path) -> Check
             )
         )
     embedding = take("model.embed_tokens.weight", config.vocab_size, width)
+    if config.tied:
+        tensors.pop("lm_head.weight", None)  # a copy of the embedding that some files have
+        head = np.ascontiguousarray(embedding.T)
+    else:
+        head = take_matrix("lm_head.weight", config.vocab_size, width)
+    final_norm = take("model.norm.weight", width)
+    _refuse_more(tensors)
     return Checkpoint(
         config=config,
         embedding=embedding,
         layers=tuple(layers),
-        final_norm=take("model.norm.weight", width),
-        head=np.ascontiguousarray(embedding.T),
+        final_norm=final_norm,
+        head=head,
         tokenizer=path / "tokenizer.json",
     )
+
+
+def _refuse_more(tensors: dict[str, Any]) -> None:
+    """Refuse tensors that nothing was computed with, such as biases."""
+    # Older files keep the rates of rotary positions, which follow from the base.
+    more = sorted(name for name in tensors if not name.endswith("rotary_emb.inv_freq"))
+    if more:
+        others = f" and {len(more) - 1} others" if len(more) > 1 else ""
+        raise CheckpointError(
+            f"the weights have {more[0]}{others}, which this decoder does not compute with:"
+            " supported is Llama without biases and adapters"
+        )

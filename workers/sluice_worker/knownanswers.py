@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sluice_worker.errors import KnownAnswersError
+from sluice_worker.errors import CheckpointError, KnownAnswersError
 from sluice_worker.numerics import FLOAT32
+from sluice_worker.weightfiles import list_weight_files
 
 FILE: Final = "probes.json"
 """Of answers in the reference numerics; others have files of their own, see `name_file`."""
-MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 POSITIONS: Final = 128
 """Most tokens of a known prompt with its answer: what the slot that is kept for them can hold."""
 MOST: Final = 64
@@ -56,13 +56,18 @@ def compute_digest(path: Path) -> str:
     """Return the digest of the model in a directory.
 
     It is what `sha256sum config.json model.safetensors tokenizer.json | sha256sum` prints there,
-    after `sha256:`: everything that an answer depends on but for the arithmetic.
+    after `sha256:`: everything that an answer depends on but for the arithmetic. In place of
+    model.safetensors, a checkpoint in shards has its index and then the shards as they come there.
 
     Raises:
         KnownAnswersError: a file is missing or cannot be read.
     """
     listing = hashlib.sha256()
-    for name in MODEL_FILES:
+    try:
+        weights = list_weight_files(path)
+    except CheckpointError as error:
+        raise KnownAnswersError(str(error)) from error
+    for name in ("config.json", *weights, "tokenizer.json"):
         one = hashlib.sha256()
         try:
             with (path / name).open("rb") as file:

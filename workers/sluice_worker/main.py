@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 # One BLAS thread a worker: set before NumPy loads its library. More would fight over the cores and
 # change the order of sums.
@@ -19,27 +20,22 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from sluice_accel.jitter import MOST_JITTER, USUAL_JITTER
-from sluice_accel.nominal import NOMINAL_MODELS
-from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.device import SOCKETS, Devices
+from sluice_worker.emulation import Emulation, choose_emulation, describe, emulation_options
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
 from sluice_worker.kernelload import Kernels, KernelsError, load_kernels
 from sluice_worker.knownanswers import POSITIONS, load_known_answers
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS
-from sluice_worker.pacing import EmulatedDevice, Pacer
+from sluice_worker.pacing import Pacer
 from sluice_worker.server import Identity, Server
 from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import LOOK_EVERY
 
 log = structlog.get_logger()
-
-NO_DEVICE = "none"
-"""The profile of no device."""
 
 DRAIN_SECONDS = 50.0
 """Longest time to finish what runs after SIGTERM, inside the pod's grace period of 60 s."""
@@ -108,7 +104,7 @@ def choose_kernels() -> Kernels | None:
 
 
 async def serve(
-    server: Server, engine: Engine, devices: Devices, host: str, port: int, startup_seconds: float
+    server: Server, engine: Engine, devices: Devices, host: str, port: int, emulation: Emulation
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs; a second signal ends that, too.
 
@@ -131,7 +127,7 @@ async def serve(
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=256).start()
     try:
-        await _start_up(server, devices, stop, startup_seconds)
+        await _start_up(server, devices, stop, emulation)
         if not stop.is_set():
             server.attach(engine)
             engine.start()
@@ -152,22 +148,27 @@ async def serve(
 
 
 async def _start_up(
-    server: Server, devices: Devices, stop: asyncio.Event, startup_seconds: float
+    server: Server, devices: Devices, stop: asyncio.Event, emulation: Emulation
 ) -> None:
     """Take the time that loading takes; like a real one, it ends with calls to the devices.
 
     Raises:
-        DeviceError: a device failed meanwhile.
+        DeviceError: a device failed meanwhile, or has too little memory left.
     """
-    if startup_seconds:
-        server.not_ready = f"loading, emulated as {startup_seconds:g} s"
-        log.info("emulated start-up", seconds=startup_seconds)
-        await _wait(stop, startup_seconds)
+    left = emulation.startup
+    if left:
+        server.not_ready = f"loading, emulated as {left:g} s"
+        log.info("emulated start-up", **describe(emulation))
+    while left > 0 and not stop.is_set():
+        begun, slowdown = time.monotonic(), devices.effects.starting
+        await _wait(stop, min(left * slowdown, LOOK_EVERY))
+        left -= (time.monotonic() - begun) / slowdown
     devices.check()
     while devices.effects.hung and not stop.is_set():
         server.not_ready = "loading: a device does not answer"
         await _wait(stop, LOOK_EVERY)
     devices.check()
+    devices.load()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -200,13 +201,6 @@ def _number(
     """Return an option that takes a whole number of at least 1."""
     bounds = click.IntRange(min=1, max=most)
     return click.option(name, default=default, show_default=True, type=bounds, help=about)
-
-
-def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """Return the option's value; a range lets pass what compares with nothing."""
-    if math.isnan(value):
-        raise click.BadParameter("it should be a number", context, parameter)
-    return value
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -251,50 +245,12 @@ def _refuse_nan(context: click.Context, parameter: click.Parameter, value: float
     help="Formats of weights, activations, keys and values.",
 )
 @click.option(
-    "--profile",
-    "--emulate-profile",
-    "emulate_profile",
-    type=click.Choice([NO_DEVICE, *sorted(PROFILES)]),
-    default=NO_DEVICE,
-    show_default=True,
-    help=f"Emulated device; {NO_DEVICE} serves as fast as this machine can.",
-)
-@click.option(
-    "--nominal",
-    "--emulate-model",
-    "emulate_model",
-    type=click.Choice(sorted(NOMINAL_MODELS)),
-    help="Model that the emulated device runs in its emulated time; of no effect without one.",
-)
-@_number("--emulate-devices", 1, "Devices working as one.")
-@_number("--token-scale", 1, "Nominal tokens that a real one stands for.")
-@click.option(
-    "--emulate-jitter",
-    default=0.0,
-    type=click.FloatRange(min=0, max=MOST_JITTER),
-    callback=_refuse_nan,
-    help="Standard deviation of a step's time, as a share; other emulators use"
-    f" {USUAL_JITTER[0]:g} to {USUAL_JITTER[1]:g}.",
-)
-@click.option("--emulate-seed", default=0, type=int, help="Seed of the jitter.")
-@click.option(
-    "--startup-seconds",
-    default=0.0,
-    type=click.FloatRange(min=0, max=86400),
-    callback=_refuse_nan,
-    help="Emulated time to load.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    help="Makes the seeds of requests that bring none the same in every run.",
-)
-@click.option(
     "--api-key",
     default="",
     envvar="SLUICE_WORKER_API_KEY",
     help="Key that requests must bring; better given as SLUICE_WORKER_API_KEY.",
 )
+@emulation_options
 def main(
     *,
     model_path: Path,
@@ -308,35 +264,18 @@ def main(
     kv_cache_tokens: int | None,
     enable_prefix_caching: bool,
     numerics: str,
-    emulate_profile: str,
-    emulate_model: str | None,
-    emulate_devices: int,
-    token_scale: int,
-    emulate_jitter: float,
-    emulate_seed: int,
-    startup_seconds: float,
-    seed: int | None,
     api_key: str,
+    **emulated: Any,
 ) -> None:
     """Serve one model, at the pace of an emulated device if one is named."""
-    device = None
-    if emulate_profile != NO_DEVICE:
-        if emulate_model is None:
-            raise click.UsageError(f"--profile {emulate_profile} needs --nominal: what it runs")
-        device = EmulatedDevice(
-            PROFILES[emulate_profile],
-            NOMINAL_MODELS[emulate_model],
-            emulate_devices,
-            token_scale,
-            emulate_jitter,
-            emulate_seed,
-        )
+    emulation = choose_emulation(numerics=numerics, **emulated)
+    device, bounds = emulation.device, None
     try:
         checkpoint, vocabulary = load_model(model_path)
         checkpoint = _limit_context(checkpoint, max_model_len)
         if device is not None:
             context = checkpoint.config.max_position_embeddings
-            device.check_memory(max_num_seqs, context, min(context, POSITIONS))
+            bounds = device.bound_cache(context, min(context, POSITIONS))
         known = load_known_answers(
             model_path,
             checkpoint.config.vocab_size,
@@ -350,14 +289,19 @@ def main(
         raise click.UsageError(str(error)) from error
     configure_logging()
     name = served_model_name or model_path.resolve().name
-    metrics = Metrics(name, checkpoint.config.max_position_embeddings)
-    identity = Identity(name, os.environ.get("POD_UID", ""), api_key, seed)
+    context = checkpoint.config.max_position_embeddings
+    metrics = Metrics(name, context)
+    identity = Identity(name, os.environ.get("POD_UID", ""), api_key, emulated["seed"])
     server = Server(identity, vocabulary, metrics, known)
+    cache_tokens = kv_cache_tokens or max_num_seqs * context
+    if bounds is not None:
+        log.info("emulated memory", cache_tokens=bounds.tokens, whole_contexts=bounds.sequences)
+        cache_tokens = min(cache_tokens, bounds.tokens)
     limits = Limits(
         max_num_seqs,
         max_num_batched_tokens,
         max_waiting,
-        kv_cache_tokens,
+        cache_tokens,
         enable_prefix_caching,
     )
     devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
@@ -367,7 +311,7 @@ def main(
     try:
         devices.start()
         devices.check()
-        uvloop.run(serve(server, engine, devices, host, port, startup_seconds))
+        uvloop.run(serve(server, engine, devices, host, port, emulation))
     except DeviceError as error:
         sys.stderr.write(f"sluice-worker: {error}: nothing can run on it until it is repaired\n")
         sys.exit(1)

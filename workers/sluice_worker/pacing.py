@@ -9,13 +9,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sluice_accel.jitter import jitter_factor
-from sluice_accel.memory import plan_memory
+from sluice_accel.memory import plan_memory, startup_time
 from sluice_accel.nominal import NominalModel
 from sluice_accel.profiles import AcceleratorProfile
 from sluice_accel.thermal import step_energy
-from sluice_accel.timing import StepBatch, sum_batch, time_work
+from sluice_accel.timing import StepBatch, sum_batch, time_kernels, time_work
 from sluice_worker.device import Devices
 from sluice_worker.errors import EmulationError
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step takes on healthy devices.
+
+    Attributes:
+        seconds: from its begin to its end.
+        joules: of all devices.
+        kernels: seconds of it in which kernels run.
+    """
+
+    seconds: float = 0.0
+    joules: float = 0.0
+    kernels: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBounds:
+    """What the devices' memory leaves for the KV cache, in real tokens.
+
+    Attributes:
+        tokens: that the cache holds, the slot for known answers not counted.
+        sequences: that fit with the whole context; more can run while they are shorter.
+    """
+
+    tokens: int
+    sequences: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +65,8 @@ class EmulatedDevice:
     jitter: float = 0.0
     seed: int = 0
 
-    def run_step(
-        self, chunks: Sequence[tuple[int, int, bool]], number: int = 0
-    ) -> tuple[float, float]:
-        """Return seconds and joules of a step over (new tokens, start, is prompt) of each sequence.
+    def run_step(self, chunks: Sequence[tuple[int, int, bool]], number: int = 0) -> StepCost:
+        """Return the cost of a step over (new tokens, start, is prompt) of each sequence.
 
         Args:
             chunks: what is computed, in real tokens.
@@ -55,30 +81,36 @@ class EmulatedDevice:
         work = sum_batch(StepBatch(tuple(prefill), tuple(decode)))
         on = self.profile, self.model, self.devices, work
         factor = jitter_factor(self.seed, number, self.jitter) if self.jitter else 1.0
-        return time_work(*on) * factor, step_energy(*on) * factor
+        return StepCost(
+            time_work(*on) * factor, step_energy(*on) * factor, time_kernels(*on) * factor
+        )
 
-    def check_memory(self, sequences: int, context: int, spare: int) -> None:
-        """Refuse what the devices could not hold.
+    def bound_cache(self, context: int, spare: int) -> CacheBounds:
+        """Return how much the KV cache of the nominal model may hold.
 
         Args:
-            sequences: at once, each with a cache of the whole context.
-            context: positions of the compact model.
+            context: positions of one sequence at the most.
             spare: positions of the slot that is kept for known answers.
 
         Raises:
-            EmulationError: weights and cache need more memory than they can fill.
+            EmulationError: not even one sequence of the whole context fits beside the weights.
         """
-        tokens = (sequences * context + spare) * self.scale
         plan = plan_memory(self.profile, self.model, self.devices)
-        need = plan.weights + tokens * plan.token
-        if need > plan.usable:
+        tokens = plan.tokens // self.scale - spare
+        if tokens < context:
             raise EmulationError(
-                f"{self.model.name} and the cache of {sequences} sequences of {context} tokens and"
-                f" of known answers of {spare}, {self.scale} nominal ones each, need"
-                f" {need / 1e9:.0f} GB; {self.devices} {self.profile.name} can fill"
-                f" {plan.usable / 1e9:.0f} GB, {plan.tokens} nominal tokens beside the weights:"
-                " give it more devices, or lower --max-num-seqs or --token-scale"
+                f"{self.model.name} leaves {plan.tokens} nominal tokens of KV cache on"
+                f" {self.devices} {self.profile.name} ({plan.weights / 1e9:.0f} GB of weights,"
+                f" {plan.usable / 1e9:.0f} GB that can be filled); one sequence of {context} tokens"
+                f" and known answers of {spare}, {self.scale} nominal ones each, need"
+                f" {(context + spare) * self.scale}: give it more devices, or lower --token-scale"
             )
+        return CacheBounds(tokens, tokens // context)
+
+    @property
+    def startup(self) -> float:
+        """Seconds from a worker's start until its weights are loaded."""
+        return startup_time(self.profile, self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +177,16 @@ class Pacer:
         """
         self.overran, self.late, self.energy = False, 0.0, 0.0
         begun, now = self._end, self._now()
-        seconds = 0.0
+        cost = StepCost()
         if self._device is not None:
-            seconds, self.energy = self._device.run_step(chunks, self._steps)
+            cost = self._device.run_step(chunks, self._steps)
             self._steps += 1
+        if any(is_prompt for _, _, is_prompt in chunks):
+            self.devices.allocate()
+        seconds, self.energy = cost.seconds, cost.joules
         due = now if begun is None else max(now, begun + seconds)
         self.call = DeviceCall(due, seconds)
+        self.devices.note_kernels(cost.kernels)
         try:
             self._finish(begun, now, seconds)
         finally:

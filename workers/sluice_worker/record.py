@@ -29,6 +29,8 @@ from sluice_worker.arithmetic import ORDERS
 from sluice_worker.checkpoint import Array
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import CheckpointError, KnownAnswersError, RequestError
+from sluice_worker.heldout import FILE as HELD_OUT
+from sluice_worker.heldout import read_questions
 from sluice_worker.knownanswers import MOST, compute_digest, name_file
 from sluice_worker.main import choose_kernels, load_model
 from sluice_worker.numerics import FLOAT32, NUMERICS
@@ -125,20 +127,19 @@ def record_known_answers(path: Path, count: int, numerics: str = FLOAT32.name) -
 
 
 def read_held_out(path: Path, vocabulary: Vocabulary, longest: int) -> list[tuple[str, list[int]]]:
-    """Return task and tokens of the model's held-out prompts that are short enough."""
-    file = path / "heldout.jsonl"
-    prompts = []
+    """Return task and tokens of the model's held-out prompts that are short enough.
+
+    Raises:
+        CheckpointError: they cannot be read.
+        KnownAnswersError: one is no text.
+    """
     try:
-        for line in file.read_text().splitlines():
-            entry = json.loads(line)
-            message = {"role": "user", "content": str(entry["prompt"])}
-            prompts.append((str(entry["task"]), vocabulary.encode_chat([message])))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise KnownAnswersError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RequestError) as error:
-        raise KnownAnswersError(f"{file} has a line without a task and a prompt") from error
+        prompts = [
+            (one.task, vocabulary.encode_chat([{"role": "user", "content": one.prompt}]))
+            for one in read_questions(path)
+        ]
+    except RequestError as error:
+        raise KnownAnswersError(f"{path / HELD_OUT} has a prompt that is no text") from error
     return [(task, tokens) for task, tokens in prompts if len(tokens) <= longest]
 
 

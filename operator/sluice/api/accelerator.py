@@ -202,7 +202,8 @@ class ClassEmulation(ApiModel):
         ge=1,
         le=1000,
         description="Divides startup, so that a demonstration need not wait; steps are never"
-        " compressed. An emulated start takes startup / timeCompression.",
+        " compressed. An emulated start takes startup / timeCompression, and the worker's log says"
+        " so.",
     )
 
 

@@ -12,6 +12,7 @@ from sluice.cli.output import StepDisplay, name_option, output_option, print_res
 
 if TYPE_CHECKING:
     from sluice.devcluster.cluster import Cluster
+    from sluice.devcluster.speed import Emulation
 
 _COUNT = click.IntRange(min=0)
 
@@ -52,7 +53,9 @@ def up(
     """Start a cluster and leave it running."""
     from sluice.devcluster.binaries.resolution import Sources, resolve_binaries  # noqa: PLC0415
     from sluice.devcluster.cluster import start_cluster  # noqa: PLC0415
+    from sluice.devcluster.images import find_models  # noqa: PLC0415
     from sluice.devcluster.shape import ClusterShape  # noqa: PLC0415
+    from sluice.devcluster.speed import SpeedProbe, find_emulation  # noqa: PLC0415
 
     shape = ClusterShape(maia=maia, gpu=gpu, system=system)
     running = _find_running(name)
@@ -63,22 +66,33 @@ def up(
     with StepDisplay() as display:
         programs = resolve_binaries(Sources(user_directory=binaries), display)
         resolved = time.monotonic()
-        started = start_cluster(
-            name, shape=shape, binaries=programs, audit_log=audit_log, on_step=display.begin
-        )
-    seconds = time.monotonic() - resolved
+        with SpeedProbe(find_models()) as probe:
+            started = start_cluster(
+                name, shape=shape, binaries=programs, audit_log=audit_log, on_step=display.begin
+            )
+            seconds = time.monotonic() - resolved
+            emulation = find_emulation(probe.finish(), shape)
     status = started.read_status()
+    if emulation is not None:
+        status["emulation"] = emulation.to_dict()
     started.detach()
     found = f" (programs: {resolved - begun:.1f} s)" if resolved - begun > 1 else ""
     print_result(
         status | {"startSeconds": round(seconds, 2)},
         f"Cluster '{name}' is ready after {seconds:.1f} s{found}: {shape}, Kubernetes "
         f"{programs.kubernetes_source}, etcd {programs.etcd_source}.\n"
+        f"{_describe_speed(emulation)}\n"
         f"  sluice cluster kubectl{_name_flag(name)} -- get nodes\n"
         f"  export KUBECONFIG=$(sluice cluster kubeconfig{_name_flag(name)})\n"
         f"  sluice cluster down{_name_flag(name)}",
         output=output,
     )
+
+
+def _describe_speed(emulation: "Emulation | None") -> str:
+    if emulation is None:
+        return "How fast this machine computes was not measured."
+    return emulation.describe()
 
 
 def _name_flag(name: str) -> str:

@@ -33,6 +33,8 @@ class ExitCode(enum.IntEnum):
     """What was asked for is there and not ready: try again."""
     INVALID_RUN = 9
     """The demo ran, but computing was slower than the emulated devices: it says nothing."""
+    NO_PARITY = 10
+    """Two accelerator classes differ by more than they may, or it cannot be told."""
     INTERNAL = 70
     """A defect of Sluice; `SLUICE_DEBUG=1` shows where."""
     INTERRUPTED = 130

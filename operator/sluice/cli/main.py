@@ -35,6 +35,11 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "Show scaling, failover, a gated return, and a silent corruption that is caught.",
     ),
     "model": LazyCommand("sluice.cli.model", "model", "Record known answers of a model."),
+    "parity": LazyCommand(
+        "sluice.cli.parity",
+        "parity",
+        "Compare what two accelerator classes make of a model, and each with float32.",
+    ),
     "explain": LazyCommand(
         "sluice.cli.explain", "explain", "Tell what a pool or a node went through, and why."
     ),

@@ -8,7 +8,13 @@ import click
 
 from sluice.cli.kubeapi import call_api, find_kubeconfig, kubeconfig_option
 from sluice.cli.output import name_option, output_option, print_result
-from sluice_accel.faults import DEFAULT_RATE, DEFAULT_SLOWDOWN, FaultKind
+from sluice_accel.faults import (
+    DEFAULT_HELD,
+    DEFAULT_PERIOD,
+    DEFAULT_RATE,
+    DEFAULT_SLOWDOWN,
+    FaultKind,
+)
 
 
 @click.group()
@@ -68,7 +74,9 @@ def _parse_device(_: click.Context, __: click.Parameter, text: str) -> int | str
     type=click.Choice([str(kind) for kind in FaultKind]),
     required=True,
     help="What goes wrong: off-bus and ecc are logged by the driver, throttle shows in clocks and "
-    "latency, hang and corruption in nothing but tokens; crash ends the process once.",
+    "latency, hang and corruption in nothing but tokens; crash ends the process once, "
+    "out-of-memory one that allocates; slow-start delays the next start, and cooling lets a device "
+    "heat up under load.",
 )
 @click.option(
     "--device",
@@ -84,30 +92,78 @@ def _parse_device(_: click.Context, __: click.Parameter, text: str) -> int | str
 @click.option(
     "--slowdown",
     type=float,
-    help=f"Times as long a step takes, for throttle.  [default: {DEFAULT_SLOWDOWN}]",
+    help="Times as long a step takes, for throttle, or loading, for slow-start."
+    f"  [default: {DEFAULT_SLOWDOWN}]",
+)
+@click.option(
+    "--held",
+    type=float,
+    help="Share of the memory that something else holds, for out-of-memory."
+    f"  [default: {DEFAULT_HELD}]",
 )
 @click.option("--seed", type=int, help="Of all chance in it.  [default: 0]")
+@click.option("--after", type=float, metavar="SECONDS", help="When it comes.  [default: now]")
+@click.option(
+    "--probability",
+    type=float,
+    help="Chance that it is there in each period; off-bus and ecc stay once they came."
+    "  [default: 1]",
+)
+@click.option(
+    "--period",
+    type=float,
+    metavar="SECONDS",
+    help=f"How long one draw of chance holds.  [default: {DEFAULT_PERIOD:g}]",
+)
+@click.option(
+    "--repair-after",
+    "repairAfter",  # the names of the request
+    type=float,
+    metavar="SECONDS",
+    help="Repair it by itself, so long after it came.  [default: never]",
+)
+@click.option(
+    "--time-compression",
+    "timeCompression",
+    type=float,
+    help="Divides --repair-after, nothing else.  [default: 1]",
+)
 @name_option
 @output_option
 def break_(
     *,
     fault: str,
     device: int | str,
-    rate: float | None,
-    slowdown: float | None,
-    seed: int | None,
-    **options: Any,
+    node_name: str,
+    name: str,
+    output: str,
+    **numbers: float | None,
 ) -> None:
     """Break a device of the node; its agent and its pods go on.
 
-    The fault stays until 'sluice node heal', whatever happens to the agent. Another fault of the
-    same kind replaces it. A crash ends the processes that use the device now, and is over then.
+    The fault stays until 'sluice node heal' or its repair, whatever happens to the agent. Another
+    fault of the same kind replaces it. A crash ends the processes that use the device when it
+    comes, and is over then.
     """
-    wanted = {"fault": fault, "device": device, "rate": rate, "slowdown": slowdown, "seed": seed}
-    given = {name: value for name, value in wanted.items() if value is not None}
+    given: dict[str, Any] = {"fault": fault, "device": device}
+    given |= {option: number for option, number in numbers.items() if number is not None}
     which = "all its devices have" if device == "all" else f"its device {device} has"
-    outcome = f"broken: {which} the fault '{fault}'"
-    _act("break", outcome, given, **options)
+    outcome = f"broken: {which} the fault '{fault}'{_describe_schedule(numbers)}"
+    _act("break", outcome, given, node_name=node_name, name=name, output=output)
+
+
+def _describe_schedule(numbers: Mapping[str, float | None]) -> str:
+    """Return when it will be there, as far as it is not simply there from now on."""
+    after, chance, repair = (numbers.get(key) for key in ("after", "probability", "repairAfter"))
+    told = f" in {after:g} s" if after else ""
+    if chance is not None and chance < 1:
+        told += f", with probability {chance:g} each {numbers.get('period') or DEFAULT_PERIOD:g} s"
+    if repair is not None:
+        compression = numbers.get("timeCompression") or 1
+        told += f", until it is repaired {repair / compression:g} s later"
+        if compression != 1:
+            told += f" ({repair:g} s, compressed {compression:g} times)"
+    return told
 
 
 @node.command()

@@ -16,8 +16,9 @@ from sluice.decide.demand import Demand, find_quantile
 from sluice.model.memory import VariantMemory
 from sluice.model.serving import MAX_BATCHED_TOKENS, MAX_NUM_SEQS
 from sluice.model.snapshot import VariantSignals
-from sluice_accel.nominal import NOMINAL_MODELS
-from sluice_accel.profiles import PROFILES, perturb
+from sluice_accel.memory import plan_memory
+from sluice_accel.nominal import NOMINAL_MODELS, NominalModel
+from sluice_accel.profiles import PROFILES, AcceleratorProfile, perturb
 from sluice_accel.timing import StepBatch, step_time
 
 PLANNER_SEED = 20260101
@@ -81,7 +82,7 @@ def _sustained_rate(
     chunks = math.ceil(prompt / MAX_BATCHED_TOKENS)
     context = int((prompt + output / 2) * scale)
     best = 0.0
-    for batch in range(1, MAX_NUM_SEQS + 1):
+    for batch in range(1, _count_at_once(copy, model, devices, scale * (prompt + output)) + 1):
         mixed = step_time(
             copy,
             model,
@@ -102,6 +103,20 @@ def _sustained_rate(
         utilisation = min(limits.UTILISATION_CEILING, max(limits.UTILISATION_FLOOR, utilisation))
         best = max(best, utilisation / per_request)
     return best
+
+
+def _count_at_once(
+    profile: AcceleratorProfile, model: NominalModel, devices: int, length: float
+) -> int:
+    """Return how many sequences of so many nominal tokens a worker runs at once, at least 1.
+
+    A worker whose devices do not hold the weights never starts, and says why: there is no number
+    for what it carries.
+    """
+    plan = plan_memory(profile, model, devices)
+    if plan.cache <= 0:
+        return MAX_NUM_SEQS
+    return max(1, min(MAX_NUM_SEQS, plan.count_sequences(math.ceil(length))))
 
 
 def correct_capacity(

@@ -76,7 +76,7 @@ class Cluster:
             node: its name.
             action: what to do.
             options: of `break`: `fault`, and where wanted `device` (a number, or "all"; else 0),
-                `rate`, `slowdown`, `seed`.
+                those that `FaultRequest.parse` takes.
 
         Raises:
             NodeError: no such node, it is not in a state in which that can be done, or the options

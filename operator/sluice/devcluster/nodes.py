@@ -208,6 +208,7 @@ class NodeAgent:
                 "keyFile": str(serving.key),
                 "clientCAFile": str(authority.files.certificate),
             },
+            "deviceProfile": self.plan.profile,
             "metricsPort": self._metrics_port,
             "apiServer": {
                 "host": settings.api_server_host,

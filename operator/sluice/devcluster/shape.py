@@ -22,6 +22,8 @@ class NodeKind:
     labels: Mapping[str, str]
     taints: tuple[Mapping[str, str], ...]
     devices: Mapping[str, str]
+    profile: str | None = None
+    """Which accelerator its devices are, in the names of `sluice_accel.profiles`."""
 
 
 _MAIA = NodeKind(
@@ -31,6 +33,7 @@ _MAIA = NodeKind(
     labels={"sluice.dev/accelerator": "maia-200"},
     taints=({"key": "sluice.dev/maia", "value": "present", "effect": "NoSchedule"},),
     devices={"sluice.dev/maia": "2"},
+    profile="maia-200",
 )
 _GPU = NodeKind(
     name="gpu",
@@ -44,6 +47,7 @@ _GPU = NodeKind(
     },
     taints=({"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"},),
     devices={"nvidia.com/gpu": "2"},
+    profile="h100",
 )
 _SYSTEM = NodeKind(name="system", labels={"sluice.dev/node-pool": "system"}, taints=(), devices={})
 
@@ -61,6 +65,7 @@ class NodePlan:
 
     Attributes:
         devices: how many it has by resource; they are part of `capacity` too.
+        profile: which accelerator they are; None without any.
     """
 
     name: str
@@ -70,6 +75,7 @@ class NodePlan:
     taints: tuple[Mapping[str, str], ...]
     capacity: Mapping[str, str]
     devices: Mapping[str, str]
+    profile: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +131,5 @@ def _plan_node(kind: NodeKind, number: int, index: int) -> NodePlan:
         taints=kind.taints,
         capacity={**_BASE_CAPACITY, **kind.devices},
         devices=kind.devices,
+        profile=kind.profile,
     )

@@ -114,6 +114,8 @@ class Supervisor:
                 f"The cluster '{self._state.name}' has no node '{node}'. Its nodes: {known}."
             )
         apply_action(agent, action, find_agent(), options)
+        # For whoever asks later what was done to the hardware, and what was compressed in time.
+        sys.stderr.write(f"{node}: {action} {json.dumps(dict(options)) if options else ''}\n")
         if action == "kill":
             await _wait_for_end(agent)
         return agent.describe()

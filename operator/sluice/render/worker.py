@@ -127,11 +127,13 @@ def _list_arguments(
     if device is not None and nominal is not None:
         devices = variant.devices or accelerator.devices_per_worker
         arguments |= {
-            "--emulate-profile": str(device.profile),
-            "--emulate-model": str(nominal.nominal),
-            "--emulate-devices": str(devices),
+            "--profile": str(device.profile),
+            "--nominal": str(nominal.nominal),
+            "--devices": str(devices),
             "--token-scale": str(nominal.token_scale),
-            "--startup-seconds": f"{device.startup / device.time_compression:g}",
+            # Both, so that the worker's log says what was compressed.
+            "--startup-seconds": f"{device.startup:g}",
+            "--time-compression": str(device.time_compression),
         }
     return [f"{flag}={value}" for flag, value in arguments.items()]
 

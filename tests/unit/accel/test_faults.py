@@ -1,6 +1,7 @@
 """A device's state survives the way to the worker, and nonsense on that way is told."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -17,7 +18,11 @@ from sluice_accel.faults import (
 
 
 def test_a_state_comes_back_as_it_was_sent():
-    faults = tuple(Fault(kind, 12.5, rate=0.25, slowdown=2.0, seed=7) for kind in FaultKind)
+    schedule = {"until": 99.5, "probability": 0.5, "period": 3.0}
+    faults = tuple(
+        Fault(kind, 12.5, rate=0.25, slowdown=2.0, seed=7, held=0.75, **schedule)
+        for kind in FaultKind
+    )
     state = DeviceState("sluice.dev/maia", 1, faults)
     assert decode_state(encode_state(state)) == state
     assert encode_state(state).count(b"\n") == 1
@@ -71,10 +76,13 @@ def test_numbers_and_depths_that_python_cannot_take_are_refused_too(field, value
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("seed", "1e999"), ("since", "1e999"), ("since", "9" * 400), ("rate", "9" * 400)],
+    [
+        *(("seed", "1e999"), ("since", "1e999"), ("since", "9" * 400), ("rate", "9" * 400)),
+        *(("until", "1e999"), ("period", "1e999"), ("held", "NaN"), ("probability", "null")),
+    ],
 )
 def test_a_fault_with_a_number_beyond_all_bounds_is_refused(name, number):
-    fault = {"kind": "hang", "since": 1.0, "rate": 0.5, "slowdown": 2.0, "seed": 0}
+    fault = asdict(Fault(FaultKind.HANG, 1.0))
     text = json.dumps([{"resource": "x/y", "number": 0, "faults": [{**fault, name: "?"}]}])
     with pytest.raises(FaultError, match="no states of devices"):
         decode_states(text.replace('"?"', number))

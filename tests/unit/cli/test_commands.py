@@ -105,6 +105,24 @@ def test_what_cannot_be_done_is_a_sentence_and_a_code(
             {"fault": "ecc", "device": 0, "seed": 3},
             "maia-0 is broken: its device 0 has the fault 'ecc'.",
         ),
+        (
+            ["break", "maia-0", "--fault", "out-of-memory", "--held", "0.25", "--after", "30"],
+            {"fault": "out-of-memory", "device": 0, "held": 0.25, "after": 30.0},
+            "maia-0 is broken: its device 0 has the fault 'out-of-memory' in 30 s.",
+        ),
+        (
+            ["break", "maia-0", "--fault", "hang", "--probability", "0.1", "--period", "60"],
+            {"fault": "hang", "device": 0, "probability": 0.1, "period": 60.0},
+            "maia-0 is broken: its device 0 has the fault 'hang', with probability 0.1 each 60 s.",
+        ),
+        (
+            ["break", "n", "--fault=hang", "--repair-after=600", "--time-compression=100"],
+            {"fault": "hang", "device": 0, "repairAfter": 600.0, "timeCompression": 100.0},
+            (
+                "n is broken: its device 0 has the fault 'hang', until it is repaired 6 s later"
+                " (600 s, compressed 100 times)."
+            ),
+        ),
         (["heal", "maia-0"], {}, "maia-0 is healed: its devices have no fault."),
     ],
 )
@@ -124,7 +142,7 @@ def test_devices_are_broken_as_the_command_line_says(
     monkeypatch.setattr("sluice.devcluster.cluster.find_cluster", lambda name: FoundCluster())
     result = CliRunner().invoke(sluice, ["node", *arguments])
     assert result.output.strip() == said
-    assert asked == [("maia-0", arguments[0], options)]
+    assert asked == [(arguments[1], arguments[0], options)]
 
 
 def test_down_is_fine_without_a_cluster(capsys: pytest.CaptureFixture[str], home: Path) -> None:

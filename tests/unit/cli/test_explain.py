@@ -1,8 +1,6 @@
 """`sluice explain`: a pool, else a node, with what can be reached; sentences for the rest."""
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ from click.testing import CliRunner
 from sluice.cli.errors import CommandError
 from sluice.cli.main import sluice
 from sluice.cli.stories import describe_node, describe_pool
+
+from .fakeapi import serve_objects
 
 POOLS = "/apis/sluice.dev/v1alpha1/namespaces/default/inferencepools"
 MARK = {
@@ -58,60 +58,34 @@ EVENT = {
 }
 
 
-class FakeServer(http.server.BaseHTTPRequestHandler):
-    """An API server with a pool and a node, and an operator's admin port."""
-
-    objects: dict[str, Any] = {  # noqa: RUF012
-        f"{POOLS}/chat": {"metadata": {"name": "chat"}, "status": STATUS},
-        "/api/v1/nodes/maia-0": NODE,
-        "/api/v1/namespaces/default/events": {"items": []},
-        "/api/v1/events": {"items": [EVENT]},
-        "/api/v1/pods": {
-            "items": [
-                {
-                    "metadata": {
-                        "name": "chat-1",
-                        "namespace": "default",
-                        "labels": {"app.kubernetes.io/name": "sluice-worker"},
-                    },
-                    "status": {"phase": "Running", "containerStatuses": [{"ready": True}]},
+# What an API server with a pool and a node gives, and an operator's admin port.
+OBJECTS: dict[str, Any] = {
+    f"{POOLS}/chat": {"metadata": {"name": "chat"}, "status": STATUS},
+    "/api/v1/nodes/maia-0": NODE,
+    "/api/v1/namespaces/default/events": {"items": []},
+    "/api/v1/events": {"items": [EVENT]},
+    "/api/v1/pods": {
+        "items": [
+            {
+                "metadata": {
+                    "name": "chat-1",
+                    "namespace": "default",
+                    "labels": {"app.kubernetes.io/name": "sluice-worker"},
                 },
-                {"metadata": {"name": "other", "namespace": "default"}},
-            ]
-        },
-        "/recording": b"",
-    }
-
-    def do_GET(self) -> None:
-        found = self.objects.get(self.path.split("?")[0])
-        body = found if isinstance(found, bytes) else json.dumps(found or {}).encode()
-        self.send_response(404 if found is None else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+                "status": {"phase": "Running", "containerStatuses": [{"ready": True}]},
+            },
+            {"metadata": {"name": "other", "namespace": "default"}},
+        ]
+    },
+    "/recording": b"",
+}
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeServer) as made:
-        # Looks every 10 ms, not every half second, whether it is to end.
-        threading.Thread(target=made.serve_forever, args=(0.01,)).start()
-        url = f"http://127.0.0.1:{made.server_port}"
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-            "clusters": [{"name": "k", "cluster": {"server": url}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-        }
-        (tmp_path / "config").write_text(json.dumps(config))
+    with serve_objects(OBJECTS, tmp_path / "config") as url:
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
         yield url
-        made.shutdown()
 
 
 def explain(*arguments: str):
@@ -174,7 +148,7 @@ def test_without_an_operator_the_rest_is_told_and_what_is_missing(server: str) -
 
 
 def test_what_is_no_recording_is_said(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FakeServer.objects, "/recording", b'{"version": 1}\n')
+    monkeypatch.setitem(OBJECTS, "/recording", b'{"version": 1}\n')
     result = explain("chat", "--url", server)
     assert result.exit_code == 0
     assert "is no record of a pass" in result.output

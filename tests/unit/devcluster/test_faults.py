@@ -93,10 +93,78 @@ def test_a_crash_is_forgotten_by_itself(
     assert list(read(tmp_path)) == [1]
 
 
+def test_memory_and_loading_break_with_numbers_of_their_own(
+    hardware: NodeHardware, tmp_path: Path
+) -> None:
+    do_break(hardware, fault="out-of-memory", held=0.25)
+    do_break(hardware, fault="slow-start", slowdown=5, device=1)
+    full, slow = (state.faults[0] for state in read(tmp_path).values())
+    assert (full.kind, full.held) == (FaultKind.OUT_OF_MEMORY, 0.25)
+    assert (slow.kind, slow.slowdown) == (FaultKind.SLOW_START, 5)
+    shown = {entry["fault"]: entry for entry in hardware.describe()}
+    assert shown["out-of-memory"]["held"] == 0.25
+    assert shown["slow-start"]["slowdown"] == 5
+    assert "slowdown" not in shown["out-of-memory"]
+
+
+def test_a_fault_may_come_later_and_be_repaired_by_itself(
+    hardware: NodeHardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    do_break(hardware, fault="hang", after=30, repairAfter=600, timeCompression=100)
+    [fault] = read(tmp_path)[0].faults
+    assert (fault.since - now, fault.until - now) == (30, 36)
+    [shown] = hardware.describe()
+    assert (shown["since"] - now, shown["until"] - now) == (30, 36)
+    assert shown["present"] is False
+    now += 33
+    assert hardware.describe()[0]["present"] is True
+    now += 3
+    assert hardware.describe() == []
+    do_break(hardware, fault="ecc", device=1)
+    assert list(read(tmp_path)) == [1]
+
+
+def test_a_fault_may_come_and_go_by_chance(hardware: NodeHardware, tmp_path: Path) -> None:
+    do_break(hardware, fault="crash", probability=0.1, period=2, seed=5)
+    [fault] = read(tmp_path)[0].faults
+    assert (fault.probability, fault.period, fault.seed) == (0.1, 2, 5)
+    [shown] = hardware.describe()
+    assert (shown["probability"], shown["period"], shown["seed"]) == (0.1, 2, 5)
+
+
+def test_a_crash_by_chance_is_not_forgotten(
+    hardware: NodeHardware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do_break(hardware, fault="crash", probability=0.1)
+    later = time.time() + 600
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert [shown["fault"] for shown in hardware.describe()] == ["crash"]
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({}, "'None' is no fault of a device; use off-bus, ecc, throttle, hang, corruption, crash"),
+        (
+            {},
+            "'None' is no fault of a device; use off-bus, ecc, throttle, hang, corruption, crash,",
+        ),
+        ({"fault": "hang", "slowdown": 2}, "only 'throttle' and 'slow-start' have one"),
+        ({"fault": "hang", "held": 0.5}, "A fault 'hang' has no held; only 'out-of-memory' has"),
+        ({"fault": "out-of-memory", "held": 2}, "held 2 must be above 0 and at most 1"),
+        ({"fault": "hang", "after": -1}, "after is -1; it must be from 0 to 1e"),
+        ({"fault": "hang", "after": float("nan")}, "after is nan; it must be from 0"),
+        ({"fault": "hang", "after": "soon"}, "after is 'soon'; it must be a number"),
+        ({"fault": "hang", "repairAfter": 0}, "repairAfter is 0; it must be from 0.001"),
+        ({"fault": "hang", "probability": 0}, "probability 0 must be above 0"),
+        ({"fault": "hang", "period": 5}, "give a probability below 1, too"),
+        ({"fault": "hang", "probability": 0.5, "period": 0.1}, "period 0.1 must be 1 s at least"),
+        ({"fault": "hang", "timeCompression": 9}, "shortens a repair: give repairAfter, too"),
+        (
+            {"fault": "hang", "repairAfter": 9, "timeCompression": 0.5},
+            "timeCompression is 0.5; it must be from 1 to 1000",
+        ),
         ({"fault": "rust"}, "'rust' is no fault of a device"),
         ({"fault": ["ecc"]}, r"'\['ecc'\]' is no fault of a device"),
         ({"fault": "ecc", "device": 2}, r"maia-0 has no device 2. Its devices: 0, 1 \(sluice.dev"),

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sluice_accel.faults import DeviceState, Fault, FaultKind, encode_states
 from sluice_node.devicebank import DeviceBank
+from sluice_node.deviceheat import Reading
 from sluice_node.devicemetrics import measure_device
 
 from .nodeworld import make_config
@@ -40,7 +41,20 @@ def test_a_hot_device_shows_heat_low_clocks_and_for_how_long():
     assert hot["XID_ERRORS"] == 0
 
 
-@pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.CORRUPTION, FaultKind.CRASH])
+def test_use_power_and_memory_are_shown_where_the_kind_of_device_is_known():
+    reading = Reading(65.5, 612.25, 1234.5, busy=0.875, used=199e9, total=216e9)
+    shown = measure_device(DeviceState(MAIA, 0), NOW, reading)
+    assert (shown["GPU_TEMP"], shown["POWER_USAGE"], shown["GPU_UTIL"]) == (65.5, 612.25, 88)
+    assert shown["TOTAL_ENERGY_CONSUMPTION"] == 1_234_500  # mJ
+    assert (shown["FB_USED"], shown["FB_FREE"]) == (199e9 // 2**20, 17e9 // 2**20)  # MiB
+    assert not {"POWER_USAGE", "GPU_UTIL", "FB_USED", "FB_FREE"} & set(measure())
+    lost = DeviceState(MAIA, 0, (Fault(FaultKind.OFF_BUS, NOW),))
+    assert measure_device(lost, NOW, reading) == {"XID_ERRORS": 79}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in FaultKind if kind not in ("off-bus", "ecc", "throttle")]
+)
 def test_what_no_telemetry_sees_is_not_in_it(kind: FaultKind):
     assert measure(Fault(kind, NOW)) == measure()
 
@@ -51,7 +65,11 @@ async def test_the_node_serves_them_on_its_own_address(tmp_path: Path):
         port = probe.getsockname()[1]
     capacity = {"cpu": "4", "memory": "8Gi", "pods": "9", "nvidia.com/gpu": "1", MAIA: "1"}
     config = make_config(
-        tmp_path, address=IPv4Address("127.0.0.1"), metrics_port=port, capacity=capacity
+        tmp_path,
+        address=IPv4Address("127.0.0.1"),
+        metrics_port=port,
+        capacity=capacity,
+        device_profile="h100",
     )
     broken = DeviceState(MAIA, 0, (Fault(FaultKind.ECC, NOW),))
     (tmp_path / "faults.json").write_text(encode_states([broken]))
@@ -84,4 +102,5 @@ async def test_the_node_serves_them_on_its_own_address(tmp_path: Path):
             ("emulated", "true"),
         }
     shown = {family.name for family in text_string_to_metric_families(text)}
-    assert shown == {f"DCGM_FI_DEV_{field}" for field in measure()}
+    fields = measure_device(DeviceState(MAIA, 0), NOW, Reading(0, 0, 0, 0, 0, 0))
+    assert shown == {f"DCGM_FI_DEV_{field}" for field in fields}

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sluice_accel.faults import (
     decode_state,
     encode_states,
 )
+from sluice_accel.usage import DeviceUse, encode_use
 from sluice_node import devicebank, devicestates
 from sluice_node.devicebank import DeviceBank
 from sluice_node.devicehealth import THROTTLE_SECONDS, judge_devices
@@ -116,6 +118,44 @@ def test_a_device_that_is_not_there_is_named(file: Path, caplog: pytest.LogCaptu
     assert "names sluice.dev/maia 7, which this node does not have" in caplog.text
 
 
+def test_a_fault_with_a_schedule_is_shown_while_it_is_there(file: Path):
+    now = NOW
+    states = DeviceStates(DEVICES, file, lambda: now)
+    break_device(file, fault(FaultKind.HANG, NOW + 10, until=NOW + 20))
+    assert states.look(0) == []
+    now = NOW + 10
+    assert kinds_of(states.look(1)) == [(0, ["hang"])]
+    assert states.look(2) == []
+    now = NOW + 20
+    assert kinds_of(states.look(3)) == [(0, [])]
+
+
+def test_a_crash_that_is_due_later_comes_then_also_to_a_later_agent(file: Path):
+    break_device(file, fault(FaultKind.CRASH, NOW + 10))
+    now = NOW
+    states = DeviceStates(DEVICES, file, lambda: now)
+    assert states.look(0) == []
+    now = NOW + 10
+    assert kinds_of(states.look(1)) == [(0, ["crash"])]
+    assert states.look(1.5) == []
+    late = DeviceStates(DEVICES, file, lambda: now)
+    assert late.look(0) == []
+
+
+def test_what_a_device_does_by_itself_adds_to_what_is_in_the_file(file: Path):
+    states = DeviceStates(DEVICES, file)
+    break_device(file, fault(FaultKind.COOLING))
+    hot = fault(FaultKind.THROTTLE, slowdown=2.0)
+    assert kinds_of(states.look(0, {(MAIA, 0): (hot,)})) == [(0, ["cooling", "throttle"])]
+    assert states.look(1, {(MAIA, 0): (hot,)}) == []
+    break_device(file, fault(FaultKind.THROTTLE, slowdown=8.0))
+    [told] = states.look(2, {(MAIA, 0): (hot,)})
+    assert [each.slowdown for each in told.faults] == [8.0]
+    assert states.show_written((MAIA, 0)) == told
+    file.unlink()
+    assert kinds_of(states.look(3)) == [(0, [])]
+
+
 def judge(*faults: Fault, now: float = NOW) -> Any:
     return judge_devices([DeviceState(MAIA, 0), DeviceState(MAIA, 1, faults)], now)
 
@@ -134,7 +174,9 @@ def test_what_the_driver_logs_makes_a_device_unhealthy(kind: FaultKind, reason: 
     assert report.unhealthy == {(MAIA, 1)}
 
 
-@pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.CORRUPTION, FaultKind.CRASH])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in FaultKind if kind not in ("off-bus", "ecc", "throttle")]
+)
 def test_the_node_does_not_see_what_nobody_logs(kind: FaultKind):
     report = judge(fault(kind))
     assert (report.healthy, report.reason) == (True, "AcceleratorIsHealthy")
@@ -247,6 +289,43 @@ async def test_a_process_that_reads_nothing_is_cut_off(bank: DeviceBank):
         while bank._sockets._open[MAIA, 0]:
             bank._sockets.tell(state)
             await asyncio.sleep(0)
+    writer.close()
+
+
+async def test_what_processes_do_with_a_device_is_summed_while_they_have_it(bank: DeviceBank):
+    device = (MAIA, 0)
+    path = bank.find_socket(device)
+
+    async def until(busy: float, memory: float) -> None:
+        deadline = time.monotonic() + 10
+        while bank._sockets.sum_use(device) != DeviceUse(busy, memory):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+    writers = []
+    for use in (DeviceUse(0.5, 0.25), DeviceUse(0.75, 0.5)):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(encode_use(use))
+        writers.append(writer)
+    await until(1.0, 0.75)
+    writers[0].write(encode_use(DeviceUse(0.125, 0.25)))
+    await until(0.875, 0.75)
+    writers[1].close()
+    await until(0.125, 0.25)
+    writers[0].close()
+    await until(0.0, 0.0)
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b"x" * 100_000])
+async def test_a_process_that_sends_what_is_no_use_is_cut_off(
+    bank: DeviceBank, line: bytes, caplog: pytest.LogCaptureFixture
+):
+    reader, writer = await asyncio.open_unix_connection(bank.find_socket((MAIA, 0)))
+    assert await read_kinds(reader) == []
+    writer.write(line)
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    assert "a process that has sluice.dev/maia 0 open sent" in caplog.text
     writer.close()
 
 

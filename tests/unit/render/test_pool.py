@@ -224,12 +224,12 @@ def test_image_command_and_pull_secrets_of_a_pool_win():
 
 def test_an_emulated_worker_is_told_what_to_pretend():
     arguments = read_arguments()
-    assert arguments["--emulate-profile"] == "maia-200"
-    assert arguments["--emulate-model"] == "llama-3.3-70b"
-    assert arguments["--emulate-devices"] == "1"
+    assert arguments["--profile"] == "maia-200"
+    assert arguments["--nominal"] == "llama-3.3-70b"
+    assert arguments["--devices"] == "1"
     assert arguments["--token-scale"] == "96"
-    assert arguments["--startup-seconds"] == "6"  # 60 s, compressed 10 times
-    assert read_arguments(edit_pool(devices=2))["--emulate-devices"] == "2"
+    assert (arguments["--startup-seconds"], arguments["--time-compression"]) == ("60", "10")
+    assert read_arguments(edit_pool(devices=2))["--devices"] == "2"
 
 
 def test_pacing_needs_both_the_class_and_the_pool():

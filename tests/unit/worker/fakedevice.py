@@ -5,6 +5,7 @@ import socket
 import threading
 
 from sluice_accel.faults import DeviceState, Fault, FaultKind, encode_state
+from sluice_accel.usage import decode_use
 
 RESOURCE = "example.com/device"
 
@@ -35,6 +36,15 @@ class FakeDevice:
                     connection.sendall(self._line)
                     self._connections.append(connection)
                 self.connected.release()
+
+    def hear(self):
+        """Return the next use that a worker tells of."""
+        with self._lock:
+            connection = self._connections[-1]
+        line = b""
+        while not line.endswith(b"\n"):
+            line += connection.recv(1)
+        return decode_use(line)
 
     def tell(self, *kinds, **over):
         """Have these faults from now on; none heals the device."""

@@ -1,6 +1,7 @@
 """What a worker cannot load is named in a sentence, whatever is wrong with it."""
 
 import json
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.errors import CheckpointError
+from sluice_worker.knownanswers import compute_digest
 from sluice_worker.main import load_model
 from sluice_worker.tokens import Vocabulary
 
@@ -19,9 +21,23 @@ from .checkpoints import write_checkpoint
     ("over", "said"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'; supported is llama"),
-        ({"rope_scaling": {"factor": 8}}, "rope_scaling"),
+        ({"model_type": None}, "model_type is None"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures is .*Sequence"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported is silu"),
+        ({"rope_scaling": {"factor": 8}}, "rope_scaling is .*positions that are not scaled"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rope_scaling is .*llama3"),
+        ({"rope_scaling": {"type": "linear", "factor": 8}}, "rope_scaling is .*linear"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn'"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            "rope_parameters is .*yarn",
+        ),
         ({"attention_bias": True}, "attention_bias is True"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is .*gptq"),
+        ({"sliding_window": 4096}, "sliding_window is 4096"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rms_norm_eps": None}, "lacks rms_norm_eps"),
         ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\]; supported is one number"),
         ({"rope_theta": "10000"}, "rope_theta is '10000'"),
@@ -51,6 +67,113 @@ def test_the_width_of_heads_follows_when_it_is_not_given(tmp_path):
     assert load_checkpoint(tmp_path).config.head_dim == 8
 
 
+def rewrite_config(path, change):
+    config = json.loads((path / "config.json").read_text())
+    change(config)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def test_what_a_configuration_leaves_out_is_what_a_llama_has(tmp_path):
+    path = write_checkpoint(tmp_path, num_key_value_heads=4)
+    said = load_checkpoint(path).config
+
+    def leave_out(config):
+        for name in ("hidden_act", "num_key_value_heads", "rope_theta", "rms_norm_eps"):
+            del config[name]
+
+    rewrite_config(path, leave_out)
+    assert load_checkpoint(path).config == replace(said, rms_norm_eps=1e-6)
+
+
+def test_the_base_of_positions_is_found_where_newer_files_have_it(tmp_path):
+    path = write_checkpoint(
+        tmp_path, rope_parameters={"rope_type": "default", "rope_theta": 5e5}, rope_scaling=None
+    )
+    rewrite_config(path, lambda config: config.pop("rope_theta"))
+    assert load_checkpoint(path).config.rope_theta == 5e5
+
+
+def test_a_head_of_its_own_makes_the_logits(tmp_path):
+    path = write_checkpoint(tmp_path, tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match=r"lack the tensor lm_head\.weight"):
+        load_checkpoint(path)
+    head = np.random.default_rng(2).normal(size=(100, 32)).astype(np.float32)
+    change_weights(path, lambda weights: weights.update({"lm_head.weight": head}))
+    checkpoint = load_checkpoint(path)
+    assert np.array_equal(checkpoint.head, head.T)
+    assert not np.array_equal(checkpoint.embedding, head)
+    rewrite_config(path, lambda config: config.update(tie_word_embeddings=True))
+    tied = load_checkpoint(path)  # some files have a copy of the embedding under that name
+    assert np.array_equal(tied.head, tied.embedding.T)
+
+
+def shard(path, index=None):
+    """Divide the weights over two files; return their index."""
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    names = sorted(weights)
+    files = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
+    for file, held in files.items():
+        save_file({name: weights[name] for name in held}, path / file)
+    found = {name: file for file, held in files.items() for name in held}
+    document = {"metadata": {"total_size": 1}, "weight_map": found | (index or {})}
+    (path / "model.safetensors.index.json").write_text(json.dumps(document))
+    return found
+
+
+def test_shards_are_the_same_model_as_one_file(tmp_path):
+    whole = load_checkpoint(write_checkpoint(tmp_path / "whole"))
+    path = write_checkpoint(tmp_path / "parts")
+    digest = compute_digest(path)
+    files = shard(path)
+    parts = load_checkpoint(path)
+    assert parts.config == whole.config
+    for here, there in zip(parts.layers, whole.layers, strict=True):
+        for field in fields(here):
+            assert np.array_equal(getattr(here, field.name), getattr(there, field.name))
+    assert np.array_equal(parts.head, whole.head)
+    sharded = compute_digest(path)
+    assert sharded != digest
+    file = path / files["model.norm.weight"]
+    save_file(load_file(file) | {"model.norm.weight": np.ones(32, np.float32)}, file)
+    assert compute_digest(path) != sharded  # whichever shard changes
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"model.extra": "model-00001-of-00002.safetensors"}, "lacks the tensor model.extra that"),
+        ({"model.extra": "lost.safetensors"}, "lacks lost.safetensors, which has model.extra"),
+        ({"model.extra": "../lost.safetensors"}, "'../lost.safetensors', which is no name"),
+        ({"model.extra": 7}, "model.extra in 7, which is no name"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_named(tmp_path, index, said):
+    path = write_checkpoint(tmp_path)
+    shard(path, index)
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
+def test_an_index_that_is_none_is_named(tmp_path, content):
+    path = write_checkpoint(tmp_path)
+    shard(path)
+    (path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json"):
+        load_checkpoint(path)
+
+
+def test_a_pickle_is_not_read_and_named(tmp_path):
+    path = write_checkpoint(tmp_path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is not read: save the model as"):
+        load_checkpoint(path)
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint directory"):
         load_checkpoint(tmp_path / "nowhere")
@@ -78,7 +201,7 @@ def change_weights(path, change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda w: w.pop("model.norm.weight"), r"lacks the tensor model\.norm\.weight"),
+        (lambda w: w.pop("model.norm.weight"), r"lack the tensor model\.norm\.weight"),
         (
             lambda w: w.update({"model.norm.weight": np.ones(31, np.float32)}),
             r"has the shape \(31,\); config\.json says \(32,\)",
@@ -87,6 +210,18 @@ def change_weights(path, change):
         (
             lambda w: w.update({"model.norm.weight": np.full(32, np.nan, np.float32)}),
             r"model\.norm\.weight has values that are not finite",
+        ),
+        (
+            lambda w: w["model.layers.1.mlp.up_proj.weight"].__setitem__((3, 4), np.inf),
+            r"model\.layers\.1\.mlp\.up_proj\.weight has values that are not finite",
+        ),
+        (
+            lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": np.ones(32, np.float32)}),
+            r"weights have model\.layers\.0\.self_attn\.q_proj\.bias, which this decoder does not",
+        ),
+        (
+            lambda w: w.update({name: np.ones(8, np.float32) for name in ("a", "b", "c")}),
+            r"the weights have a and 2 others",
         ),
         (
             lambda w: w.update({"model.norm.weight": np.ones(32, float8_e4m3fn)}),
@@ -101,12 +236,46 @@ def test_weights_that_do_not_fit_are_named(tmp_path, change, said):
         load_checkpoint(path)
 
 
-def test_a_broken_file_is_named(tmp_path):
+def test_positions_of_older_files_follow_from_the_base(tmp_path):
+    path = write_checkpoint(tmp_path)
+    rates = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    change_weights(path, lambda weights: weights.update(rates))
+    load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (lambda size: size - 10, "cut off within the tensor model.norm.weight"),
+        (
+            lambda size: size // 2,
+            "cut off within the tensor model.layers.0.self_attn.o_proj.weight",
+        ),
+        (lambda _: 300, "ends within its header"),
+        (lambda _: 4, "ends within its header"),
+        (lambda _: 0, "ends within its header"),
+    ],
+)
+def test_a_file_that_is_cut_off_is_named_with_its_tensor(tmp_path, left, said):
     path = write_checkpoint(tmp_path)
     whole = (path / "model.safetensors").read_bytes()
-    (path / "model.safetensors").write_bytes(whole[:-10])
-    with pytest.raises(CheckpointError, match="cannot read"):
+    (path / "model.safetensors").write_bytes(whole[: left(len(whole))])
+    with pytest.raises(CheckpointError, match=f"cannot read .*model.safetensors: it .*{said}"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x02" + bytes(7) + b"{}" + bytes(9), b"\x04" + bytes(7) + b"nope"]
+)
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content):
+    path = write_checkpoint(tmp_path)
+    (path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_checkpoint(path)
+
+
+def test_a_broken_tokenizer_is_named(tmp_path):
+    path = write_checkpoint(tmp_path)
     (path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot read"):
         Vocabulary(path / "tokenizer.json")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sluice_accel.faults import DeviceState, Fault, FaultKind
+from sluice_accel.usage import DeviceUse
 from sluice_worker.corruption import Corruption
 from sluice_worker.device import Devices, Effects, combine_states
 from sluice_worker.errors import DeviceError
@@ -53,6 +54,59 @@ def test_of_several_devices_the_worst_counts():
     cool, hot = state("throttle", slowdown=2), state("throttle", "hang", slowdown=5)
     effects = combine_states([cool, hot])
     assert (effects.slowdown, effects.hung, effects.error) == (5, True, "")
+
+
+def test_one_throttled_device_of_several_holds_all_up_and_only_it_is_busier():
+    devices = Devices(["one", "two"])
+    devices.take_state(0, state())
+    devices.take_state(1, state("throttle", number=1, slowdown=3))
+    assert devices.effects.slowdown == 3
+    devices.note_kernels(0.1)
+    assert devices.take_busy() == pytest.approx((0.1, 0.3))
+    assert devices.take_busy() == (0, 0)
+
+
+def test_loading_and_steps_are_slowed_by_faults_of_their_own():
+    effects = combine_states([state("slow-start", slowdown=4), state("slow-start", slowdown=2)])
+    assert (effects.starting, effects.slowdown) == (4, 1)
+    assert combine_states([state("throttle", slowdown=4)]).starting == 1
+
+
+def test_a_device_whose_memory_something_else_holds_is_named():
+    devices = Devices(["one", "two"])
+    devices.load()
+    devices.take_state(0, state("out-of-memory", held=0.05))
+    devices.allocate()  # beside the usual 92 %, so much is free
+    devices.take_state(1, state("out-of-memory", number=1, held=0.5))
+    devices.check()  # what allocates nothing goes on
+    with pytest.raises(
+        DeviceError, match=r"out of memory: example.com/device 1: something else holds 50% .* 92%"
+    ):
+        devices.allocate()
+    with pytest.raises(DeviceError, match="out of memory"):
+        devices.load()
+    devices.take_state(1, state(number=1))
+    devices.allocate()
+
+
+def test_the_agent_learns_what_is_done_with_a_device(device, monkeypatch):
+    monkeypatch.setattr("sluice_worker.device.REPORT_SECONDS", 0.02)
+    devices = Devices([str(device.path)])
+    devices.start()
+    assert device.hear() == DeviceUse(0.0, 0.0)
+    devices.load()
+    wait_until(lambda: device.hear().memory == pytest.approx(0.92))
+    devices.note_kernels(1e6)
+    wait_until(lambda: device.hear().busy == 1)
+    wait_until(lambda: device.hear().busy == 0)
+    devices.take_state(0, state("hang"))
+    caller = threading.Thread(target=devices.finish_call)
+    caller.start()
+    # As on real devices: a kernel that never ends is busy all the time.
+    wait_until(lambda: device.hear().busy == 1)
+    assert device.hear().busy == 1
+    devices.take_state(0, state())
+    caller.join(30)
 
 
 def test_a_device_that_computes_wrongly_spoils_its_share_of_the_values():

@@ -206,7 +206,7 @@ def paced():
         now[0] += seconds + 0.001
 
     device = EmulatedDevice(PROFILES["maia-200"], NOMINAL_MODELS["llama-3.3-70b"], 1, 96)
-    return Pacer(device, lambda: now[0], sleep), now, device.run_step([(1, 100, False)])[0]
+    return Pacer(device, lambda: now[0], sleep), now, device.run_step([(1, 100, False)]).seconds
 
 
 def pace(pacer, now, seconds):

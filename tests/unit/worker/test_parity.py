@@ -19,8 +19,10 @@ from sluice_worker.parity import (
     LIMITS,
     SAME_LIMITS,
     Parity,
+    check_score,
     judge_parity,
     measure_parity,
+    widen_limits,
 )
 
 COMPACT = Path(__file__).parents[3] / "workers" / "models" / "compact"
@@ -139,6 +141,43 @@ def test_verdicts_name_the_numbers_that_were_compared(parity, limits, outcome, s
     assert verdict.outcome == outcome
     assert said in " ".join(verdict.reasons)
     assert bool(verdict.reasons) == (outcome != "pass")
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "outcome"),
+    [
+        (0, 0, "pass"),
+        (1, 0, "pass"),
+        (3, 0, "pass"),
+        (4, 0, "fail"),
+        (9, 5, "pass"),
+        (9, 1, "fail"),
+    ],
+)
+def test_lost_answers_count_beyond_one_in_a_hundred_and_beyond_chance(lost, gained, outcome):
+    reference = np.arange(84) < 68
+    device = reference.copy()
+    device[:lost], device[68 : 68 + gained] = False, True
+    check = check_score(reference, device, BITS8)
+    assert check.outcome == outcome
+    if outcome == "fail":
+        assert check.reason.startswith(f"{68 - lost + gained} answers are right, 68 of the ref")
+
+
+def test_answers_of_four_bits_are_told_and_not_judged():
+    right = np.ones(9, bool)
+    assert check_score(right, ~right, BITS4) is None
+
+
+def test_a_reference_that_knows_nothing_has_no_score_to_lose():
+    nothing = np.zeros(9, bool)
+    assert check_score(nothing, nothing, BITS16).outcome == "blind"
+
+
+def test_two_that_keep_their_bounds_may_be_as_far_from_each_other_as_both_together():
+    both = widen_limits(BITS16, BITS4)
+    assert both.agreement == pytest.approx(0.89)
+    assert both.divergence == pytest.approx(5.1e-2)
 
 
 def test_every_numerics_has_its_limits():

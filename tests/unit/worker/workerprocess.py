@@ -38,6 +38,7 @@ class WorkerProcess:
                     f"--model-path={checkpoint}",
                     "--served-model-name=compact",
                     f"--port={self.port}",
+                    "--startup-seconds=0",  # one that is given later counts
                     *args,
                 ],
                 stderr=log,
