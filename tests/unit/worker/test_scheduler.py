@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.engine import Engine, Limits
+from sluice_worker.engine import Engine, GenerationRequest, Limits, describe_work
 from sluice_worker.kernelload import load_kernels
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import NUMERICS
@@ -147,6 +147,13 @@ def test_who_gave_way_goes_on_from_where_it_was(start, metrics):
     assert read(metrics, "num_preemptions_total") == sum(one.preemptions for one in together) > 0
     assert [one.output for one in together] == alone
     assert together[0].preemptions == 0  # the oldest never has to
+
+
+def test_output_that_is_computed_anew_takes_the_device_as_long_as_a_prompt():
+    sequence = GenerationRequest([5] * 3, PARAMS, 0.0, output=[6] * 9)
+    chunks = [(0, 3), (3, 5), (8, 1)]
+    works = [describe_work(sequence, Chunk([5] * size, at, None)) for at, size in chunks]
+    assert works == [(3, 0, True), (5, 3, True), (1, 8, False)]
 
 
 def test_the_least_important_gives_way_first_and_then_the_youngest(start, monkeypatch):
