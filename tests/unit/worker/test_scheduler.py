@@ -266,6 +266,17 @@ def test_a_known_prompt_needs_no_block_of_anybody(start, metrics):
     assert read(metrics, "num_preemptions_total") == 0
 
 
+def test_nobody_is_given_the_blocks_of_a_known_prompt(start, metrics):
+    engine = start(blocks=8)
+    prompt = [*range(2, 80)]
+    engine.submit_probe(prompt, 3)
+    run(engine)
+    sequence = engine.submit(prompt, PARAMS)
+    run(engine)
+    assert read(metrics, "prefix_cache_hits_total") == 0
+    assert sequence.output == answer_alone(start, prompt)
+
+
 def test_a_long_run_leaves_no_memory_behind(start):
     """Steps of a full engine, round after round: blocks, hashes and lists end as they began."""
     engine = start(blocks=6)
