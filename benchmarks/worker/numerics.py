@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="so manieth passage, for parity")
     arguments = parser.parse_args()
     checkpoint, vocabulary = load_model(MODEL)
-    print("compact model; narrow numerics are emulated by rounding in NumPy")
+    print("compact model; narrow numerics are emulated by rounding")
     if arguments.what == "speed":
         decoders = {
             name: Decoder(checkpoint, NUMERICS[name], kernels=choose_kernels())

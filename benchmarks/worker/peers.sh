@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes an environment with the peers of benchmarks/worker/decode.py: torch, transformers and
-# llama.cpp, the last one built here for this processor. Takes minutes.
+# llama.cpp, the last one built here for this processor. Takes minutes. Without OpenBLAS, Debian's torch
+# multiplies with the reference BLAS, ten times slower.
 #
-#     apt-get install python3-torch python3-venv cmake g++
+#     apt-get install python3-torch libopenblas0-pthread python3-venv cmake g++
 #     benchmarks/worker/peers.sh DIR
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"

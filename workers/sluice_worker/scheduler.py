@@ -177,7 +177,6 @@ class Scheduler:
         assert sequence.cache is not None  # noqa: S101  # whoever runs has one
         self.store.release(sequence.cache.clear())
         sequence.cache = None
-        sequence.hashes.clear()
         sequence.done = 0
 
     def _admit(self) -> "GenerationRequest | None":

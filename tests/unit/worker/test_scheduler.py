@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.engine import Engine, Limits
+from sluice_worker.engine import Engine, GenerationRequest, Limits, describe_work
 from sluice_worker.kernelload import load_kernels
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import NUMERICS
@@ -149,6 +149,13 @@ def test_who_gave_way_goes_on_from_where_it_was(start, metrics):
     assert together[0].preemptions == 0  # the oldest never has to
 
 
+def test_output_that_is_computed_anew_takes_the_device_as_long_as_a_prompt():
+    sequence = GenerationRequest([5] * 3, PARAMS, 0.0, output=[6] * 9)
+    chunks = [(0, 3), (3, 5), (8, 1)]
+    works = [describe_work(sequence, Chunk([5] * size, at, None)) for at, size in chunks]
+    assert works == [(3, 0, True), (5, 3, True), (1, 8, False)]
+
+
 def test_the_least_important_gives_way_first_and_then_the_youngest(start, monkeypatch):
     engine = start(blocks=5)
     give_back, gave = engine._scheduler._give_back, []
@@ -257,6 +264,17 @@ def test_a_known_prompt_needs_no_block_of_anybody(start, metrics):
         engine.step()
     assert len(probe.output) == 3
     assert read(metrics, "num_preemptions_total") == 0
+
+
+def test_nobody_is_given_the_blocks_of_a_known_prompt(start, metrics):
+    engine = start(blocks=8)
+    prompt = [*range(2, 80)]
+    engine.submit_probe(prompt, 3)
+    run(engine)
+    sequence = engine.submit(prompt, PARAMS)
+    run(engine)
+    assert read(metrics, "prefix_cache_hits_total") == 0
+    assert sequence.output == answer_alone(start, prompt)
 
 
 def test_a_long_run_leaves_no_memory_behind(start):
