@@ -65,7 +65,8 @@ class Network:
             h = normalise(x, w["input_layernorm.weight"])
             # Products with the same rows are done as one: the narrow ones are slow alone.
             kinds = [w[f"self_attn.{kind}_proj.weight"] for kind in "qkv"]
-            mixed = attend(*self._multiply_all(h, kinds), chats)
+            queries, keys, values = self._multiply_all(h, kinds)
+            mixed = attend(queries, keys, values, chats)
             x = x + self._multiply(mixed, w["self_attn.o_proj.weight"])
             h = normalise(x, w["post_attention_layernorm.weight"])
             kinds = [w[f"mlp.{kind}_proj.weight"] for kind in ("gate", "up")]
@@ -106,7 +107,7 @@ class Network:
     def _multiply_all(self, x: jax.Array, matrices: Sequence[jax.Array]) -> list[jax.Array]:
         """Return x times each of the matrices."""
         ends = list(itertools.accumulate(len(matrix) for matrix in matrices))
-        return jnp.split(self._multiply(x, jnp.concatenate(matrices)), ends[:-1], -1)
+        return list(jnp.split(self._multiply(x, jnp.concatenate(matrices)), ends[:-1], -1))
 
     def _product(self, left: jax.Array, right: jax.Array) -> jax.Array:
         if not self.half:
