@@ -174,6 +174,7 @@ async def measure(
         rows = await harm_again_and_again(running, harms, options)
     return {
         "notice": NOTICE,
+        "numerics": running.numerics,
         "rows": rows,
         "overrun_share": round(running.fleet.overrun_share(), 4),
         "requests": len(running.load.outcomes),
