@@ -24,7 +24,7 @@ def devices_per_worker(variant: VariantSpec | None, accelerator: AcceleratorClas
 def suits_numerics(variant: VariantSpec, accelerator: AcceleratorClassSpec) -> bool:
     """Tell whether the class's device multiplies in what the variant's workers compute in.
 
-    A worker that is told something else never starts. Only emulated devices are known to us.
+    A paced worker that is told something else never starts. Real hardware is not known to us.
     """
     emulation = accelerator.emulation
     profile = None if emulation is None else str(emulation.profile)
