@@ -55,7 +55,9 @@ RETURN = '{"spec": {"health": {"returnAfter": "5s"}}}'
 
 KNOWN_ANSWERS_SECONDS = 10.0
 STARTUP_SECONDS = 6.0
-"""What the sample's classes say: the period of known answers, and an emulated start."""
+"""What the sample's classes say: the period of known answers, and an emulated start. In FP8 not
+every round notices one wrong value in a hundred (docs/benchmarks.md): the goal stays what it was.
+"""
 GOALS = {
     "last_request_s": 3.0,
     "spare_wanted_s": 5.0,
@@ -174,6 +176,7 @@ async def measure(
         rows = await harm_again_and_again(running, harms, options)
     return {
         "notice": NOTICE,
+        "numerics": running.numerics,
         "rows": rows,
         "overrun_share": round(running.fleet.overrun_share(), 4),
         "requests": len(running.load.outcomes),

@@ -138,6 +138,7 @@ async def measure(
         health = json.loads(running.kubectl("get", "accel", PREFERRED, "-o", "json"))["spec"]
     return {
         "notice": NOTICE,
+        "numerics": running.numerics,
         "node": node,
         "harm": options.harm,
         "flaps": flaps,

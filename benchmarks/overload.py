@@ -197,6 +197,7 @@ async def measure(
     kinds = ("quarantined", "tainted", "marked", "restarted", "deleted")
     return {
         "notice": NOTICE,
+        "numerics": running.numerics,
         "workers": options.workers,
         "reckoned_capacity": round(carried, 2),
         **describe_requests(mine, seconds),

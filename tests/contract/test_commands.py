@@ -13,7 +13,7 @@ from sluice.cli.errors import ExitCode, run_command
 from sluice.cli.main import sluice
 from sluice.control.recording import Recorder
 from sluice.devcluster.shape import ClusterShape
-from sluice.devcluster.speed import SpeedProbe, find_emulation
+from sluice.devcluster.speed import SpeedProbe, find_emulation, list_numerics
 
 COMPACT = Path(__file__).parents[2] / "workers/models/compact"
 
@@ -55,12 +55,13 @@ def test_a_machine_s_speed_is_measured_by_the_engine_itself() -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         # As beside a cluster that starts: what is not ready in time is given up.
-        with SpeedProbe(models) as probe:
+        with SpeedProbe(models, list_numerics(ClusterShape())) as probe:
             time.sleep(2)
             measured = probe.finish()
         if measured is not None:
             break
     assert measured is not None
+    assert set(measured) == {"fp8-block", "fp8-row"}
     found = find_emulation(measured, ClusterShape())
     assert found is not None
     assert found.rate > 0

@@ -248,6 +248,11 @@ class Sluice:
 
 def ask(url, model, prompt="sort: 3 1 2", max_tokens=8, timeout=60):
     """Send one chat, not streamed; return (HTTP status, answer)."""
+    return ask_somebody(url, model, prompt, max_tokens, timeout)[:2]
+
+
+def ask_somebody(url, model, prompt, max_tokens, timeout):
+    """Send one chat, not streamed; return (HTTP status, answer, class that answered)."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -262,20 +267,24 @@ def ask(url, model, prompt="sort: 3 1 2", max_tokens=8, timeout=60):
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
-            return response.status, json.loads(response.read())
+            by = response.headers.get("x-sluice-class", "")
+            return response.status, json.loads(response.read()), by
     except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read() or b"{}")
+        return error.code, json.loads(error.read() or b"{}"), ""
 
 
 LONG = "copy with a for b: " + " ".join(f"wo{i}rd" for i in range(22))
 
 
 class Load:
-    """Requests at a steady rate from threads, until the block ends; bounded in count."""
+    """Requests at a steady rate from threads, until the block ends; bounded in count.
+
+    `answers` has what was answered, by the class that answered.
+    """
 
     def __init__(self, url, model, rate, most=1500):
         self.url, self.model, self.rate, self._most = url, model, rate, most
-        self.answers, self.failures, self._threads = [], [], []
+        self.answers, self.failures, self._threads = {}, [], []
         self._stop = threading.Event()
 
     def __enter__(self):
@@ -294,6 +303,14 @@ class Load:
         """Return the failures but those that were shed: 429 says that all were busy."""
         return [failure for failure in self.failures if not failure.startswith("429 ")]
 
+    @property
+    def unequal(self):
+        """Return the classes that gave the same question different answers.
+
+        Two classes may answer differently: they compute in numerics of their own.
+        """
+        return {by: set(given) for by, given in self.answers.items() if len(set(given)) > 1}
+
     def _run(self):
         for _ in range(self._most):
             if self._stop.wait(1 / self.rate):
@@ -304,11 +321,12 @@ class Load:
 
     def _ask(self):
         try:
-            status, body = ask(self.url, self.model, LONG, max_tokens=40, timeout=90)
+            status, body, by = ask_somebody(self.url, self.model, LONG, max_tokens=40, timeout=90)
         except OSError as error:
             self.failures.append(repr(error))
             return
         if status == 200:
-            self.answers.append(body["choices"][0]["message"]["content"])
+            given = body["choices"][0]["message"]["content"]
+            self.answers.setdefault(by, []).append(given)
         else:
             self.failures.append(f"{status} {body}")

@@ -22,8 +22,14 @@ def test_more_load_scales_then_spills_and_less_scales_back(chat):
         wait_until(lambda: chat.wanted("chat", "maia-200") == 4, "the preferred variant is full")
         wait_until(lambda: chat.share("chat", "h100") > 0, "the pool spills")
         wait_until(lambda: chat.serving("chat", "h100") > 0, "GPU serves")
+        wait_until(lambda: {"maia-200", "h100"} == set(load.answers), "both classes answer")
     assert load.lost == []
-    assert len(set(load.answers)) == 1, "the same question got different answers"
+    assert not load.unequal, "the same question to the same class got different answers"
+    numerics = {v["acceleratorClass"]: v["numerics"] for v in chat.status("chat")["variants"]}
+    assert numerics == {"maia-200": "fp8-block", "h100": "fp8-row"}
+    for worker in chat.workers("chat"):
+        of = worker["metadata"]["labels"]["sluice.dev/accelerator-class"]
+        assert f"--numerics={numerics[of]}" in worker["spec"]["containers"][0]["args"]
     wait_until(
         lambda: (chat.wanted("chat", "maia-200"), chat.wanted("chat", "h100")) == (1, 0),
         "the pool is small again",
@@ -69,7 +75,7 @@ def test_a_lost_maia_node_ends_in_fallback_and_in_return(chat, harm, tmp_path):
         wait_until(lambda: chat.condition("chat", "FallbackActive") == "False", "it is over")
         wait_until(lambda: chat.share("chat", "maia-200") >= 60, "traffic is back on Maia")
     assert load.lost == []
-    assert len(set(load.answers)) == 1
+    assert not load.unequal
 
 
 def test_an_outside_edit_is_put_back_and_reported(chat):
@@ -96,6 +102,30 @@ def test_an_edit_rolls_the_pool_without_dropping_a_request(chat):
             "every worker is new",
         )
     assert load.failures == []
+
+
+def test_numerics_that_the_device_has_not_are_told_and_take_no_worker_away(chat):
+    before = {w["metadata"]["uid"] for w in chat.workers("chat")}
+    asked = make_pool("chat")
+    asked["spec"]["variants"][0]["numerics"] = "mx9"
+    chat.create(asked)
+    wait_until(lambda: chat.status("chat").get("reason") == "NumericsUnsupported", "it is told")
+    told = chat.status("chat")["message"]
+    assert "asks for numerics mx9, which the device of profile maia-200 does not multiply" in told
+    assert chat.get("deployment", "chat-maia-200")["spec"]["paused"] is True
+    assert {w["metadata"]["uid"] for w in chat.workers("chat")} == before
+    assert ask(chat.gateway(), "chat")[0] == 200
+    asked["spec"]["variants"][0]["numerics"] = "fp4"
+    chat.create(asked)
+    wait_until(
+        lambda: (
+            (args := [w["spec"]["containers"][0]["args"] for w in chat.workers("chat")])
+            and all("--numerics=fp4" in one for one in args)
+            and chat.condition("chat", "Degraded") == "False"
+            and chat.serving("chat", "maia-200") >= 1
+        ),
+        "every worker computes in what was asked for instead",
+    )
 
 
 def test_deleting_a_pool_removes_all_it_made(sluice):

@@ -1,32 +1,20 @@
 """The command's options that say which device a worker emulates, and what follows from them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 import click
 
 from sluice_accel.jitter import MOST_JITTER, USUAL_JITTER
 from sluice_accel.nominal import NOMINAL_MODELS
-from sluice_accel.profiles import PROFILES, AcceleratorProfile, NumericsError, serve_in
+from sluice_accel.profiles import PROFILES, AcceleratorProfile, NumericsError
+from sluice_accel.rounding import find_profile
 from sluice_worker.pacing import EmulatedDevice
 
 NONE: Final = "none"
 """Profile of a worker that is as fast as it can be."""
-FORMATS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "bfloat16": "bf16",
-        "fp8-row": "fp8",
-        "fp8-block": "fp8",
-        "fp4": "fp4",
-        "mx9": "mx9",
-        "mx6": "mx6",
-    }
-)
-"""By the worker's numerics, the number format whose time and memory its device takes. The reference
-numerics are nobody's: with them a device takes those of its own format."""
 MOST_STARTUP: Final = 86400
 MOST_COMPRESSION: Final = 1000
 
@@ -165,10 +153,8 @@ def choose_emulation(
 
 
 def _choose_profile(name: str, numerics: str) -> AcceleratorProfile:
-    if numerics not in FORMATS:
-        return PROFILES[name]
     try:
-        return serve_in(name, FORMATS[numerics])
+        return find_profile(name, numerics)
     except NumericsError as error:
         raise click.UsageError(f"--profile {name} with --numerics {numerics}: {error}") from error
 

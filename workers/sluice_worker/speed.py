@@ -15,11 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from sluice_worker.checkpoint import load_checkpoint
+from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError
 from sluice_worker.metrics import Metrics
+from sluice_worker.numerics import FLOAT32, NUMERICS, Numerics
 from sluice_worker.pacing import Pacer
 from sluice_worker.sampling import SamplingParams
 
@@ -29,13 +30,14 @@ MEASURE_SECONDS = 0.25
 """Of processor time, after the prompts; tens of steps."""
 
 
-def measure_step(path: Path, sequences: int, seconds: float = MEASURE_SECONDS) -> float:
-    """Return the processor seconds of an engine's step in which so many sequences decode.
-
-    Raises:
-        CheckpointError: the model cannot be loaded.
-    """
-    decoder = Decoder(load_checkpoint(path))
+def measure_step(
+    checkpoint: Checkpoint,
+    sequences: int,
+    numerics: Numerics = FLOAT32,
+    seconds: float = MEASURE_SECONDS,
+) -> float:
+    """Return the processor seconds of an engine's step in which so many sequences decode."""
+    decoder = Decoder(checkpoint, numerics)
     context = decoder.config.max_position_embeddings
     prompt = min(PROMPT, context // 2)
     limits = Limits(sequences, batched_tokens=sequences * prompt, waiting=sequences)
@@ -61,16 +63,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sluice_worker.speed", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint")
     parser.add_argument("--sequences", type=int, default=8, metavar="N", help="batch (default 8)")
+    parser.add_argument(
+        "--numerics",
+        action="append",
+        choices=list(NUMERICS),
+        help="again for more; else float32",
+    )
     chosen = parser.parse_args()
     if chosen.sequences < 1:
         parser.error(f"--sequences {chosen.sequences}: at least 1 is needed")
     os.nice(10)  # what is counted is processor time: whoever starts beside us goes first
     try:
-        seconds = measure_step(chosen.model, chosen.sequences)
+        checkpoint = load_checkpoint(chosen.model)
     except CheckpointError as error:
         sys.stderr.write(f"nothing was measured: {error}\n")
         return 1
-    print(json.dumps({"sequences": chosen.sequences, "stepSeconds": seconds}))  # noqa: T201
+    names = dict.fromkeys(chosen.numerics or [FLOAT32.name])
+    found = {name: measure_step(checkpoint, chosen.sequences, NUMERICS[name]) for name in names}
+    print(json.dumps({"sequences": chosen.sequences, "stepSeconds": found}))  # noqa: T201
     return 0
 
 

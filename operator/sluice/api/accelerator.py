@@ -14,6 +14,7 @@ from sluice.api.base import (
     Count,
     Metadata,
 )
+from sluice.api.numerics import ABOUT, NumericsName, check_fit, write_rules
 from sluice.api.quantities import (
     DURATION,
     DecimalString,
@@ -210,6 +211,8 @@ class ClassEmulation(ApiModel):
 class AcceleratorClassSpec(ApiModel):
     """How a kind of device is found, paid for, checked and, where it is emulated, timed."""
 
+    model_config = ConfigDict(json_schema_extra={RULES: [*write_rules()]})
+
     node_selector: dict[LabelKey, LabelValue] = Field(
         min_length=1,
         max_length=16,
@@ -238,6 +241,13 @@ class AcceleratorClassSpec(ApiModel):
         description="Devices that one worker takes, unless a pool's variant says otherwise. The"
         " model is split over them.",
     )
+    numerics: NumericsName | None = Field(
+        default=None,
+        description="What workers of the class compute in, unless a pool's variant says otherwise;"
+        f" answers depend on it. One of {ABOUT}. Default: what emulation.profile stands for"
+        " (docs/numerics.md), without one the worker's own. `sluice parity` tells what moving"
+        " traffic between two classes does to answers. May be edited; workers roll.",
+    )
     price: Price = Field(description="What a device costs.")
     health: Health = Field(
         default_factory=Health, description="How workers and nodes of the class are judged."
@@ -247,6 +257,12 @@ class AcceleratorClassSpec(ApiModel):
         description="How emulated devices behave; leave out with real hardware. A worker is paced"
         " only if its pool has spec.model.emulation too.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "AcceleratorClassSpec":
+        if self.emulation is not None:
+            check_fit(self.numerics, self.emulation.profile)
+        return self
 
 
 class AcceleratorClass(ApiModel):

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_va
 
 from sluice.api.accelerator import CLASS_NAME
 from sluice.api.base import ApiModel, ApiVersion, Count, Metadata
+from sluice.api.numerics import ABOUT, NumericsName
 from sluice.api.quantities import (
     PERCENT,
     Duration,
@@ -149,6 +150,13 @@ class VariantSpec(ApiModel):
         ge=1,
         le=64,
         description="Devices per worker. Default: devicesPerWorker of the class.",
+    )
+    numerics: NumericsName | None = Field(
+        default=None,
+        description=f"What the workers compute in; answers depend on it. One of {ABOUT}. Default:"
+        " numerics of the class. One that the class's emulated device does not multiply starts no"
+        " worker and rolls none: the condition Degraded says NumericsUnsupported. Any other change"
+        " rolls the workers.",
     )
     template: WorkerTemplate | None = Field(
         default=None, description="What to change on the worker pods. A change rolls them."

@@ -42,6 +42,11 @@ class VariantStatus(ApiModel):
         description="Requests/s that one worker is reckoned to sustain within the SLO at the"
         " observed token lengths.",
     )
+    numerics: str | None = Field(
+        default=None,
+        description="What its workers compute in: spec.variants[].numerics, or what the class says."
+        " Workers that a roll has not come to yet compute in what was said before.",
+    )
     cost_per_hour: str = Field(
         description="Dollars an hour for the devices that its workers hold now."
     )

@@ -55,7 +55,7 @@ def up(
     from sluice.devcluster.cluster import start_cluster  # noqa: PLC0415
     from sluice.devcluster.images import find_models  # noqa: PLC0415
     from sluice.devcluster.shape import ClusterShape  # noqa: PLC0415
-    from sluice.devcluster.speed import SpeedProbe, find_emulation  # noqa: PLC0415
+    from sluice.devcluster.speed import SpeedProbe, find_emulation, list_numerics  # noqa: PLC0415
 
     shape = ClusterShape(maia=maia, gpu=gpu, system=system)
     running = _find_running(name)
@@ -66,7 +66,7 @@ def up(
     with StepDisplay() as display:
         programs = resolve_binaries(Sources(user_directory=binaries), display)
         resolved = time.monotonic()
-        with SpeedProbe(find_models()) as probe:
+        with SpeedProbe(find_models(), list_numerics(shape)) as probe:
             started = start_cluster(
                 name, shape=shape, binaries=programs, audit_log=audit_log, on_step=display.begin
             )

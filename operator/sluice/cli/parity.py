@@ -16,7 +16,7 @@ from sluice.cli.kubeapi import kubeconfig_option
 from sluice.cli.output import StepDisplay, name_option, output_option, print_result
 
 
-class _Side(NamedTuple):
+class Side(NamedTuple):
     """A class: its name, what it computes in, what says so, and which share is made wrong."""
 
     name: str
@@ -44,7 +44,8 @@ class _Side(NamedTuple):
     "--numerics",
     multiple=True,
     metavar="CLASS=NAME",
-    help="What if the class computed in these? Default: what its emulation profile stands for.",
+    help="What if the class computed in these? Default: its spec.numerics, else what its emulation"
+    " profile stands for.",
 )
 @click.option(
     "--corrupt",
@@ -78,8 +79,9 @@ def parity(
     """Compare what two accelerator classes make of a model, and each with float32.
 
     Both read the same questions, right answers and texts, and say what they expect after each
-    token. Ends with 10 if a bound is broken or the gate is blind. The numerics of the classes are
-    emulated on this machine: no running worker is asked. docs/numerics.md says how to read it.
+    token. Ends with 10 if a bound is broken or the gate is blind. Workers of the classes compute in
+    these numerics, unless a pool's variant says otherwise; here they are computed on this machine,
+    and no running worker is asked. docs/numerics.md says how to read it.
     """
     from sluice.devcluster.images import find_models  # noqa: PLC0415
 
@@ -100,10 +102,8 @@ def parity(
     sides = []
     for one in (first, second):
         own, why = _find_numerics(one, source.read(one), asked.get(one))
-        sides.append(_Side(one, own, why, wrong.get(one, "0")))
-    found = _compare(model or Path(models or ".") / "compact", sides)
-    for side, described in zip(sides, found["classes"], strict=True):
-        described["from"] = side.source
+        sides.append(Side(one, own, why, wrong.get(one, "0")))
+    found = compare_sides(model or Path(models or ".") / "compact", sides)
     found["classesFrom"] = source.place
     if json_file is not None:
         _write(json_file, found)
@@ -141,22 +141,27 @@ def _parse(
 
 def _find_numerics(name: str, spec: Any, asked: str | None) -> tuple[str, str]:
     """Return what a class computes in, and what says so."""
-    from sluice_accel.rounding import ROUNDING  # noqa: PLC0415
+    from sluice.api.numerics import choose_numerics  # noqa: PLC0415
 
     if asked is not None:
         return asked, "--numerics"
-    if spec.emulation is None:
+    chosen = choose_numerics(None, spec)
+    if chosen is None:
         raise CommandError(
-            f"The AcceleratorClass '{name}' has no spec.emulation, so that nothing says what it"
-            f" computes in: give --numerics {name}=NAME.",
+            f"The AcceleratorClass '{name}' has neither spec.numerics nor spec.emulation, so that"
+            f" nothing says what it computes in: give --numerics {name}=NAME.",
             ExitCode.USAGE,
         )
-    profile = str(spec.emulation.profile)
-    return ROUNDING[profile], f"profile {profile}"
+    if spec.numerics is not None:
+        return chosen, "its spec.numerics"
+    return chosen, f"profile {spec.emulation.profile}"
 
 
-def _compare(model: Path, sides: list[_Side]) -> dict[str, Any]:
+def compare_sides(model: Path, sides: list[Side]) -> dict[str, Any]:
     """Have the engine compare; it is another program, and shares no code with this one.
+
+    Returns:
+        What the engine has found, and for each class what says what it computes in.
 
     Raises:
         CommandError: it cannot.
@@ -183,6 +188,8 @@ def _compare(model: Path, sides: list[_Side]) -> dict[str, Any]:
             f"Nothing was compared: {why.removesuffix('.')}.",
             ExitCode.USAGE if code == ExitCode.USAGE else ExitCode.FAILED,
         )
+    for side, described in zip(sides, found["classes"], strict=True):
+        described["from"] = side.source
     return found
 
 

@@ -38,6 +38,8 @@ def _describe_variant(variant: Mapping[str, Any]) -> str:
         f" {variant.get('ready', '?')}, serving {variant.get('serving', '?')}, share"
         f" {variant.get('share', '?')}, one worker carries {variant.get('capacity', '?')}/s"
     )
+    if "numerics" in variant:
+        line += f", computes in {variant['numerics']}"
     ramp = variant.get("ramp")
     if isinstance(ramp, Mapping):
         pods = ramp.get("pods") or ()

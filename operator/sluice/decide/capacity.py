@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from sluice.api.accelerator import AcceleratorClassSpec
-from sluice.api.pool import InferencePoolSpec
+from sluice.api.numerics import choose_numerics, fits
+from sluice.api.pool import InferencePoolSpec, VariantSpec
 from sluice.decide import limits
 from sluice.decide.demand import Demand, find_quantile
 from sluice.model.memory import VariantMemory
@@ -18,7 +19,8 @@ from sluice.model.serving import MAX_BATCHED_TOKENS, MAX_NUM_SEQS
 from sluice.model.snapshot import VariantSignals
 from sluice_accel.memory import plan_memory
 from sluice_accel.nominal import NOMINAL_MODELS, NominalModel
-from sluice_accel.profiles import PROFILES, AcceleratorProfile, perturb
+from sluice_accel.profiles import AcceleratorProfile, perturb
+from sluice_accel.rounding import find_profile
 from sluice_accel.timing import StepBatch, step_time
 
 PLANNER_SEED = 20260101
@@ -27,19 +29,24 @@ PLANNER_SEED = 20260101
 
 def reckon_capacity(
     pool: InferencePoolSpec,
+    variant: VariantSpec,
     accelerator: AcceleratorClassSpec,
     devices: int,
     demand: Demand,
 ) -> float | None:
     """Return requests/s of one worker within the SLO, or None when nothing tells.
 
-    Lengths are rounded to two significant digits, so that noise in them moves no plan.
+    Lengths are rounded to two significant digits, so that noise in them moves no plan. With
+    numerics that the device has not, what runs is what ran before: its own count.
     """
     emulation, nominal = accelerator.emulation, pool.model.emulation
     if emulation is None or nominal is None:
         return None
+    profile = str(emulation.profile)
+    numerics = choose_numerics(variant, accelerator)
     return _sustained_rate(
-        emulation.profile,
+        profile,
+        numerics if fits(numerics, profile) else None,
         nominal.nominal,
         devices,
         nominal.token_scale,
@@ -60,6 +67,7 @@ def _round_two_digits(value: float) -> float:
 @lru_cache(maxsize=4096)
 def _sustained_rate(
     profile: str,
+    numerics: str | None,
     nominal: str,
     devices: int,
     scale: int,
@@ -76,7 +84,7 @@ def _sustained_rate(
     and Khinchine) and its 95th percentile taken as twice that, rho = w/(s+w) with w = TTFT less
     prefill.
     """
-    copy = perturb(PROFILES[profile], seed=PLANNER_SEED)
+    copy = perturb(find_profile(profile, numerics), seed=PLANNER_SEED)
     model = NOMINAL_MODELS[nominal]
     chunk = min(prompt, MAX_BATCHED_TOKENS)
     chunks = math.ceil(prompt / MAX_BATCHED_TOKENS)

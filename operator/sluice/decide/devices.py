@@ -1,6 +1,7 @@
-"""Devices: how many a node has, how many a worker takes, and which are held."""
+"""Devices: how many a node has, how many a worker takes, which are held, and what they multiply."""
 
 from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.numerics import choose_numerics, fits
 from sluice.api.pool import VariantSpec
 from sluice.model.snapshot import Node, Pool, Snapshot
 
@@ -18,6 +19,16 @@ def devices_per_worker(variant: VariantSpec | None, accelerator: AcceleratorClas
     if variant is not None and variant.devices is not None:
         return variant.devices
     return accelerator.devices_per_worker
+
+
+def suits_numerics(variant: VariantSpec, accelerator: AcceleratorClassSpec) -> bool:
+    """Tell whether the class's device multiplies in what the variant's workers compute in.
+
+    A paced worker that is told something else never starts. Real hardware is not known to us.
+    """
+    emulation = accelerator.emulation
+    profile = None if emulation is None else str(emulation.profile)
+    return fits(choose_numerics(variant, accelerator), profile)
 
 
 def count_devices(accelerator: AcceleratorClassSpec, node: Node) -> int:

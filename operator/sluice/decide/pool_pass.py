@@ -165,7 +165,7 @@ def _learn(
 
 def _measure_carried(pool: Pool, view: VariantView, demand: Demand) -> float:
     """Return what each serving worker finished, as a share of the reckoned capacity."""
-    reckoned = reckon_capacity(pool.spec, view.accelerator, view.devices, demand)
+    reckoned = reckon_capacity(pool.spec, view.spec, view.accelerator, view.devices, demand)
     if pool.signals is None or reckoned is None or not view.serving:
         return 0.0
     measured = pool.signals.variants.get(view.name)
@@ -189,10 +189,11 @@ def _make_offers(
 ) -> list[Offer]:
     offers = []
     for view in views:
-        capacity = reckon_capacity(pool.spec, view.accelerator, view.devices, demand)
+        capacity = reckon_capacity(pool.spec, view.spec, view.accelerator, view.devices, demand)
         if capacity is not None:
             capacity *= memory.variants[view.name].correction
         devices = inventory.limit_workers(pool, view.name, view.accelerator, view.devices)
+        kept = view.allocated if view.workers else 0
         measured = pool.signals.variants.get(view.name) if pool.signals else None
         breach = (
             describe_breach(measured, pool.spec.slo.ttft, pool.spec.slo.tpot) if measured else ""
@@ -201,7 +202,7 @@ def _make_offers(
             Offer(
                 accelerator_class=view.name,
                 minimum=view.spec.min,
-                maximum=min(view.spec.max, devices),
+                maximum=min(view.spec.max, devices if view.startable else kept),
                 allocated=view.allocated,
                 serving=view.serving,
                 capacity=capacity,

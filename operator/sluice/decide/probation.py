@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sluice.decide import limits
-from sluice.decide.devices import count_free, devices_per_worker, find_variant
+from sluice.decide.devices import count_free, devices_per_worker, find_variant, suits_numerics
 from sluice.decide.evidence import is_wrong_since
 from sluice.decide.matching import claim_models, list_classes, list_workers
 from sluice.decide.startup import expected_startup
@@ -56,14 +56,18 @@ def list_bound(snapshot: Snapshot, node: str) -> list[Worker]:
 def choose_pool(snapshot: Snapshot, class_name: str) -> Pool | None:
     """Return the pool whose model a node of the class is proven with: the first by priority.
 
-    Not one whose model name another pool owns: it gets no workers, and has no say in nodes.
+    Not one whose model name another pool owns: it gets no workers, and has no say in nodes. Nor
+    one whose numerics the class's device does not have: no worker of it would start on any node.
     """
-    owners = claim_models(snapshot.pools)
+    owners, accelerator = claim_models(snapshot.pools), snapshot.classes[class_name]
     able = [
         pool
         for pool in snapshot.pools
         if owners[pool.spec.model.name] == pool.key
-        and any(v.accelerator_class == class_name and v.max > 0 for v in pool.spec.variants)
+        and any(
+            v.accelerator_class == class_name and v.max > 0 and suits_numerics(v, accelerator)
+            for v in pool.spec.variants
+        )
     ]
     return min(able, key=lambda p: (-p.spec.priority, p.created, p.key), default=None)
 

@@ -1,7 +1,8 @@
 """Rolling a changed pod template out: one variant of a pool at a time, never below what serves.
 
 A worker may be added first while a device is free for it, else one is taken away first. A lone
-worker without a free device would interrupt service: it waits for the forcing annotation.
+worker without a free device would interrupt service: it waits for the forcing annotation. What
+could not start is not rolled to.
 """
 
 from collections.abc import Sequence
@@ -51,13 +52,17 @@ def choose_rolls(
     """Return how each variant may roll, by class name, and what makes a roll wait."""
     rolls: dict[str, Roll] = {}
     problems: list[Problem] = []
-    stale = [v for v in views if is_rolling(v.deployment, pool.templates.get(v.name, ""))]
+    able = [v for v in views if v.startable]
+    stale = [v for v in able if is_rolling(v.deployment, pool.templates.get(v.name, ""))]
     begun = [v for v in stale if _has_begun(v.deployment, pool.templates.get(v.name, ""))]
     turn = next(iter(begun or stale), None)
     serving = sum(v.serving for v in views)
     for view in views:
         live = view.deployment
         surge = live.surge if live is not None else True
+        if not view.startable:
+            rolls[view.name] = Roll(surge, paused=True, active=False)
+            continue
         if view not in stale:
             rolls[view.name] = Roll(surge, paused=False, active=False)
             continue

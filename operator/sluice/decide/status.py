@@ -14,7 +14,13 @@ from sluice.model.plan import Finding, PoolPlan, Problem, Results, VariantPlan
 from sluice.model.snapshot import Pool
 
 _BLOCKING = frozenset(
-    {Finding.MODEL_NAME_TAKEN, Finding.CLASS_MISSING, Finding.NO_NODES, Finding.NO_DEVICES}
+    {
+        Finding.MODEL_NAME_TAKEN,
+        Finding.CLASS_MISSING,
+        Finding.NO_NODES,
+        Finding.NO_DEVICES,
+        Finding.NUMERICS_UNSUPPORTED,
+    }
 )
 """Findings that are a sharper reason for not being Ready than "nothing serves"."""
 
@@ -87,6 +93,8 @@ def _describe_variant(
     if variant.capacity is not None:
         before = shown.get(variant.accelerator_class, {}).get("capacity")
         described["capacity"] = _show_capacity(variant.capacity, before)
+    if variant.numerics:
+        described["numerics"] = variant.numerics
     if variant.ramp is not None:
         ramp = variant.ramp
         described["ramp"] = {

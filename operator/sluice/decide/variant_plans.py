@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from sluice.api.numerics import choose_numerics
 from sluice.decide.ramp import Climb
 from sluice.decide.rollout import Roll
 from sluice.decide.shares import name_returning
@@ -45,6 +46,7 @@ def plan_variant(
         paused=roll.paused,
         cost_per_hour=float(view.accelerator.price.on_demand) * view.devices * view.bound,
         ramp=_plan_ramp(pool, view, returning, climb),
+        numerics=choose_numerics(view.spec, view.accelerator) or "",
     )
 
 

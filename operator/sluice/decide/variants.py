@@ -4,9 +4,16 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sluice.api.accelerator import AcceleratorClassSpec
+from sluice.api.numerics import choose_numerics
 from sluice.api.pool import VariantSpec
 from sluice.decide import limits
-from sluice.decide.devices import count_devices, count_held, devices_per_worker, find_variant
+from sluice.decide.devices import (
+    count_devices,
+    count_held,
+    devices_per_worker,
+    find_variant,
+    suits_numerics,
+)
 from sluice.decide.matching import selects
 from sluice.decide.startup import expected_startup
 from sluice.decide.workers import NOT_HEARD
@@ -22,6 +29,7 @@ from sluice.model.memory import (
 )
 from sluice.model.plan import Finding, Problem
 from sluice.model.snapshot import Deployment, Node, NodeReady, Pool, Snapshot, Worker
+from sluice_accel.rounding import list_numerics
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,7 @@ class VariantView:
         failed: workers that get no traffic and are to be deleted.
         proving: workers that get no traffic, and prove themselves with their node.
         lost: why capacity counts as lost to health, or "".
+        startable: a new worker could start; False with numerics that the device has not.
     """
 
     spec: VariantSpec
@@ -132,6 +141,7 @@ class VariantView:
     failed: tuple[Worker, ...]
     proving: tuple[Worker, ...]
     lost: str
+    startable: bool
     problems: tuple[Problem, ...]
 
     @property
@@ -193,6 +203,7 @@ def view_variant(
         failed=failed,
         proving=proving,
         lost=lost,
+        startable=suits_numerics(spec, accelerator),
         problems=_find_problems(fleet, spec, accelerator, live, failed, deployment),
     )
 
@@ -264,6 +275,7 @@ def _find_problems(
             )
         )
     problems += _find_lack_of_devices(fleet, spec, accelerator)
+    problems += _find_odd_numerics(spec, accelerator)
     problems += [
         Problem(Finding.WORKER_CRASHES, f"worker {w.name} does not start: {w.waiting}")
         for w in live
@@ -332,6 +344,21 @@ def _find_lack_of_answers(name: str, live: list[Worker]) -> list[Problem]:
             )
             return [Problem(Finding.KNOWN_ANSWERS_MISSING, text)]
     return []
+
+
+def _find_odd_numerics(spec: VariantSpec, accelerator: AcceleratorClassSpec) -> list[Problem]:
+    """Say so when the class's device does not multiply in what the variant asks for."""
+    emulation = accelerator.emulation
+    if emulation is None or suits_numerics(spec, accelerator):
+        return []
+    profile = str(emulation.profile)
+    text = (
+        f"variant {spec.accelerator_class} asks for numerics"
+        f" {choose_numerics(spec, accelerator)}, which the device of profile {profile} does not"
+        " multiply: its workers stay as they are, and none is added; choose one of"
+        f" {', '.join(list_numerics(profile))}, or another class"
+    )
+    return [Problem(Finding.NUMERICS_UNSUPPORTED, text)]
 
 
 def _find_lack_of_devices(

@@ -1,8 +1,9 @@
 """How many emulated devices this machine can carry: what they promise against what it computes.
 
 Emulated devices compute on this machine's processors, whatever they pretend to be. While a cluster
-starts, the engine measures beside it how long a step of a full batch takes here; what the devices
-of the cluster would make of the same batch follows from their profiles.
+starts, the engine measures beside it how long a step of a full batch takes here, in the numerics
+that the devices' profiles stand for; what the devices of the cluster would make of the same batch
+follows from their profiles.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -20,6 +21,7 @@ from sluice.model.serving import MAX_NUM_SEQS
 from sluice_accel.memory import choose_devices
 from sluice_accel.nominal import NOMINAL_MODELS, NominalModel
 from sluice_accel.profiles import PROFILES
+from sluice_accel.rounding import ROUNDING
 from sluice_accel.timing import StepBatch, step_time
 
 NOMINAL: Final = "llama-3.3-70b"
@@ -38,10 +40,15 @@ class SpeedProbe:
     Use it as a context: what has not been measured at its end never will be.
     """
 
-    def __init__(self, models: Path | None) -> None:
-        """Begin to measure the compact model in that directory; None measures nothing."""
+    def __init__(self, models: Path | None, numerics: Sequence[str]) -> None:
+        """Begin to measure the compact model in that directory; None measures nothing.
+
+        Args:
+            models: directory of the compact model's.
+            numerics: what to compute in, one after the other; none measures nothing.
+        """
         self._process: subprocess.Popen[str] | None = None
-        if models is None:
+        if models is None or not numerics:
             return
         model = str(models / "compact")
         with contextlib.suppress(OSError):
@@ -49,6 +56,7 @@ class SpeedProbe:
                 [
                     *(sys.executable, "-P", "-m", "sluice_worker.speed", "--model", model),
                     f"--sequences={MAX_NUM_SEQS}",
+                    *(f"--numerics={name}" for name in numerics),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -65,8 +73,8 @@ class SpeedProbe:
             self._process.kill()
             self._process.communicate()
 
-    def finish(self) -> float | None:
-        """Return the processor seconds of a step at full batch; None if that was not measured.
+    def finish(self) -> dict[str, float] | None:
+        """Return the processor seconds of a step at full batch by numerics; None if not measured.
 
         The start of the cluster took long enough; what still runs a second later is given up.
         """
@@ -74,8 +82,8 @@ class SpeedProbe:
             return None
         try:
             told, _ = self._process.communicate(timeout=_PATIENCE_SECONDS)
-            return float(json.loads(told)["stepSeconds"])
-        except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
+            return {name: float(each) for name, each in json.loads(told)["stepSeconds"].items()}
+        except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
@@ -86,6 +94,7 @@ class Promise:
     Attributes:
         kind: of node.
         profile: of its devices.
+        numerics: what these compute in.
         devices: of one worker.
         workers: that its nodes have devices for.
         step: seconds of one emulated step.
@@ -93,6 +102,7 @@ class Promise:
 
     kind: str
     profile: str
+    numerics: str
     devices: int
     workers: int
     step: float
@@ -101,6 +111,11 @@ class Promise:
     def rate(self) -> float:
         """Tokens/s of one worker."""
         return MAX_NUM_SEQS / self.step
+
+
+def list_numerics(shape: ClusterShape) -> list[str]:
+    """Return what a cluster's devices compute in, each once."""
+    return list(dict.fromkeys(promise.numerics for promise in list_promises(shape)))
 
 
 def list_promises(shape: ClusterShape) -> list[Promise]:
@@ -121,7 +136,8 @@ def _reckon(kind: str, plans: Sequence[NodePlan], name: str, model: NominalModel
     devices = choose_devices(profile, model, CONTEXT) or 1
     workers = sum(int(count) // devices for plan in plans for count in plan.devices.values())
     batch = StepBatch(decode=(CONTEXT,) * MAX_NUM_SEQS)
-    return Promise(kind, name, devices, workers, step_time(profile, model, devices, batch))
+    step = step_time(profile, model, devices, batch)
+    return Promise(kind, name, ROUNDING[name], devices, workers, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +145,27 @@ class Emulation:
     """What this machine can carry of what a cluster's devices promise.
 
     Attributes:
-        step: processor seconds that it computes on a step of a full batch.
+        steps: processor seconds that it computes on a step of a full batch, by numerics.
         processors: that it has for this process.
     """
 
-    step: float
+    steps: Mapping[str, float]
     processors: int
     promises: Sequence[Promise]
 
     @property
+    def slowest(self) -> str:
+        """The numerics in which a step takes longest."""
+        return max(self.steps, key=lambda name: self.steps[name])
+
+    @property
     def rate(self) -> float:
-        """Tokens/s that it computes at full batch, with `SHARE` of its processors."""
-        return MAX_NUM_SEQS * SHARE * self.processors / self.step
+        """Tokens/s that it computes at full batch and slowest, with `SHARE` of its processors."""
+        return self.find_rate(self.slowest)
+
+    def find_rate(self, numerics: str) -> float:
+        """Return the tokens/s that it computes in some numerics."""
+        return MAX_NUM_SEQS * SHARE * self.processors / self.steps[numerics]
 
     @property
     def wanted(self) -> float:
@@ -149,16 +174,16 @@ class Emulation:
 
     def carries(self, promise: Promise) -> int:
         """Return how many workers of a kind alone it carries at full batch without overruns."""
-        if self.step > promise.step:
+        if self.steps[promise.numerics] > promise.step:
             return 0
-        return int(self.rate / promise.rate)
+        return int(self.find_rate(promise.numerics) / promise.rate)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it for programs."""
         return {
             "nominal": NOMINAL,
             "sequences": MAX_NUM_SEQS,
-            "stepSeconds": round(self.step, 6),
+            "stepSeconds": {name: round(each, 6) for name, each in self.steps.items()},
             "processors": self.processors,
             "tokensPerSecond": round(self.rate),
             "wantedTokensPerSecond": round(self.wanted),
@@ -166,6 +191,7 @@ class Emulation:
                 {
                     "kind": promise.kind,
                     "profile": promise.profile,
+                    "numerics": promise.numerics,
                     "devices": promise.devices,
                     "stepSeconds": round(promise.step, 6),
                     "tokensPerSecond": round(promise.rate),
@@ -178,10 +204,11 @@ class Emulation:
 
     def describe(self) -> str:
         """Return it in sentences."""
+        steps = ", ".join(f"{1e3 * each:.1f} ms in {name}" for name, each in self.steps.items())
         told = (
             f"This machine can emulate {self.rate:,.0f} tokens/s: a step of {MAX_NUM_SEQS}"
-            f" sequences computes in {1e3 * self.step:.1f} ms, and workers may take"
-            f" {SHARE:.0%} of {self.processors} processors."
+            f" sequences computes in {steps}, and workers may take {SHARE:.0%} of"
+            f" {self.processors} processors."
         )
         for one in self.promises:
             told += (
@@ -197,8 +224,8 @@ class Emulation:
         return told
 
 
-def find_emulation(step: float | None, shape: ClusterShape) -> Emulation | None:
+def find_emulation(steps: Mapping[str, float] | None, shape: ClusterShape) -> Emulation | None:
     """Return what this machine can carry of a cluster, None if its speed was not measured."""
-    if not step:
+    if not steps:
         return None
-    return Emulation(step, len(os.sched_getaffinity(0)), list_promises(shape))
+    return Emulation(steps, len(os.sched_getaffinity(0)), list_promises(shape))

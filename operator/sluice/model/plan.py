@@ -59,6 +59,7 @@ class VariantPlan:
         frozen: leave the Deployment as it is (its class is gone).
         cost_per_hour: dollars, of the workers that hold devices.
         ramp: what of it is on its way back, or None.
+        numerics: what new workers compute in; "" if nothing says it.
     """
 
     accelerator_class: str
@@ -73,6 +74,7 @@ class VariantPlan:
     frozen: bool = False
     cost_per_hour: float = 0.0
     ramp: RampPlan | None = None
+    numerics: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Finding(StrEnum):
     CLASS_MISSING = "ClassMissing"
     NO_NODES = "NoNodes"
     NO_DEVICES = "NoDevices"
+    NUMERICS_UNSUPPORTED = "NumericsUnsupported"
     UNSCHEDULABLE = "Unschedulable"
     WORKER_CRASHES = "WorkerCrashes"
     WORKER_FAILED = "WorkerFailed"

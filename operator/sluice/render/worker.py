@@ -4,6 +4,7 @@ from typing import Any
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.api.base import ApiModel
+from sluice.api.numerics import choose_numerics
 from sluice.api.pool import InferencePoolSpec, VariantSpec
 from sluice.api.template import Resources, WorkerTemplate
 from sluice.model.keys import PoolKey
@@ -123,6 +124,9 @@ def _list_arguments(
         "--max-num-seqs": str(MAX_NUM_SEQS),
         "--max-num-batched-tokens": str(MAX_BATCHED_TOKENS),
     }
+    numerics = choose_numerics(variant, accelerator)
+    if numerics is not None:
+        arguments["--numerics"] = numerics
     device, nominal = accelerator.emulation, spec.model.emulation
     if device is not None and nominal is not None:
         devices = variant.devices or accelerator.devices_per_worker

@@ -82,6 +82,7 @@ def test_the_status_that_is_written_is_the_one_that_is_declared():
         share=100,
         capacity=1.234,
         cost_per_hour=20.0,
+        numerics="fp8-block",
         quarantined=("chat-maia-200-abc-1",),
         surge=True,
         paused=False,
@@ -113,6 +114,7 @@ def test_the_status_that_is_written_is_the_one_that_is_declared():
     document = pool_status(pool, plan, memory, Results(), "http://here/v1", 1_000_000.0)
     status = InferencePoolStatus.model_validate(document)
     assert status.variants[0].quarantined == ["chat-maia-200-abc-1"]
+    assert status.variants[0].numerics == "fp8-block"
     assert {condition.type for condition in status.conditions} == {
         "Ready",
         "Progressing",

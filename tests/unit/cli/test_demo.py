@@ -1,5 +1,6 @@
 """The demo without a cluster: what it counts as wrong, how it judges a run, what it shows."""
 
+import contextlib
 import io
 import json
 import threading
@@ -12,16 +13,20 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from sluice.cli.demo import parity
 from sluice.cli.demo.command import judge
 from sluice.cli.demo.fleet import Fleet, read_view
 from sluice.cli.demo.load import Load, Outcome
+from sluice.cli.demo.play import ask_undisturbed
 from sluice.cli.demo.prompts import Question, draw_requests, list_gaps, load_questions, load_trace
+from sluice.cli.demo.reference import read_numerics
 from sluice.cli.demo.report import describe_run, find_last_request, format_report
 from sluice.cli.demo.story import Corruption, Kill, Story
 from sluice.cli.demo.table import show_variants
 from sluice.cli.errors import CommandError, ExitCode, run_command
 from sluice.cli.main import sluice
 
+NUMERICS = {"maia-200": "fp8-block", "h100": "fp8-row"}
 QUESTION = Question("sort", "sort: 2 1", "1 2", 12)
 STATUS: dict[str, Any] = {
     "variants": [
@@ -72,18 +77,91 @@ async def test_an_answer_is_wrong_if_it_differs_from_the_undisturbed_one(
     finish: str,
     wrong: bool,  # noqa: FBT001  # a column of the table
 ) -> None:
-    load = make_load(Client("1 2", " 3"))
-    await load.calibrate()
-    load.client = Client(*pieces, finish=finish)
+    load = make_load(Client(*pieces, finish=finish))
+    load.references = {"h100": {QUESTION.prompt: "1 2 3"}}
     outcome = Outcome(0.0, QUESTION, 8)
     await load.ask(outcome)
     assert (outcome.wrong, outcome.error, outcome.accelerator) == (wrong, "", "h100")
 
 
-async def test_a_stream_that_breaks_off_is_a_failure_and_no_wrong_answer() -> None:
+async def test_an_answer_is_held_against_that_of_the_class_that_answered() -> None:
+    load = make_load(Client("1 2 4"))
+    load.references = {"h100": {QUESTION.prompt: "1 2 4"}, "maia-200": {QUESTION.prompt: "1 2 3"}}
+    right, other = Outcome(0.0, QUESTION, 8), Outcome(0.0, QUESTION, 8)
+    await load.ask(right)
+    load.client.headers["x-sluice-class"] = "maia-200"
+    await load.ask(other)
+    assert [right.wrong, other.wrong] == [False, True]
+
+
+async def test_an_answer_of_a_class_that_nobody_knows_is_not_taken_for_right() -> None:
     load = make_load(Client("1 2 3"))
-    await load.calibrate()
-    load.client = Client("9", finish=None)
+    load.references = {"maia-200": {QUESTION.prompt: "1 2 3"}}
+    outcome = Outcome(0.0, QUESTION, 8)
+    await load.ask(outcome)
+    assert (outcome.wrong, outcome.unjudged) == (False, True)
+    assert make_run(outcome)["unjudged_answers"] == 1
+    with pytest.raises(CommandError, match="1 answers came from a class that nobody knew"):
+        judge(make_run(outcome))
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        (Client("1 2 3"), ""),
+        (Client("9"), "1 of 1 questions were answered otherwise than on this machine, by h100"),
+        (Client("1", finish=None), "the stream ended without a finish reason"),
+    ],
+)
+async def test_the_demo_begins_only_where_the_cluster_answers_as_this_machine(
+    client: Client, said: str
+) -> None:
+    load = make_load(client)
+    load.references = {"h100": {QUESTION.prompt: "1 2 3"}}
+    with pytest.raises(CommandError, match=said) if said else contextlib.nullcontext():
+        await ask_undisturbed(load)
+
+
+def test_what_a_class_computes_in_is_read_from_the_cluster() -> None:
+    emulation = {"profile": "h100"}
+    spec = {"nodeSelector": {"a": "b"}, "resourceName": "x.dev/y", "price": {"onDemand": "1"}}
+    classes = [
+        ("maia-200", spec | {"numerics": "fp8-block"}),
+        ("h100", spec | {"emulation": emulation}),
+        ("real", spec),
+        ("unused", spec),
+    ]
+    objects = {
+        "accel": {
+            "items": [
+                {
+                    "apiVersion": "sluice.dev/v1alpha1",
+                    "kind": "AcceleratorClass",
+                    "metadata": {"name": name},
+                    "spec": one,
+                }
+                for name, one in classes
+            ]
+        },
+        "ipool": {
+            "spec": {
+                "model": {"name": "compact", "source": {"path": "/models/compact"}},
+                "slo": {"ttft": "2s", "tpot": "200ms"},
+                "variants": [
+                    {"acceleratorClass": "maia-200", "max": 1, "numerics": "fp4"},
+                    {"acceleratorClass": "h100", "max": 1},
+                    {"acceleratorClass": "real", "max": 1},
+                ],
+            }
+        },
+    }
+    found = read_numerics(lambda _, kind, *__: json.dumps(objects[kind]), "chat")
+    assert found == {"maia-200": "fp4", "h100": "fp8-row", "real": "float32"}
+
+
+async def test_a_stream_that_breaks_off_is_a_failure_and_no_wrong_answer() -> None:
+    load = make_load(Client("9", finish=None))
+    load.references = {"h100": {QUESTION.prompt: "1 2 3"}}
     outcome = Outcome(0.0, QUESTION, 8)
     await load.ask(outcome)
     assert outcome.error
@@ -116,6 +194,7 @@ def make_run(*outcomes: Outcome, **over: Any) -> dict[str, Any]:
     for sent, ended in ((199.0, 201.0), (207.0, 211.0)):
         load.outcomes.append(Outcome(sent, QUESTION, 8, ended=ended, text="9", wrong=True))
     load.outcomes += outcomes
+    load.references = {"maia-200": {QUESTION.prompt: "1 2"}, "h100": {QUESTION.prompt: "2 1"}}
     load.outcomes.append(Outcome(50.0, QUESTION, 8, ended=50.1, error="429", shed=True))
     story: Any = Story(fleet, load, lambda *_: None, lambda _: None)
     story.kills.append(Kill("maia-0", 100.0, detection_s=2.25, workers=("dead",)))
@@ -124,7 +203,7 @@ def make_run(*outcomes: Outcome, **over: Any) -> dict[str, Any]:
     story.corruptions.append(
         Corruption("maia-1", 200.0, 1e-2, ("odd",), caught_s=8.0, returned_s=40.0, cause="prompt 2")
     )
-    return describe_run(story, load, fleet, [], [log_line("dead", 100.5)]) | over
+    return describe_run(story, load, fleet, NUMERICS, [log_line("dead", 100.5)]) | over
 
 
 def test_the_document_has_what_scripts_rely_on() -> None:
@@ -136,8 +215,45 @@ def test_the_document_has_what_scripts_rely_on() -> None:
     assert (found["shed"], found["failed_before_first_token"]) == (1, 0)
     assert found["wrong_answers_before_catch"] == 2
     assert found["fell_back"] is found["returned"] is True
-    assert "emulated" in format_report(found)
-    assert "not seen" in format_report(found)
+    assert found["numerics"] == NUMERICS
+    assert found["model_accuracy"] == {"maia-200": 1.0, "h100": 0.0}
+    assert found["answered_differently_by_class"] == 1
+    told = format_report(found)
+    assert "emulated" in told
+    assert "not seen" in told
+    assert "answer of its class (maia-200 in fp8-block, h100 in fp8-row); 1 questions" in told
+    assert "answers right: 100 % on maia-200, 0 % on h100" in told
+
+
+@pytest.mark.parametrize("outcome", ["fail", "blind"])
+def test_parity_is_told_with_what_it_is_worth_and_fails_no_demo(
+    monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    asked = []
+
+    def compare(model: Path, sides: list[Any]) -> dict[str, Any]:
+        asked[:] = [model, *(side[:2] for side in sides)]
+        prompts = {"questions": 84, "right": 68}
+        return {"outcome": outcome, "reasons": ["KL 0.02 > 0.01"], "prompts": prompts}
+
+    monkeypatch.setattr(parity, "compare_sides", compare)
+    monkeypatch.setattr(parity, "format_parity", lambda found: f"{found['outcome']}\n  why")
+    found = parity.measure_parity(Path("models"), NUMERICS)
+    assert asked == [Path("models/compact"), ("maia-200", "fp8-block"), ("h100", "fp8-row")]
+    told = parity.tell_parity(found)
+    assert f"  {outcome}\n    why\n\n  No bound fails the demo" in told
+    assert "a model that has learnt its tasks" in told
+    assert "answers 68 of 84 questions rightly" in told
+    judge(make_run(parity=found))
+
+
+def test_parity_that_cannot_be_measured_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise CommandError("Nothing was compared: no heldout.jsonl.")
+
+    monkeypatch.setattr(parity, "compare_sides", refuse)
+    found = parity.measure_parity(Path("models"), NUMERICS)
+    assert "not measured: Nothing was compared: no heldout.jsonl." in parity.tell_parity(found)
 
 
 def test_wrong_answers_after_the_corruption_was_caught_are_counted_against_us() -> None:

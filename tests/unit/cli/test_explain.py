@@ -44,6 +44,7 @@ STATUS = {
             "ready": 1,
             "serving": 1,
             "share": "100%",
+            "numerics": "fp8-block",
             "ramp": {"share": "5%", "pods": ["chat-1"]},
         }
     ],
@@ -96,7 +97,7 @@ def test_a_pool_is_told_with_its_variants_and_its_time_line(server: str) -> None
     result = explain("chat", "--url", server)
     assert result.exit_code == 0
     assert "default/chat: maia 1/1 100%, $10.00/h" in result.output
-    assert "ramp: 5% of the pool to chat-1" in result.output
+    assert "carries ?/s, computes in fp8-block; ramp: 5% of the pool to chat-1" in result.output
     assert "2026-01-01T00:00:00Z" in result.output
     assert "ScaleUp: maia 0 → 1" in result.output
     assert "Without" not in result.output

@@ -92,8 +92,13 @@ def compare(
             "right": 68,
         },
         "classes": [
-            {"name": "maia-200", "numerics": "fp8-block", "corruption": 0.0},
-            {"name": "h100", "numerics": "fp8-row", "corruption": 0.001},
+            {
+                "name": "maia-200",
+                "numerics": "fp8-block",
+                "corruption": 0.0,
+                "from": "profile maia-200",
+            },
+            {"name": "h100", "numerics": "fp8-row", "corruption": 0.001, "from": "profile h100"},
         ],
         "comparisons": rows,
         "outcome": outcome,
@@ -115,9 +120,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def take(model: Path, sides: list[Any]) -> dict[str, Any]:
         taken[:] = [model, *sides]
+        for side, described in zip(sides, answer["classes"], strict=True):
+            described["from"] = side.source
         return answer
 
-    monkeypatch.setattr(parity, "_compare", take)
+    monkeypatch.setattr(parity, "compare_sides", take)
     return taken
 
 
@@ -132,18 +139,32 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(sluice, ["parity", *arguments])
 
 
-def test_without_a_cluster_the_samples_are_compared_in_what_their_profiles_stand_for(
+def test_without_a_cluster_the_samples_are_compared_in_what_they_say(
     asked: list[Any],
 ) -> None:
     result = run("maia-200", "h100")
     assert result.exit_code == 0
     assert [one[:3] for one in asked[1:]] == [
-        ("maia-200", "fp8-block", "profile maia-200"),
-        ("h100", "fp8-row", "profile h100"),
+        ("maia-200", "fp8-block", "its spec.numerics"),
+        ("h100", "fp8-row", "its spec.numerics"),
     ]
     assert asked[0].name == "compact"
     assert "classes: the samples (" in result.output
     assert "numerics are emulated" in result.output
+
+
+def test_what_a_class_says_comes_before_what_its_profile_stands_for(
+    asked: list[Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "said.yaml"
+    said = {"kind": "AcceleratorClass", "metadata": {"name": "said"}}
+    given = [GIVEN[0], said | {"spec": SPEC | {"numerics": "float32"}}]
+    file.write_text("\n---\n".join(map(json.dumps, given)))
+    assert run("said", "old", f"--classes={file}").exit_code == 0
+    assert asked[1:] == [
+        ("said", "float32", "its spec.numerics", "0"),
+        ("old", "bfloat16", "profile a100", "0"),
+    ]
 
 
 def test_classes_of_a_live_cluster_come_first(
@@ -199,7 +220,7 @@ def test_what_is_asked_for_reaches_the_engine(asked: list[Any], file: str) -> No
         ),
         (["maia-200", "h1000"], "it has maia-200, h100."),
         (["old", "old"], "'old' is given twice: name two classes"),
-        (["old", "real"], "'real' has no spec.emulation, so that nothing says what it computes"),
+        (["old", "real"], "'real' has neither spec.numerics nor spec.emulation, so that nothing"),
         (["old", "real"], "give --numerics real=NAME."),
         (["old", "pool"], "There is no AcceleratorClass 'pool'"),
         (["old", "odd"], "'odd' in {file} cannot be read: spec.nodeSelector: Field required."),
@@ -234,8 +255,8 @@ def test_a_file_that_is_no_yaml_is_named(
 
 def test_each_number_stands_beside_its_bound_with_the_sign_that_is_true(asked: list[Any]) -> None:
     lines = [" ".join(line.split()) for line in run("maia-200", "h100").output.splitlines()]
-    assert "maia-200 in fp8-block (of profile maia-200)" in lines
-    assert "h100 in fp8-row (of profile h100), 0.001 of its values made wrong" in lines
+    assert "maia-200 in fp8-block (of its spec.numerics)" in lines
+    assert "h100 in fp8-row (of its spec.numerics), 0.001 of its values made wrong" in lines
     assert "on 1,285 tokens of right answers" in lines
     assert any("84 questions (add, sort; float32 answers 68 rightly) and 12" in x for x in lines)
     cost = "maia-200 against float32 96.96% < 97% FAIL 0.0053 ≤ 0.01 66 of 84 ≥ 65 fail"
@@ -262,7 +283,7 @@ def test_scripts_tell_by_the_exit_code(
     said: str,
 ) -> None:
     answer = compare(outcome, ("nobody saw anything",))[1]
-    monkeypatch.setattr(parity, "_compare", lambda model, sides: answer)
+    monkeypatch.setattr(parity, "compare_sides", lambda model, sides: answer)
     file = tmp_path / "numbers.json"
     assert run_command(sluice, ["parity", "maia-200", "h100", f"--json={file}"]) == code
     told = capsys.readouterr()

@@ -242,3 +242,32 @@ def test_pacing_needs_both_the_class_and_the_pool():
         arguments = read_arguments(pool, classes)
         assert not [name for name in arguments if "emulate" in name or "startup" in name]
         assert arguments["--served-model-name"] == "compact"
+
+
+@pytest.mark.parametrize(
+    ("of_variant", "of_class", "profile", "told"),
+    [
+        ("fp4", "fp8-block", "maia-200", "fp4"),
+        (None, "bfloat16", "maia-200", "bfloat16"),
+        (None, None, "maia-200", "fp8-block"),
+        (None, None, "maia-100", "mx9"),
+        (None, "fp8-row", None, "fp8-row"),
+        (None, None, None, None),
+    ],
+)
+def test_a_worker_computes_in_what_its_variant_its_class_or_its_profile_says(
+    of_variant, of_class, profile, told
+):
+    emulation = {"profile": profile} if profile else None
+    classes = edit_class("maia-200", numerics=of_class, emulation=emulation)
+    pool = edit_pool(numerics=of_variant) if of_variant else POOL
+    assert read_arguments(pool, classes).get("--numerics") == told
+
+
+def test_other_numerics_roll_the_workers_of_their_variant_alone():
+    def digest(pool):
+        return digest_templates(PoolKey("default", "chat"), pool, CLASSES, IMAGE)
+
+    before, after = digest(POOL), digest(edit_pool(numerics="fp4"))
+    assert before["maia-200"] != after["maia-200"]
+    assert before["h100"] == after["h100"]

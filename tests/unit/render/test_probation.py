@@ -45,6 +45,14 @@ def test_each_slot_has_a_worker_s_devices_and_a_port_of_its_own():
             assert container[probe]["httpGet"]["port"] == f"slot-{number}"
 
 
+def test_a_node_proves_itself_in_the_numerics_that_its_workers_compute_in():
+    variants = [v.model_copy(update={"numerics": "fp4"}) for v in POOL.variants]
+    spec = POOL.model_copy(update={"variants": variants})
+    for given, numerics in ((POOL, "fp8-block"), (spec, "fp4")):
+        for container in render(spec=given)["spec"]["containers"]:
+            assert f"--numerics={numerics}" in container["args"]
+
+
 def test_a_pool_cannot_read_secrets_of_the_namespace_that_its_model_is_asked_in():
     env = [
         {"name": "PLAIN", "value": "1"},

@@ -6,7 +6,8 @@ from click.testing import CliRunner
 
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
-from sluice_worker.emulation import FORMATS, choose_emulation, describe
+from sluice_accel.rounding import FORMATS
+from sluice_worker.emulation import choose_emulation, describe
 from sluice_worker.errors import EmulationError
 from sluice_worker.main import main
 from sluice_worker.numerics import NUMERICS

@@ -41,6 +41,7 @@ def demo(*, keep: bool, json_file: Path | None, name: str) -> None:
         raise CommandError(
             "The demo speaks through the openai client: pip install openai."
         ) from error
+    from sluice.cli.demo.parity import measure_parity, tell_parity  # noqa: PLC0415
     from sluice.cli.demo.play import READY_SECONDS, install, play  # noqa: PLC0415
     from sluice.cli.demo.report import format_report  # noqa: PLC0415
 
@@ -56,6 +57,9 @@ def demo(*, keep: bool, json_file: Path | None, name: str) -> None:
         install(cluster, programs, time.monotonic() + READY_SECONDS)
         found = asyncio.run(play(cluster, programs, models))
         click.echo(format_report(found))
+        # After the load: it takes a core for some time, and steps would come too late.
+        found["parity"] = measure_parity(models, found["numerics"])
+        click.echo(f"\n{tell_parity(found['parity'])}")
         if json_file is not None:
             json_file.write_text(json.dumps(found, indent=2) + "\n")
         if keep:
@@ -81,6 +85,10 @@ def judge(found: dict[str, Any]) -> None:
             ("the pool did not fall back", not found["fell_back"]),
             ("the pool did not return", not found["returned"]),
             (f"{found['wrong_answers']} answers were wrong", found["wrong_answers"] > 0),
+            (
+                f"{found['unjudged_answers']} answers came from a class that nobody knew",
+                found["unjudged_answers"] > 0,
+            ),
             ("the pool did not spill", not found["spilled"]),
             ("the node came back without a ramp", not found["ramp_steps"]),
             ("the corruption was not caught", _lacks(found, "caught_s")),

@@ -1,13 +1,14 @@
 """Load: an open loop of streamed chats by the openai client, each held against its reference.
 
-A reference is what the same weights answer undisturbed, to the same question, greedily and for the
-longest output; an answer cut at fewer tokens must be its beginning. That says nothing of the
-model's own accuracy, which is counted beside it.
+A reference is what the same weights answer undisturbed in the numerics of the class that answered,
+to the same question, greedily and for the longest output (`reference`); an answer cut at fewer
+tokens must be its beginning. That says nothing of the model's own accuracy, which is counted beside
+it.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -20,7 +21,13 @@ DRAIN_SECONDS = 90.0
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request; times are seconds since the epoch."""
+    """What became of one request; times are seconds since the epoch.
+
+    Attributes:
+        accelerator: class that answered.
+        wrong: the answer is not what that class answers undisturbed.
+        unjudged: there is an answer, and nobody knows what that class answers undisturbed.
+    """
 
     sent: float
     question: Question
@@ -34,6 +41,7 @@ class Outcome:
     error: str = ""
     shed: bool = False
     wrong: bool = False
+    unjudged: bool = False
 
     @property
     def ttft(self) -> float | None:
@@ -43,7 +51,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class Load:
-    """Sends requests at a rate that may be changed while it runs."""
+    """Sends requests at a rate that may be changed while it runs.
+
+    Attributes:
+        references: right answers by accelerator class and prompt; empty judges nothing.
+    """
 
     client: Any
     model: str
@@ -52,11 +64,11 @@ class Load:
     gaps: Sequence[float]
     rate: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
-    references: dict[str, str] = field(default_factory=dict)
+    references: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def calibrate(self, at_once: int = 2) -> list[Outcome]:
-        """Ask every question undisturbed and keep the answers as references."""
+    async def ask_all(self, at_once: int = 2) -> list[Outcome]:
+        """Ask every question once, so many at a time, and return what became of them."""
         gate = asyncio.Semaphore(at_once)
 
         async def ask(question: Question) -> Outcome:
@@ -65,11 +77,7 @@ class Load:
                 await self.ask(outcome)
                 return outcome
 
-        asked = await asyncio.gather(*(ask(question) for question in self.questions))
-        for outcome in asked:
-            if not outcome.error:
-                self.references[outcome.question.prompt] = outcome.text
-        return list(asked)
+        return list(await asyncio.gather(*(ask(question) for question in self.questions)))
 
     async def run(self) -> None:
         """Send until cancelled, then let what runs come to its end."""
@@ -105,11 +113,17 @@ class Load:
             outcome.error = f"{type(error).__name__}: {error}"[:200]
             outcome.shed = getattr(error, "status_code", None) == HTTPStatus.TOO_MANY_REQUESTS
         outcome.ended = time.time()
-        reference = self.references.get(outcome.question.prompt)
-        if reference is not None and not outcome.error:
-            cut = outcome.finish == "length"
-            same = reference.startswith(outcome.text) if cut else reference == outcome.text
-            outcome.wrong = not same
+        if self.references and not outcome.error:
+            self._judge(outcome)
+
+    def _judge(self, outcome: Outcome) -> None:
+        reference = self.references.get(outcome.accelerator, {}).get(outcome.question.prompt)
+        if reference is None:
+            outcome.unjudged = True
+            return
+        cut = outcome.finish == "length"
+        same = reference.startswith(outcome.text) if cut else reference == outcome.text
+        outcome.wrong = not same
 
     async def _stream(self, outcome: Outcome) -> None:
         raw = await self.client.chat.completions.with_raw_response.create(

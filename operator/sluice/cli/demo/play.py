@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ import click
 from openai import AsyncOpenAI
 
 from sluice.cli.demo.fleet import Fleet
-from sluice.cli.demo.load import Load, Outcome
+from sluice.cli.demo.load import Load
 from sluice.cli.demo.prompts import draw_requests, list_gaps, load_questions, load_trace
+from sluice.cli.demo.reference import (
+    Answers,
+    answer_questions,
+    find_different,
+    read_numerics,
+)
 from sluice.cli.demo.report import describe_run
 from sluice.cli.demo.story import Story
 from sluice.cli.demo.table import show_progress
@@ -92,6 +99,7 @@ async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, 
     Raises:
         CommandError: the story could not begin.
     """
+    numerics = read_numerics(partial(kubectl, cluster, programs), "chat")
     client = KubeClient(str(cluster.kubeconfig))
     try:
         async with aiohttp.ClientSession() as session:
@@ -100,7 +108,8 @@ async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, 
             release = partial(release_node, cluster, programs)
             story = Story(fleet, load, cluster.act_on_node, _say, release)
             try:
-                calibration = await _calibrate(story, cluster, programs)
+                load.references = await answer_references(load, models, numerics, _say)
+                await _calibrate(story, cluster, programs)
                 await _play_under_load(story)
             finally:
                 await fleet.close()
@@ -109,7 +118,7 @@ async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, 
     log = kubectl(
         cluster, programs, "-n", "sluice-system", "logs", "deploy/sluice-gateway", "--tail=-1"
     )
-    return describe_run(story, load, fleet, calibration, log.splitlines())
+    return describe_run(story, load, fleet, numerics, log.splitlines())
 
 
 def _prepare_load(cluster: Cluster, programs: Binaries, models: Path) -> Load:
@@ -119,21 +128,62 @@ def _prepare_load(cluster: Cluster, programs: Binaries, models: Path) -> Load:
     return Load(None, spec["model"]["name"], questions, requests, list_gaps(trace))
 
 
-async def _calibrate(story: Story, cluster: Cluster, programs: Binaries) -> list[Outcome]:
-    """Wait for the first worker, and ask it every question undisturbed."""
+async def answer_references(
+    load: Load, models: Path, numerics: Mapping[str, str], say: Callable[[str], None]
+) -> Mapping[str, Answers]:
+    """Return what classes answer undisturbed to the load's questions, and tell how that is known.
+
+    Args:
+        load: whose questions.
+        models: directory of the compact model's.
+        numerics: of each class.
+        say: is told.
+    """
+    told = ", ".join(f"{name} computes in {its}" for name, its in numerics.items())
+    count = len(load.questions)
+    say(
+        f"{told}: a worker in each of them answers {count} questions here, undisturbed; what a"
+        " class answers under load is held against its own"
+    )
+    answers = await answer_questions(models, load.questions, numerics)
+    say(f"{len(find_different(answers))} of the {count} are answered differently by two classes")
+    return answers
+
+
+async def _calibrate(story: Story, cluster: Cluster, programs: Binaries) -> None:
+    """Wait for the first worker, and ask it every question undisturbed.
+
+    Raises:
+        CommandError: it does not come, or see `ask_undisturbed`.
+    """
     _say("waiting for the first worker")
     if not await story.until(lambda v: v.conditions.get("Ready") == "True", READY_SECONDS):
         view = story.fleet.view
         raise CommandError(f"The pool did not become ready: {view.reason}: {view.message}")
     address = find_gateway(cluster, programs)
     story.load.client = AsyncOpenAI(base_url=address, api_key="none", max_retries=0)
-    count = len(story.load.questions)
-    _say(f"calibrating: {count} questions undisturbed, their answers are the references")
-    asked = await story.load.calibrate()
+    _say("asking it the same questions undisturbed: all must be answered as here")
+    await ask_undisturbed(story.load)
+
+
+async def ask_undisturbed(load: Load) -> None:
+    """Ask the pool every question once, with nothing else to do.
+
+    Raises:
+        CommandError: it does not answer, or something else than this machine does in the numerics
+            of the class that answered.
+    """
+    asked = await load.ask_all()
     broken = [one.error for one in asked if one.error]
     if broken:
         raise CommandError(f"Calibration failed: {broken[0]}")
-    return asked
+    odd = [one for one in asked if one.wrong or one.unjudged]
+    if odd:
+        raise CommandError(
+            f"Calibration failed: {len(odd)} of {len(asked)} questions were answered otherwise than"
+            f" on this machine, by {odd[0].accelerator or 'an unnamed class'}. Do its workers"
+            " compute in what 'kubectl get ipool chat -o yaml' says, with the same weights?"
+        )
 
 
 async def _play_under_load(story: Story) -> None:

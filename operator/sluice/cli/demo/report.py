@@ -1,11 +1,12 @@
 """What was measured, as a document and as text; both say that the devices are emulated."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sluice.cli.demo.fleet import Fleet
 from sluice.cli.demo.load import Load, Outcome
+from sluice.cli.demo.reference import find_different, measure_accuracy
 from sluice.cli.demo.story import Corruption, Kill, Story
 
 NOTICE = "emulated devices, Maia constants assumed: no hardware measurement"
@@ -38,13 +39,12 @@ def find_last_request(log: Iterable[str], kill: Kill) -> float | None:
 
 
 def describe_run(
-    story: Story, load: Load, fleet: Fleet, calibration: Sequence[Outcome], gateway_log: list[str]
+    story: Story, load: Load, fleet: Fleet, numerics: Mapping[str, str], gateway_log: list[str]
 ) -> dict[str, Any]:
-    """Return the document that --json writes."""
+    """Return the document that --json writes; `numerics` is what each class computes in."""
     outcomes = load.outcomes
     ended = [one for one in outcomes if one.ended is not None]
     ttfts = sorted(one.ttft for one in ended if one.ttft is not None)
-    right = sum(one.text == one.question.answer for one in calibration)
     caught = [one for one in ended if one.wrong and _is_before_catch(one, story.corruptions)]
     return {
         "notice": NOTICE,
@@ -61,6 +61,9 @@ def describe_run(
         ),
         "shed": sum(one.shed for one in ended),
         "wrong_answers": sum(one.wrong for one in ended) - len(caught),
+        "unjudged_answers": sum(one.unjudged for one in ended),
+        "numerics": dict(numerics),
+        "answered_differently_by_class": len(find_different(load.references)),
         "corruptions": [
             {
                 "node": one.node,
@@ -80,7 +83,10 @@ def describe_run(
         },
         "ttft_p50_s": _round(_quantile(ttfts, 0.5)),
         "ttft_p95_s": _round(_quantile(ttfts, 0.95)),
-        "model_accuracy": round(right / len(calibration), 3) if calibration else None,
+        "model_accuracy": {
+            name: round(measure_accuracy(each, load.questions), 3)
+            for name, each in load.references.items()
+        },
         "overrun_share": round(fleet.overrun_share(), 4),
         "valid": fleet.overrun_share() <= OVERRUN_LIMIT,
         "spilled": story.spilled,
@@ -130,17 +136,22 @@ def format_report(found: dict[str, Any]) -> str:
         lines.append(f"    {'caught by known answers after':36}{_seconds(one['caught_s'])}")
         lines.append(f"    {'proven again and back after':36}{_seconds(one['returned_s'])}")
     share = 100 * found["overrun_share"]
-    accuracy = 100 * (found["model_accuracy"] or 0)
+    accuracy = ", ".join(
+        f"{100 * each:.0f} % on {n}" for n, each in found["model_accuracy"].items()
+    )
+    numerics = ", ".join(f"{name} in {its}" for name, its in found["numerics"].items())
     early = found["failed_before_first_token"]
     cut = found["failed"] - early - found["shed"]
     text = f"""\
   requests {found["requests"]}; wrong answers {found["wrong_answers"]}, and \
 {found["wrong_answers_before_catch"]} until the corruption was caught
+  each held against the undisturbed answer of its class ({numerics}); \
+{found["answered_differently_by_class"]} questions are answered differently by two classes
   failed before their first token {early}; shed with 429 {found["shed"]}; streams cut {cut}
   the share of the workers that came back climbed by {", ".join(found["ramp_steps"])}
   by class {found["by_class"]}
   TTFT p50 {found["ttft_p50_s"]} s, p95 {found["ttft_p95_s"]} s
-  the compact model itself answers {accuracy:.0f} % of these questions right
+  the compact model itself answers right: {accuracy}
   steps overrun by computing {share:.1f} % (above {100 * OVERRUN_LIMIT:.0f} % a run is invalid)
   spilled {found["spilled"]}, fell back {found["fell_back"]}, returned {found["returned"]}"""
     lines.append(text)
