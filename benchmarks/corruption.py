@@ -24,7 +24,7 @@ from sluice.devcluster.images import find_models
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.knownanswers import POSITIONS, KnownAnswer, load_known_answers, name_file
-from sluice_worker.main import choose_kernels, load_model
+from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.numerics import NUMERICS
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)

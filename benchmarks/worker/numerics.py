@@ -31,7 +31,7 @@ from sluice_worker.checkpoint import Checkpoint
 from sluice_worker.comparison import Logits, compute_logits
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.main import choose_kernels, load_model
+from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.numerics import NUMERICS
 from sluice_worker.parity import (
     LIMITS,

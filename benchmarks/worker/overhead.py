@@ -42,7 +42,7 @@ from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
 from sluice_worker.engine import Emission, Engine, Limits
 from sluice_worker.knownanswers import KnownAnswers
-from sluice_worker.main import load_model
+from sluice_worker.loading import load_model
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import EmulatedDevice, Pacer, StepCost
 from sluice_worker.server import Identity, Server

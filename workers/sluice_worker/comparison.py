@@ -33,7 +33,7 @@ from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import CheckpointError, KnownAnswersError
 from sluice_worker.knownanswers import compute_digest
-from sluice_worker.main import load_model
+from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.parity import (
     LIMITS,
@@ -132,10 +132,11 @@ def compare_sides(model: Path, sides: Sequence[Side], note: Note) -> dict[str, A
     checkpoint, vocabulary = load_model(model)
     config = checkpoint.config
     passages = read_passages(model, vocabulary, config.eos_token_id, config.max_position_embeddings)
-    reference = compute_logits(Decoder(checkpoint), passages, note, "float32")
+    kernels = choose_kernels()
+    reference = compute_logits(Decoder(checkpoint, kernels=kernels), passages, note, "float32")
     rows, devices = [], []
     for side in sides:
-        device = Decoder(checkpoint, NUMERICS[side.numerics])
+        device = Decoder(checkpoint, NUMERICS[side.numerics], kernels=kernels)
         if side.corruption:
             device.disturb = Corruption(side.corruption, _SEED)
         called = f"{side.name} ({side.numerics})"

@@ -20,19 +20,18 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from sluice_worker.checkpoint import Checkpoint, load_checkpoint
+from sluice_worker.checkpoint import Checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.device import SOCKETS, Devices
 from sluice_worker.emulation import Emulation, choose_emulation, describe, emulation_options
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
-from sluice_worker.kernelload import Kernels, KernelsError, load_kernels
 from sluice_worker.knownanswers import POSITIONS, load_known_answers
+from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.pacing import Pacer
 from sluice_worker.server import Identity, Server
-from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import LOOK_EVERY
 
 log = structlog.get_logger()
@@ -60,22 +59,6 @@ def configure_logging() -> None:
     )
 
 
-def load_model(path: Path) -> tuple[Checkpoint, Vocabulary]:
-    """Load weights and tokenizer.
-
-    Raises:
-        CheckpointError: one of them is missing or not supported, or they do not fit together.
-    """
-    checkpoint = load_checkpoint(path)
-    vocabulary = Vocabulary(checkpoint.tokenizer)
-    if vocabulary.size > checkpoint.config.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint.tokenizer} has tokens up to {vocabulary.size - 1}; the weights end at"
-            f" {checkpoint.config.vocab_size - 1}"
-        )
-    return checkpoint, vocabulary
-
-
 def _limit_context(checkpoint: Checkpoint, most: int | None) -> Checkpoint:
     """Return the checkpoint with a context of at most `most` tokens.
 
@@ -92,15 +75,6 @@ def _limit_context(checkpoint: Checkpoint, most: int | None) -> Checkpoint:
         )
     config = replace(checkpoint.config, max_position_embeddings=most)
     return replace(checkpoint, config=config)
-
-
-def choose_kernels() -> Kernels | None:
-    """Return the compiled kernels; None, with a warning, where NumPy has to do."""
-    try:
-        return load_kernels()
-    except KernelsError as error:
-        log.warning("steps take several times as long: no compiled kernels", why=str(error))
-        return None
 
 
 async def serve(

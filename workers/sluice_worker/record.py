@@ -32,7 +32,7 @@ from sluice_worker.errors import CheckpointError, KnownAnswersError, RequestErro
 from sluice_worker.heldout import FILE as HELD_OUT
 from sluice_worker.heldout import read_questions
 from sluice_worker.knownanswers import MOST, compute_digest, name_file
-from sluice_worker.main import choose_kernels, load_model
+from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.tokens import Vocabulary
 

@@ -19,6 +19,7 @@ from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError
+from sluice_worker.loading import choose_kernels
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS, Numerics
 from sluice_worker.pacing import Pacer
@@ -37,7 +38,7 @@ def measure_step(
     seconds: float = MEASURE_SECONDS,
 ) -> float:
     """Return the processor seconds of an engine's step in which so many sequences decode."""
-    decoder = Decoder(checkpoint, numerics)
+    decoder = Decoder(checkpoint, numerics, kernels=choose_kernels())
     context = decoder.config.max_position_embeddings
     prompt = min(PROMPT, context // 2)
     limits = Limits(sequences, batched_tokens=sequences * prompt, waiting=sequences)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.errors import CheckpointError
 from sluice_worker.knownanswers import compute_digest
-from sluice_worker.main import load_model
+from sluice_worker.loading import load_model
 from sluice_worker.tokens import Vocabulary
 
 from .checkpoints import write_checkpoint

@@ -17,7 +17,7 @@ from sluice_worker.comparison import Side, compare_sides, compute_logits, judge_
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Decoder
 from sluice_worker.errors import CheckpointError
-from sluice_worker.main import load_model
+from sluice_worker.loading import load_model
 from sluice_worker.numerics import NUMERICS
 from sluice_worker.parity import check_sight, judge_checks, measure_parity
 from sluice_worker.promptset import QUESTIONS, TEXTS, read_passages

@@ -13,7 +13,7 @@ from sluice_worker.compiled import describe_format
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.formats import Microexponent
 from sluice_worker.kernelload import KernelsError, load_kernels
-from sluice_worker.main import choose_kernels
+from sluice_worker.loading import choose_kernels
 from sluice_worker.numerics import NUMERICS
 
 from .checkpoints import write_checkpoint

@@ -10,7 +10,7 @@ import pytest
 from sluice_worker.arithmetic import ORDERS
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.main import load_model
+from sluice_worker.loading import load_model
 from sluice_worker.numerics import NUMERICS
 from sluice_worker.parity import (
     BITS4,
