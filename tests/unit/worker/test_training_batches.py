@@ -163,6 +163,14 @@ def test_what_is_wrong_gets_more_of_the_tokens():
     assert max(curriculum.choose_shares(dict.fromkeys(EVERY, 1.0) | {"find": 0}).values()) < 0.5
 
 
+def test_what_other_tasks_build_on_comes_first():
+    at_first, later = (
+        curriculum.choose_shares(dict.fromkeys(EVERY, right)) for right in (0.1, 0.4)
+    )
+    assert at_first["copy"] + at_first["find"] > 0.5
+    assert later["copy"] + later["find"] < 0.4
+
+
 def test_the_chat_template_is_the_workers_form(directory):
     document = json.loads((directory / "tokenizer_config.json").read_text())
     assert document["chat_template"] == layout.CHAT_TEMPLATE
