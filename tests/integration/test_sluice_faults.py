@@ -103,8 +103,9 @@ def assert_told(sluice, node, cause):
         told = sluice.explain(node, *options)
         assert told["missing"] == []
         story = [json.dumps(entry) for entry in told["entries"]]
-        taken_out = next(i for i, entry in enumerate(story) if cause in entry)
-        assert any("Ramp" in entry for entry in story[taken_out:]), story
+        taken_out = [number for number, entry in enumerate(story) if cause in entry]
+        assert taken_out, f"{cause!r} is not in {story}"
+        assert any("Ramp" in entry for entry in story[taken_out[0] :]), story
     assert any(node in json.dumps(entry) for entry in sluice.explain("chat")["entries"])
 
 
