@@ -211,18 +211,26 @@ class Sluice:
 
     def replay(self, file, *options):
         """Save the operators' last passes and go over them, as a person would; return the JSON."""
-        state = self.cluster.state.root
-        environment = {**os.environ, "XDG_STATE_HOME": str(state.parents[2])}
-        for command in (["recording", file, "--name", state.name], ["replay", file, *options]):
-            done = subprocess.run(
-                [str(SLUICE), *map(str, command), "--output", "json"],
-                capture_output=True,
-                text=True,
-                timeout=90,
-                check=False,
-                env=environment,
-            )
-            assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+        self._sluice("recording", file, "--name", self.cluster.state.root.name)
+        return self._sluice("replay", file, *options)
+
+    def explain(self, target, *options):
+        """Return the story of a pool or a node as `sluice explain` tells it, as JSON."""
+        return self._sluice("explain", target, *options, "--name", self.cluster.state.root.name)
+
+    def _sluice(self, *arguments):
+        """Run `sluice` as a person would whose clusters are those of the tests; return the JSON."""
+        environment = {**os.environ, "XDG_STATE_HOME": str(self.cluster.state.root.parents[2])}
+        environment.pop("KUBECONFIG", None)
+        done = subprocess.run(
+            [str(SLUICE), *map(str, arguments), "--output", "json"],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
         return json.loads(done.stdout)
 
     def release(self, node):

@@ -89,6 +89,19 @@ def test_a_fault_is_noticed_carried_by_gpu_repaired_proven_and_gone(chat, fault,
     wait_until(lambda: chat.condition("chat", "FallbackActive") == "False", "it is over")
     wait_until(lambda: not probation_pods(chat), "no probation pod is left")
     assert load.lost == []
+    assert_told(chat, nodes[-1], NOTICED[fault])
+
+
+def assert_told(sluice, node, cause):
+    """See that operators tell the story afterwards, also from what they have on disk."""
+    for options in ((), ("--since", "10m")):
+        told = sluice.explain(node, *options)
+        assert told["missing"] == []
+        story = [json.dumps(entry) for entry in told["entries"]]
+        taken_out = [number for number, entry in enumerate(story) if cause in entry]
+        assert taken_out, f"{cause!r} is not in {story}"
+        assert any("Ramp" in entry for entry in story[taken_out[0] :]), story
+    assert any(node in json.dumps(entry) for entry in sluice.explain("chat")["entries"])
 
 
 def follow(sluice, node, until="Healthy"):

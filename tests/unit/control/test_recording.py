@@ -15,7 +15,8 @@ from sluice.control.settings import Settings
 from sluice.control.telemetry import Telemetry
 from sluice.model.recording import find_time, read_record
 
-from ..decide.world import World, pool_spec
+from ..decide.samples import pool_spec
+from ..decide.world import World
 
 SECRET = "canary-51c8"
 

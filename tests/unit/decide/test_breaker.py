@@ -8,7 +8,8 @@ from sluice.decide.breaker import open_breaker, remember_storms
 from sluice.decide.limits import LATCHED_ASIDE
 from sluice.model.memory import NodeHealth, NodeState
 
-from .world import World, pool_spec
+from .samples import pool_spec
+from .world import World
 
 FAILED, LATCHED = NodeState.FAILED, NodeState.LATCHED
 

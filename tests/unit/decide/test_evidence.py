@@ -8,8 +8,8 @@ from sluice.decide import evidence
 from sluice.model.memory import WorkerState
 from sluice.model.snapshot import Distribution, KnownAnswers, Probe, WorkerSignals
 
+from .samples import BOUNDS, one_bucket
 from .settled import settle
-from .world import BOUNDS, one_bucket
 
 
 @pytest.fixture

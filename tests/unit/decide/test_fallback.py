@@ -7,8 +7,9 @@ import pytest
 from sluice.model.keys import PoolKey
 from sluice.model.plan import Finding
 
+from .samples import pool_spec
 from .settled import settle
-from .world import World, pool_spec
+from .world import World
 
 
 def model(name):

@@ -9,8 +9,9 @@ from sluice.model.keys import PoolKey
 from sluice.model.memory import WorkerHealth, WorkerState
 from sluice.model.plan import Finding
 
+from .samples import CLASSES, pool_spec
 from .settled import settle
-from .world import CLASSES, World, pool_spec
+from .world import World
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 from sluice.decide.limits import LEASE_STALE, PROOF_PATIENCE
 from sluice.model.snapshot import NodeMark, Worker
 
+from .samples import pool_spec
 from .settled import settle
-from .world import pool_spec
 
 RETURN_AFTER = 20.0
 

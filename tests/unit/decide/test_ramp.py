@@ -7,8 +7,9 @@ import pytest
 from sluice.decide.ramp import find_failed_gate, merge_signals
 from sluice.model.snapshot import Distribution, WorkerSignals
 
+from .samples import BOUNDS, one_bucket, pool_spec
 from .settled import settle
-from .world import BOUNDS, World, one_bucket, pool_spec
+from .world import World
 
 STEPS = {"steps": ["10%", "50%"], "dwell": "6s"}
 

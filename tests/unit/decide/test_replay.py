@@ -16,7 +16,8 @@ from sluice.decide.replay import Evidence, _leave_out, replay, replay_without
 from sluice.model.recording import RecordingError, read_record, write_record
 from sluice.model.snapshot import KnownAnswers, NodeCondition, ProbationPod
 
-from .world import World, pool_spec
+from .samples import pool_spec
+from .world import World
 
 SECRET = "canary-7f3a"
 

@@ -11,7 +11,8 @@ from sluice.model.memory import WorkerHealth, WorkerState
 from sluice.model.plan import Finding
 from sluice.model.snapshot import Deployment
 
-from .world import World, pool_spec
+from .samples import pool_spec
+from .world import World
 
 OLD = Deployment(1, "t0", updated=1, total=1, observed=True, paused=False)
 """All of the template before, which is what its controller calls updated."""

@@ -2,23 +2,15 @@
 
 import pytest
 
-from sluice.api.pool import InferencePoolSpec
 from sluice.decide.status import pool_status
 from sluice.model.keys import PoolKey
 from sluice.model.memory import PoolMemory
 from sluice.model.plan import PoolPlan, Results, VariantPlan
 from sluice.model.snapshot import Pool
 
+from .samples import pool_spec
+
 KEY = PoolKey("default", "chat")
-SPEC = {
-    "model": {
-        "name": "chat",
-        "source": {"path": "/models/compact"},
-        "emulation": {"nominal": "llama-3.3-70b", "tokenScale": 96},
-    },
-    "slo": {"ttft": "2s", "tpot": "200ms"},
-    "variants": [{"acceleratorClass": "maia", "max": 4}],
-}
 
 
 def write(capacity, status):
@@ -31,7 +23,7 @@ def write(capacity, status):
         uid="u",
         generation=1,
         created=0.0,
-        spec=InferencePoolSpec.model_validate(SPEC),
+        spec=pool_spec(),
         templates={},
         deployments={},
         workers=(),

@@ -4,6 +4,7 @@
 get their replicas, pods find devices and become ready after a start-up, deleted pods go away.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from sluice.api.accelerator import AcceleratorClassSpec
@@ -16,65 +17,20 @@ from sluice.model.names import probation_name, slot_name
 from sluice.model.plan import EndProbation, QuarantineNode, ReleaseNode, StartProbation
 from sluice.model.snapshot import (
     Deployment,
-    Distribution,
     KnownAnswers,
     Node,
     NodeCondition,
     NodeMark,
     NodeReady,
     Pool,
-    PoolSignals,
     ProbationPod,
     Probe,
     Snapshot,
-    VariantSignals,
     Worker,
-    WorkerSignals,
 )
 
-BOUNDS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-CAPACITY = {"maia": 1.6, "gpu": 1.0}
-"""What a worker really carries (requests/s); the planner reckons with a profile that errs."""
-CLASSES = {
-    "maia": AcceleratorClassSpec.model_validate(
-        {
-            "nodeSelector": {"accelerator": "maia"},
-            "taintKey": "sluice.dev/maia",
-            "resourceName": "sluice.dev/maia",
-            "price": {"onDemand": "10"},
-            "health": {"returnAfter": "20s"},
-            "emulation": {"profile": "maia-200", "startup": "4s"},
-        }
-    ),
-    "gpu": AcceleratorClassSpec.model_validate(
-        {
-            "nodeSelector": {"accelerator": "gpu"},
-            "taintKey": "nvidia.com/gpu",
-            "resourceName": "nvidia.com/gpu",
-            "price": {"onDemand": "12"},
-            "emulation": {"profile": "h100", "startup": "4s"},
-        }
-    ),
-}
-
-
-def pool_spec(**over):
-    """Return a pool on maia (1 to 4) and gpu (0 to 4) with short windows."""
-    document = {
-        "model": {
-            "name": "compact",
-            "source": {"path": "/models/compact"},
-            "emulation": {"nominal": "llama-3.3-70b", "tokenScale": 96},
-        },
-        "slo": {"ttft": "2s", "tpot": "200ms"},
-        "variants": [
-            {"acceleratorClass": "maia", "min": 1, "max": 4},
-            {"acceleratorClass": "gpu", "min": 0, "max": 4},
-        ],
-        "autoscaling": {"stableWindow": "30s"},
-        "shift": {"holdDown": "12s", "ramp": {"steps": ["10%", "50%"], "dwell": "6s"}},
-    } | over
-    return InferencePoolSpec.model_validate(document)
+from .samples import CLASSES, pool_spec
+from .traffic import measure_pool, measure_worker
 
 
 @dataclass
@@ -222,19 +178,10 @@ class World:
         )
 
     def _measure(self, worker):
-        """Return what the gateways saw of one worker: errors only where requests fail."""
+        """Return what the gateways saw of one worker."""
         if not worker.ready or not self.gateway:
             return None
-        bad = worker.node in self.failing
-        counts = one_bucket(0, 0 if bad else 20)
-        return WorkerSignals(
-            seconds=30.0,
-            finished=0 if bad else 20,
-            errors=5 if bad else 0,
-            timeouts=0,
-            ttft=Distribution(BOUNDS, counts),
-            tpot=Distribution(BOUNDS, counts),
-        )
+        return measure_worker(failing=worker.node in self.failing)
 
     def _answer(self, before, node):
         """Return what a round of known answers adds on a node."""
@@ -252,42 +199,13 @@ class World:
 
     def _signals(self, name):
         key = PoolKey("default", name)
-        arrived = self.rate.get(name, 0.0)
-        shares = self._last_shares(key)
-        variants, finished = {}, 0
-        for kind, share in shares.items():
-            serving = sum(
-                w.ready and not w.terminating and w.node not in self.dead
-                for w in self.workers.values()
-                if w.pool == key and w.accelerator_class == kind
-            )
-            able = serving * CAPACITY[kind]
-            sent = arrived * share / 100
-            ended = int(min(sent, able) * 30)
-            finished += ended
-            over = sent > able or kind in self.slow
-            variants[kind] = VariantSignals(
-                sent=int(sent * 30),
-                finished=ended,
-                met=0 if over else ended,
-                inflight=0,
-                oldest_pending=0.0,
-                ttft=Distribution(BOUNDS, one_bucket(5 if over else 3, ended)),
-                tpot=Distribution(BOUNDS, one_bucket(0, ended)),
-            )
-        return PoolSignals(
-            at=self.now,
-            seconds=30.0,
-            arrived=int(arrived * 30),
-            finished=finished,
-            met=sum(v.met for v in variants.values()),
-            failed=0,
-            rejected=0,
-            waiting=0,
-            prompt_tokens=finished * 90,
-            output_tokens=finished * 48,
-            variants=variants,
+        serving = Counter(
+            w.accelerator_class
+            for w in self.workers.values()
+            if w.pool == key and w.ready and not w.terminating and w.node not in self.dead
         )
+        arrived, shares = self.rate.get(name, 0.0), self._last_shares(key)
+        return measure_pool(self.now, arrived, shares, serving, self.slow)
 
     def _last_shares(self, key):
         planned = self.history[-1][1].pools.get(key) if self.history else None
@@ -452,13 +370,6 @@ class World:
             self.workers[uid] = Worker(
                 uid, uid, key, kind, None, self.now, ready=False, terminating=False
             )
-
-
-def one_bucket(index, count):
-    """Return histogram counts with everything in one bucket."""
-    counts = [0] * (len(BOUNDS) + 1)
-    counts[index] = count
-    return tuple(counts)
 
 
 def record(remembered):

@@ -1,0 +1,59 @@
+"""A worker that knows its answers, and answers as it is told."""
+
+import asyncio
+
+from aiohttp import web
+
+from sluice.observe.probes import UID_HEADER
+
+ANSWERS = [
+    {"prompt": [1, 2, 3], "output": [4, 5]},
+    {"prompt": [9], "output": [4, 17, 9]},
+]
+
+
+class FakeWorker:
+    """Knows its answers, and answers as told."""
+
+    def __init__(self):
+        self.digest, self.numerics, self.answers = "sha256:ab", "float32", list(ANSWERS)
+        self.outputs = {tuple(a["prompt"]): a["output"] for a in ANSWERS}
+        self.spoken_digest = None
+        self.refusal, self.said, self.body, self.given = None, {}, None, None
+        self.heard, self.asked, self.listed = asyncio.Event(), 0, 0
+        self.heard.set()
+        self.uid, self.limits, self.times = None, [], []
+
+    def _respond(self, request, document):
+        uid = self.uid or request.headers[UID_HEADER]
+        if self.refusal:
+            return web.json_response(
+                self.said, status=self.refusal, headers={UID_HEADER: uid, "Location": "/elsewhere"}
+            )
+        return web.json_response(document, headers={UID_HEADER: uid})
+
+    async def list(self, request):
+        self.listed += 1
+        self.times.append(asyncio.get_running_loop().time())
+        if self.given is not None:
+            return web.Response(body=self.given)
+        document = {
+            "modelDigest": self.digest,
+            "numerics": self.numerics,
+            "answers": self.answers,
+        }
+        return self._respond(request, document)
+
+    async def answer(self, request):
+        self.asked += 1
+        question = await request.json()
+        self.limits.append(question["maxTokens"])
+        await self.heard.wait()
+        if self.body is not None:
+            return web.Response(body=self.body)
+        document = {
+            "output": self.outputs[tuple(question["prompt"])],
+            "modelDigest": self.spoken_digest or self.digest,
+            "numerics": self.numerics,
+        }
+        return self._respond(request, document)
