@@ -21,8 +21,8 @@ from sluice_worker.sampling import SamplingParams, choose_token
 
 log = structlog.get_logger()
 
-IDLE_BEAT = 0.5
-"""Seconds between heartbeats while there is nothing to do."""
+IDLE_BEAT = 0.25
+"""Seconds between two looks at the devices while there is nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +251,7 @@ class Engine:
         chunks = self._schedule()
         if not chunks:
             self._pacer.rest()
+            self._pacer.touch()
             return False
         self._pacer.begin()
         self._decoder.disturb = self._pacer.devices.disturb
