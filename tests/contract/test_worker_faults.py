@@ -337,6 +337,23 @@ def test_a_device_that_hangs_is_told_until_it_is_healed(start, devices, emulated
         assert client.completions.create(**ASKED, max_tokens=3).usage.completion_tokens == 3
 
 
+@pytest.mark.parametrize("emulated", [EMULATED, ()])
+def test_a_device_that_hangs_is_told_before_a_request_meets_it(start, devices, emulated):
+    worker = start(*emulated)
+    devices[0].tell("hang")
+    assert worker.until("/healthz", 503).startswith("device call late: ")
+    devices[0].tell()
+    worker.until("/healthz", 200)
+    assert are_right(worker) == [True] * 4
+
+
+def test_a_device_that_is_gone_ends_a_worker_that_has_nothing_to_do(start, devices):
+    worker = start(*EMULATED)
+    devices[0].tell("off-bus")
+    assert worker.wait() == 1
+    assert "Xid 79" in worker.log.read_text()
+
+
 def test_a_worker_on_a_hung_device_ends_when_told_to(start, devices):
     worker = start(*EMULATED)
     with connect(worker) as client:

@@ -24,8 +24,8 @@ __all__ = ["Emission", "Engine", "GenerationRequest", "Limits"]
 
 log = structlog.get_logger()
 
-IDLE_BEAT = 0.5
-"""Seconds between heartbeats while there is nothing to do."""
+IDLE_BEAT = 0.25
+"""Seconds between two looks at the devices while there is nothing to do."""
 
 
 class Engine:
@@ -243,6 +243,7 @@ class Engine:
             chunks = self._scheduler.schedule()
         if not chunks:
             self._pacer.rest()
+            self._pacer.touch()
             return False
         self._pacer.begin()
         self._note_start(chunks)

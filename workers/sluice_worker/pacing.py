@@ -164,6 +164,18 @@ class Pacer:
         """Note that there is nothing to do: the schedule begins anew with the next step."""
         self._end = None
 
+    def touch(self) -> None:
+        """Ask the devices for nothing, so that a fault is seen before a request meets it.
+
+        Raises:
+            DeviceError: a device failed.
+        """
+        self.call = DeviceCall(self._now(), 0.0)
+        try:
+            self.devices.finish_call()
+        finally:
+            self.call = None
+
     def begin(self) -> None:
         """Note that a step begins: when the one before should have ended, or now after a rest."""
         if self._end is None:

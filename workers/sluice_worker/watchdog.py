@@ -15,7 +15,7 @@ LATE_FACTOR = 20.0
 """A device call is late when it is overdue by so many seconds, and so many times its own time."""
 LATE_CONFIRM_AFTER = 0.5
 """Seconds for which we have to see the same call late: its end may wait for a processor."""
-LOOK_EVERY = 0.25
+LOOK_EVERY = 0.125
 """Seconds between two looks at the device call."""
 BLIND_AFTER = 1.0
 """Seconds without a look after which it was this process that stood still, and we begin anew."""
