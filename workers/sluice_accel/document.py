@@ -65,7 +65,8 @@ bound ran into 1.0, which no device reaches.
 
 `maia-100` and `maia-200` carry knobs for "better at large batches" that are assumed (padding up to
 16 sequences, 2 ms a step, 70 % of the bandwidth below 16 sequences); `maia-200-neutral` is without
-them. On the bare model Maia 200 is faster than an H100 at batch 1, too.
+them. Two more that one could assume are left out: waiting for a batch to form, and shapes that were
+compiled. On the bare model Maia 200 is faster than an H100 at batch 1, too.
 
 A worker's KV cache holds as many tokens as the weights of the nominal model leave room for
 (`--token-scale` nominal ones each), and no more run at once; it refuses to start where not even one
