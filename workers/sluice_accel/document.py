@@ -87,6 +87,11 @@ Left out: on-chip memory, networks between nodes, prefix caches, speculative dec
 parallelism, and kernels that get better or worse with shape. Vendors' GB are taken as 10^9 bytes.
 """
 
+_SOURCES: Final = """\
+Profiles that share a constant share a line; per device. NVIDIA's sheets were read as ml-engineering
+(S. Bekman) copies them, Microsoft's texts as others copied them.
+"""
+
 _LIMITS: Final = f"""\
 The fewest devices (1, 2, 4 or 8) that hold weights and a cache; sequences of {_CONTEXT:,} nominal
 tokens; step, energy a token and rate while {_BATCH} of them decode, or as many as fit; start-up of
@@ -120,7 +125,7 @@ the model. Where it is known to be off:
 def render_document(found: Validation) -> str:
     """Return the whole document."""
     lines = [_INTRODUCTION, "## Constants", ""]
-    lines += ["Profiles that share a constant share a line; per device.", ""]
+    lines += [_SOURCES]
     lines += _render_constants()
     lines += ["Number formats, of which a profile takes its device's own:", ""]
     lines += _render_numerics()
