@@ -84,8 +84,15 @@ def utilise(
 
 
 def step_energy(
-    profile: AcceleratorProfile, model: NominalModel, devices: int, work: StepWork
+    profile: AcceleratorProfile,
+    model: NominalModel,
+    devices: int,
+    work: StepWork,
+    slowdown: float = 1.0,
 ) -> float:
-    """Return the joules that all devices together take for one step."""
-    watts = draw_power(profile, utilise(profile, model, devices, work))
-    return devices * watts * time_work(profile, model, devices, work)
+    """Return the joules that all devices together take for a step of `slowdown` times its length.
+
+    Of several it does not matter which are throttled: the others wait for them, idle.
+    """
+    watts = draw_power(profile, utilise(profile, model, devices, work), slowdown)
+    return devices * watts * time_work(profile, model, devices, work) * slowdown
