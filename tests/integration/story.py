@@ -290,8 +290,9 @@ class Load:
     `answers` has what was answered, by the class that answered.
     """
 
-    def __init__(self, url, model, rate, most=1500):
+    def __init__(self, url, model, rate, most=1500, tokens=40):
         self.url, self.model, self.rate, self._most = url, model, rate, most
+        self._tokens = tokens
         self.answers, self.failures, self._threads = {}, [], []
         self._stop = threading.Event()
 
@@ -329,7 +330,7 @@ class Load:
 
     def _ask(self):
         try:
-            status, body, by = ask_somebody(self.url, self.model, LONG, max_tokens=40, timeout=90)
+            status, body, by = ask_somebody(self.url, self.model, LONG, self._tokens, timeout=90)
         except OSError as error:
             self.failures.append(repr(error))
             return

@@ -72,7 +72,8 @@ def test_exhausted_memory_restarts_workers_in_vain_and_no_condition_says_so(chat
             lambda: count_restarts(workers_on(chat, "maia-1")) or "maia-1" in chat.tainted(),
             "a worker has ended for want of memory",
         )
-        assert set(read_metric(chat, "maia-1", "FB_FREE").values()) == {0}
+        # Half of 216 GB at least, in MiB: who ended for want of memory has given its own back.
+        assert min(read_metric(chat, "maia-1", "FB_USED").values()) >= 216e9 / 2**20 // 2
         assert set(read_metric(chat, "maia-1", "XID_ERRORS").values()) == {0}
         assert read_condition(chat, "maia-1") == ("True", "AcceleratorIsHealthy")
         wait_until(
@@ -119,7 +120,8 @@ def test_one_throttled_device_of_two_is_named_and_the_other_is_not(chat):
 
 @full
 def test_lost_cooling_is_noticed_once_load_has_heated_the_device(chat):
-    with Load(chat.gateway(), "chat", rate=4.0) as load:
+    # Answers long enough for every worker to be at one all the time: only then is it too hot.
+    with Load(chat.gateway(), "chat", rate=3.0, tokens=200) as load:
         chat.cluster.act_on_node("maia-1", "break", fault="cooling", device="all")
         # From cold to too hot, and then 30 s of throttling before it counts.
         wait_until(

@@ -65,7 +65,8 @@ bound ran into 1.0, which no device reaches.
 
 `maia-100` and `maia-200` carry knobs for "better at large batches" that are assumed (padding up to
 16 sequences, 2 ms a step, 70 % of the bandwidth below 16 sequences); `maia-200-neutral` is without
-them. On the bare model Maia 200 is faster than an H100 at batch 1, too.
+them. Two more that one could assume are left out: waiting for a batch to form, and shapes that were
+compiled. On the bare model Maia 200 is faster than an H100 at batch 1, too.
 
 A worker's KV cache holds as many tokens as the weights of the nominal model leave room for
 (`--token-scale` nominal ones each), and no more run at once; it refuses to start where not even one
@@ -84,6 +85,11 @@ A device that is too hot throttles by itself, which with its cooling whole it ne
 
 Left out: on-chip memory, networks between nodes, prefix caches, speculative decoding, pipeline
 parallelism, and kernels that get better or worse with shape. Vendors' GB are taken as 10^9 bytes.
+"""
+
+_SOURCES: Final = """\
+Profiles that share a constant share a line; per device. NVIDIA's sheets were read as ml-engineering
+(S. Bekman) copies them, Microsoft's texts as others copied them.
 """
 
 _LIMITS: Final = f"""\
@@ -119,7 +125,7 @@ the model. Where it is known to be off:
 def render_document(found: Validation) -> str:
     """Return the whole document."""
     lines = [_INTRODUCTION, "## Constants", ""]
-    lines += ["Profiles that share a constant share a line; per device.", ""]
+    lines += [_SOURCES]
     lines += _render_constants()
     lines += ["Number formats, of which a profile takes its device's own:", ""]
     lines += _render_numerics()

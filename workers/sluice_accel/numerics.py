@@ -27,16 +27,19 @@ class Numerics:
 
 
 _BF16 = derived(2, "B", "16 bits")
-_FP8 = derived(1, "B", "8 bits; scales of rows or large blocks are less than 1 % more")
-_KEPT = "the cache keeps more bits than the weights, as published FP4 checkpoints do (recalled)"
+_FP8 = derived(1, "B", "8 bits; the scales of rows are less than 1 % more")
+_FP8_BLOCK = assumed(
+    1.03125, "B", "8 bits and an 8-bit scale for 32 weights, as OCP MXFP8; for Maia 200 a guess"
+)
 
 _NUMERICS = (
     Numerics("bf16", _BF16, _BF16, "bf16", "bf16"),
     Numerics("fp8", _FP8, _FP8, "fp8", "fp8"),
+    Numerics("fp8-block", _FP8_BLOCK, _FP8_BLOCK, "fp8", "fp8"),
     Numerics(
         "fp4",
         assumed(0.5625, "B", "4 bits and an 8-bit scale for 16 weights, as NVFP4 (recalled)"),
-        assumed(1, "B", _KEPT),
+        assumed(1, "B", "more bits than the weights, as published FP4 checkpoints keep (recalled)"),
         "fp4",
         "fp8",
     ),
@@ -50,9 +53,9 @@ _NUMERICS = (
     Numerics(
         "mx6",
         assumed(0.75, "B", "6 bits a weight on average, shared exponents included"),
-        assumed(1.125, "B", _KEPT),
+        assumed(0.75, "B", "the same format as the weights"),
         "mx6",
-        "mx9",
+        "mx6",
     ),
     Numerics("int8-weights", derived(1, "B", "8 bits, scales left out"), _BF16, "bf16", "bf16"),
     Numerics("int4-weights", derived(0.5, "B", "4 bits, scales left out"), _BF16, "bf16", "bf16"),

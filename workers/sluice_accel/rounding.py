@@ -1,13 +1,14 @@
 """In which numerics workers compute by the kind of device, and what that means for its time.
 
 The names are those of `sluice-worker --numerics`; docs/numerics.md says what each rounds. Those of
-`sluice_accel.numerics` count bytes and products, and tell two kinds of FP8 scales not apart.
+`sluice_accel.numerics` are of what devices store and multiply.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from sluice_accel.numerics import NUMERICS
 from sluice_accel.profiles import PROFILES, AcceleratorProfile, NumericsError, serve_in
 
 REFERENCE: Final = "float32"
@@ -18,7 +19,7 @@ FORMATS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "bfloat16": "bf16",
         "fp8-row": "fp8",
-        "fp8-block": "fp8",
+        "fp8-block": "fp8-block",
         "fp4": "fp4",
         "mx9": "mx9",
         "mx6": "mx6",
@@ -41,6 +42,11 @@ ROUNDING: Final[Mapping[str, str]] = MappingProxyType(
 )
 """By profile. That Maia 100 has MX9, and that Maia 200 scales FP8 by block and Trainium2 by row, is
 assumed; docs/numerics.md has what is published."""
+
+
+def find_products(numerics: str) -> str:
+    """Return the format in which a device multiplies for a worker's numerics; not of float32."""
+    return NUMERICS[FORMATS[numerics]].products
 
 
 def find_profile(name: str, numerics: str | None) -> AcceleratorProfile:

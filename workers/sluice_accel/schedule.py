@@ -33,7 +33,7 @@ def find_spell(fault: Fault, now: float) -> Fault | None:
     period = int((now - fault.since) / fault.period)
     if fault.kind in STICKY:
         came = _find_first(fault)
-        return None if period < came else _begin(fault, came)
+        return None if period < came else _begin(fault, int(came))
     if not _is_drawn(fault, period):
         return None
     begun = period
@@ -57,6 +57,7 @@ def _is_drawn(fault: Fault, period: int) -> bool:
     return draw(fault.seed, period) < fault.probability
 
 
-def _find_first(fault: Fault) -> int:
-    """Return the first period that is drawn, in one draw (geometric distribution)."""
-    return int(math.log1p(-draw(fault.seed, 0)) / math.log1p(-fault.probability))
+def _find_first(fault: Fault) -> float:
+    """Return the first period that is drawn, in one draw (geometric distribution); may be inf."""
+    first = math.log1p(-draw(fault.seed, 0)) / math.log1p(-fault.probability)
+    return first if math.isinf(first) else math.floor(first)

@@ -16,12 +16,14 @@ from sluice_accel.timing import StepWork, time_kernels, time_work
 
 COOLANT: Final = assumed(30, "°C", "air or liquid that reaches a device")
 HOT_COOLANT: Final = assumed(
-    65, "°C", "the same when cooling has failed: too hot under half a load"
+    68, "°C", "the same when cooling has failed: too hot from two fifths of a load on"
 )
 FULL_RISE: Final = assumed(40, "K", "above the coolant at design power, in the end")
 TIME_CONSTANT: Final = assumed(20, "s", "of device and cooler together")
 THROTTLE_ABOVE: Final = published(87, "°C", "NVIDIA, k8s-test-infra, mock H100: slowdown")
-THROTTLE_UNTIL: Final = assumed(82, "°C", "5 K below, so that clocks do not flutter")
+THROTTLE_UNTIL: Final = assumed(
+    77, "°C", "10 K below: under a load that is too hot at full clocks, clocks stay low"
+)
 SHUTDOWN_ABOVE: Final = published(92, "°C", "NVIDIA, k8s-test-infra, mock H100: shutdown")
 THROTTLED_SLOWDOWN: Final = published(2, "", "NVIDIA, NVML: slowdown cuts clocks by 2 or more")
 
@@ -82,8 +84,15 @@ def utilise(
 
 
 def step_energy(
-    profile: AcceleratorProfile, model: NominalModel, devices: int, work: StepWork
+    profile: AcceleratorProfile,
+    model: NominalModel,
+    devices: int,
+    work: StepWork,
+    slowdown: float = 1.0,
 ) -> float:
-    """Return the joules that all devices together take for one step."""
-    watts = draw_power(profile, utilise(profile, model, devices, work))
-    return devices * watts * time_work(profile, model, devices, work)
+    """Return the joules that all devices together take for a step of `slowdown` times its length.
+
+    Of several it does not matter which are throttled: the others wait for them, idle.
+    """
+    watts = draw_power(profile, utilise(profile, model, devices, work), slowdown)
+    return devices * watts * time_work(profile, model, devices, work) * slowdown

@@ -6,12 +6,16 @@ as the faults that they are to whoever uses the device. It goes on from cold whe
 anew, since nobody wrote down how hot it was.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
 from sluice_accel.faults import DeviceState, Fault, FaultKind
 from sluice_accel.profiles import AcceleratorProfile
 from sluice_accel.thermal import COOLANT, HOT_COOLANT, ThermalState, draw_power, warm
 from sluice_accel.usage import DeviceUse
+
+_PIECE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,12 @@ class DeviceHeat:
             before = ThermalState(before.temperature)  # who repaired the cooling started it again
         busy = 0.0 if told.find(FaultKind.OFF_BUS) else use.busy / _find_slowdown(told)
         coolant = (HOT_COOLANT if hot else COOLANT).value
-        self._state = warm(self._profile, before, busy, seconds, coolant)
-        self._joules += seconds * self._draw(use, told)
+        self._state = before
+        # In short pieces: clocks are lowered in time, also where nobody looked for long.
+        pieces = max(1, math.ceil(seconds / _PIECE_SECONDS))
+        for _ in range(pieces):
+            self._state = warm(self._profile, self._state, busy, seconds / pieces, coolant)
+            self._joules += seconds / pieces * self._draw(use, told)
         mark = (self._state.throttled, self._state.shut_down)
         if mark != (before.throttled, before.shut_down):
             self._since = now

@@ -20,12 +20,12 @@ from sluice_worker.errors import EmulationError
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What a step takes on healthy devices.
+    """What a step takes.
 
     Attributes:
-        seconds: from its begin to its end.
-        joules: of all devices.
-        kernels: seconds of it in which kernels run.
+        seconds: from its begin to its end, on healthy devices.
+        joules: of all devices, throttled as they are.
+        kernels: seconds of it in which kernels run, on healthy devices.
     """
 
     seconds: float = 0.0
@@ -65,12 +65,15 @@ class EmulatedDevice:
     jitter: float = 0.0
     seed: int = 0
 
-    def run_step(self, chunks: Sequence[tuple[int, int, bool]], number: int = 0) -> StepCost:
+    def run_step(
+        self, chunks: Sequence[tuple[int, int, bool]], number: int = 0, slowdown: float = 1.0
+    ) -> StepCost:
         """Return the cost of a step over (new tokens, start, is prompt) of each sequence.
 
         Args:
             chunks: what is computed, in real tokens.
             number: of the step; decides its jitter.
+            slowdown: of the slowest device, at least 1.
         """
         prefill, decode = [], []
         for new, start, is_prompt in chunks:
@@ -82,7 +85,9 @@ class EmulatedDevice:
         on = self.profile, self.model, self.devices, work
         factor = jitter_factor(self.seed, number, self.jitter) if self.jitter else 1.0
         return StepCost(
-            time_work(*on) * factor, step_energy(*on) * factor, time_kernels(*on) * factor
+            time_work(*on) * factor,
+            step_energy(*on, slowdown) * factor,
+            time_kernels(*on) * factor,
         )
 
     def bound_cache(self, context: int, spare: int) -> CacheBounds:
@@ -138,8 +143,7 @@ class Pacer:
             slow as this machine; it is never held against a device.
         overran: whether the last step was computed too late for the device's schedule.
         late: seconds that it ended behind the schedule.
-        energy: joules that the devices would have taken for it; throttling lowers the power as it
-            lengthens the step.
+        energy: joules that the devices would have taken for it.
     """
 
     def __init__(
@@ -189,9 +193,9 @@ class Pacer:
         """
         self.overran, self.late, self.energy = False, 0.0, 0.0
         begun, now = self._end, self._now()
-        cost = StepCost()
+        cost, slowdown = StepCost(), self.devices.effects.slowdown
         if self._device is not None:
-            cost = self._device.run_step(chunks, self._steps)
+            cost = self._device.run_step(chunks, self._steps, slowdown)
             self._steps += 1
         if any(is_prompt for _, _, is_prompt in chunks):
             self.devices.allocate()
@@ -200,7 +204,7 @@ class Pacer:
         self.call = DeviceCall(due, seconds)
         self.devices.note_kernels(cost.kernels)
         try:
-            self._finish(begun, now, seconds)
+            self._finish(begun, now, seconds * slowdown)
         finally:
             self.call = None
 
@@ -208,7 +212,7 @@ class Pacer:
         if self._device is None or begun is None:
             self.devices.finish_call()
             return
-        self._end = begun + seconds * self.devices.effects.slowdown
+        self._end = begun + seconds
         left = self._end - now
         if left > 0:
             self._sleep(left)

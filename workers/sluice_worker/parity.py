@@ -203,13 +203,11 @@ def measure_parity(reference: Array, device: Array, healthy: Array | None = None
     )
 
 
-def judge_parity(parity: Parity, limits: Limits) -> Verdict:
-    """Return what a comparison says; a blind one can fail, but not pass."""
-    return judge_checks([*check_distance(parity, limits), check_sight(parity)])
-
-
 def judge_checks(checks: Iterable[Check]) -> Verdict:
-    """Return the worst outcome; the reasons are those for it, then doubts."""
+    """Return the worst outcome: a blind one can fail, but not pass.
+
+    The reasons are those for it, then doubts.
+    """
     checks = list(checks)
     for outcome in ("fail", "blind"):
         if worst := [one.reason for one in checks if one.outcome == outcome]:

@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 
 from sluice.api.rules import rule
 from sluice_accel.profiles import PROFILES
-from sluice_accel.rounding import FORMATS, REFERENCE, ROUNDING, list_profiles
+from sluice_accel.rounding import FORMATS, REFERENCE, ROUNDING, find_products, list_profiles
 
 if TYPE_CHECKING:
     from sluice.api.accelerator import AcceleratorClassSpec
@@ -56,11 +56,11 @@ def check_fit(numerics: str | None, profile: str | None) -> None:
         ValueError: it does not.
     """
     if numerics is not None and not fits(numerics, profile):
-        raise ValueError(f"numerics {_describe_format(FORMATS[numerics])}")
+        raise ValueError(f"numerics {_describe_format(find_products(numerics))}")
 
 
 def write_rules() -> list[JsonDict]:
-    """Return the CEL half of `check_fit`: a rule for each format that not every device has."""
+    """Return the CEL half of `check_fit`: a rule for what not every device multiplies."""
     return [
         rule(
             "!has(self.numerics) || !has(self.emulation)"
@@ -69,13 +69,13 @@ def write_rules() -> list[JsonDict]:
             _describe_format(form),
             ".numerics",
         )
-        for form in dict.fromkeys(FORMATS.values())
+        for form in dict.fromkeys(map(find_products, FORMATS))
         if len(list_profiles(_list_names(form)[0])) < len(PROFILES)
     ]
 
 
 def _list_names(form: str) -> list[str]:
-    return [name for name, its in FORMATS.items() if its == form]
+    return [name for name in FORMATS if find_products(name) == form]
 
 
 def _describe_format(form: str) -> str:

@@ -54,6 +54,11 @@ def test_what_happens_does_not_depend_on_when_somebody_looks():
         assert find_spell(one, since - 0.1) is None
 
 
+def test_what_is_all_but_impossible_never_comes():
+    for seed in range(20):
+        assert find_spell(fault(FaultKind.ECC, probability=5e-324, seed=seed), 1e11) is None
+
+
 @pytest.mark.parametrize("kind", [FaultKind.OFF_BUS, FaultKind.ECC])
 def test_hardware_that_failed_by_chance_stays_failed_until_its_repair(kind):
     firsts = []

@@ -20,7 +20,7 @@ from sluice_accel.timing import StepWork, time_work
 
 H100 = PROFILES["h100"]
 SMALL = NOMINAL_MODELS["llama-3.1-8b"]
-FAILED_COOLING = 55.0
+FAILED_COOLING = 50.0
 shares = st.floats(0, 1)
 
 

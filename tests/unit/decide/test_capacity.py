@@ -40,7 +40,7 @@ def test_narrower_numerics_carry_more_wherever_they_are_said():
     usual = reckon("b200", 2)
     assert reckon("b200", 2, of_class="fp8-row") == reckon("b200", 2, of_class="float32") == usual
     assert reckon("b200", 2, of_class="bfloat16") < usual < reckon("b200", 2, of_class="fp4")
-    assert reckon("b200", 2, of_class="fp4", of_variant="fp8-block") == usual
+    assert reckon("b200", 2, of_class="fp4", of_variant="fp8-row") == usual
 
 
 def test_numerics_that_a_device_has_not_change_nothing_of_what_runs():

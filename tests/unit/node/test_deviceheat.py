@@ -54,6 +54,21 @@ def test_without_cooling_a_busy_device_throttles_by_itself_until_cooling_is_repa
     assert watts < heat.read(BUSY, told()).watts
 
 
+def test_without_cooling_half_a_load_throttles_for_as_long_as_it_lasts():
+    """So that the health agent, which waits for lasting throttling, sees it."""
+    heat, half = DeviceHeat(H100), DeviceUse(busy=0.5)
+    seen = run(heat, 600, half, told(FaultKind.COOLING))
+    first = seen.index({"throttle"})
+    assert seen[first:] == [{"throttle"}] * (600 - first)
+    assert run(heat, 120, DeviceUse(), told(FaultKind.COOLING))[-1] == set()
+
+
+def test_an_agent_that_was_frozen_finds_the_device_throttled_and_not_gone():
+    heat = DeviceHeat(H100)
+    [fault] = heat.advance(300.0, NOW, BUSY, told(FaultKind.COOLING))
+    assert fault.kind is FaultKind.THROTTLE
+
+
 def test_an_idle_device_bears_the_loss_of_cooling():
     assert not any(run(DeviceHeat(H100), 600, DeviceUse(), told(FaultKind.COOLING)))
 

@@ -9,6 +9,7 @@ from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
 from sluice_worker.checkpoint import load_checkpoint
 from sluice_worker.decoder import Decoder, KeyValueCache
+from sluice_worker.device import Effects
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import RequestError
 from sluice_worker.metrics import Metrics
@@ -261,6 +262,15 @@ def test_tells_the_energy_of_a_step(paced):
     without.begin()
     without.finish([(1, 100, False)])
     assert without.energy == 0
+
+
+def test_a_throttled_device_idles_longer_and_computes_no_less(paced):
+    pacer, now, step = paced
+    pace(pacer, now, 0.004)
+    usual = pacer.energy
+    pacer.devices.effects = Effects(slowdown=3)
+    pace(pacer, now, 0.004)
+    assert pacer.energy == pytest.approx(usual + 2 * step * 112.5)  # W of an idle Maia 200
 
 
 def test_a_rest_begins_the_schedule_anew(paced):

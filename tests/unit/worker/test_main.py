@@ -5,6 +5,7 @@ from click import UsageError
 from click.testing import CliRunner
 
 from sluice_accel.nominal import NOMINAL_MODELS
+from sluice_accel.numerics import NUMERICS as STORED
 from sluice_accel.profiles import PROFILES
 from sluice_accel.rounding import FORMATS
 from sluice_worker.emulation import choose_emulation, describe
@@ -71,7 +72,7 @@ def emulate(profile, devices=1, **over):
 
 @pytest.mark.parametrize(
     ("profile", "devices", "tokens", "contexts"),
-    [("maia-200", 1, 7756, 15), ("h100", 2, 4360, 8), ("h100", 4, 13458, 26)],
+    [("maia-200", 1, 7385, 14), ("h100", 2, 4360, 8), ("h100", 4, 13458, 26)],
 )
 def test_the_cache_is_what_the_nominal_model_leaves(profile, devices, tokens, contexts):
     bounds = emulate(profile, devices).bound_cache(context=512, spare=128)
@@ -117,6 +118,15 @@ def test_a_device_is_emulated_with_a_model_and_none_needs_nothing():
     assert choose(nominal="llama-3.1-8b", devices=2).device is None
     with pytest.raises(UsageError, match=r"--profile h100 needs --nominal: .* llama-3\.1-8b"):
         choose(profile="h100")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_device_s_memory_holds_the_bits_that_values_are_rounded_to(name):
+    kept, rounded = STORED[FORMATS[name]], NUMERICS[name]
+    # The cache has the format of attention, which some numerics have for their weights.
+    [cached] = {one.bits for one in NUMERICS.values() if one.linear == rounded.attention}
+    assert 8 * kept.weight_bytes.value == rounded.bits
+    assert 8 * kept.cache_bytes.value == cached
 
 
 def test_numerics_have_a_device_s_time_and_memory_or_are_refused():

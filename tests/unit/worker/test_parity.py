@@ -19,8 +19,10 @@ from sluice_worker.parity import (
     LIMITS,
     SAME_LIMITS,
     Parity,
+    check_distance,
     check_score,
-    judge_parity,
+    check_sight,
+    judge_checks,
     measure_parity,
     widen_limits,
 )
@@ -60,6 +62,10 @@ def ask(model, prompts):
         )
 
     return answer
+
+
+def judge_parity(parity, limits):
+    return judge_checks([*check_distance(parity, limits), check_sight(parity)])
 
 
 def logits(*shares):
