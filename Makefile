@@ -11,6 +11,9 @@ PYTHON := $(VENV)/bin/python
 SETUP := $(VENV)/.set-up
 KERNELS := $(VENV)/.kernels
 KERNEL_SOURCES := $(addprefix workers/sluice_worker/,steplayout.py vectors.py roundkernels.py kernels.py)
+# The unit tests first, for they take seconds; the last two share a cluster, and its last test looks
+# back on all of them.
+TESTS := $(addprefix tests/,unit contract faults e2e integration)
 PACKAGES := operator workers tests benchmarks
 
 .PHONY: help
@@ -44,12 +47,12 @@ demo: programs ## Start a cluster, fail a Maia node under load, watch traffic fa
 	@$(VENV)/bin/sluice demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: lint programs ## Run what CI runs: lint, unit, contract, fault and integration tests
-	$(PYTHON) -m pytest tests/unit tests/contract tests/faults tests/integration -m "not full"
+test: lint programs ## Run what CI runs: lint, unit, contract, fault, e2e and integration tests
+	$(PYTHON) -m pytest $(TESTS) -m "not full"
 
 .PHONY: test-full
 test-full: lint programs ## Run every test there is
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest $(TESTS)
 
 .PHONY: unit
 unit: setup ## Run the unit tests alone (seconds)

@@ -52,6 +52,21 @@ async def test_models_of_all_pools_are_listed(world, client):
         await client.models.retrieve("huge")
 
 
+async def test_a_load_generator_finds_it_healthy_before_it_begins():
+    async with GatewayWorld() as world:
+        await world.kube.stop()
+        await world.start_gateway(wait=False)
+        async with world.http.get(f"{world.url}/health") as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"]
+        await world.kube.start()
+        await until(lambda: not world.gateway.explain_unready())
+        async with world.http.get(f"{world.url}/health") as response:
+            assert response.status == 200
+        async with world.http.post(f"{world.url}/health") as response:
+            assert (await response.json())["error"]["message"] == "/health takes GET, not POST"
+
+
 async def test_requests_go_to_their_pool(world, client):
     await world.add_pool("more", model="large")
     await usable(world, "w1")

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Kubectl
 
 from sluice.devcluster.binaries.programs import Binaries
 from sluice.devcluster.cluster import Cluster
-
-from .conftest import Kubectl
 
 DEADLINE_SECONDS = 90.0  # a silent node is noticed by Kubernetes after 50
 SLUICE = Path(sys.executable).parent / "sluice"

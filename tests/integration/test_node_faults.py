@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.conftest import Kubectl
 
 from sluice.devcluster.cluster import Cluster
 from sluice.devcluster.errors import NodeError
-
-from .conftest import Kubectl
 
 DEADLINE_SECONDS = 60.0
 MAIA = "sluice.dev/maia"

@@ -1,4 +1,4 @@
-"""The OpenAI API that clients see: completions, chat completions, models.
+"""The OpenAI API that clients see: completions, chat completions, models, health.
 
 Every request comes in here and ends here: with an answer or a stream, one line in the log, and one
 count in signals and metrics.
@@ -32,6 +32,8 @@ from sluice_gateway.requestlog import RequestLog
 from sluice_gateway.signals import Signals
 from sluice_gateway.upstream import ClientLostError
 
+_HEALTH: Final = "/health"
+"""Where load generators look whether a server is there before they begin, as vLLM has it."""
 _MODELS: Final = "/v1/models"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE: Final = 499
@@ -155,15 +157,20 @@ class PublicApi:
         if path in ENDPOINTS:
             message = f"{path} takes POST, not {method[:20]}"
             return refuse_request(message, code="method_not_allowed", status=405)
-        if path != _MODELS and not path.startswith(f"{_MODELS}/"):
-            served = ", ".join([_MODELS, *sorted(ENDPOINTS)])
+        if path not in {_HEALTH, _MODELS} and not path.startswith(f"{_MODELS}/"):
+            served = ", ".join([_HEALTH, _MODELS, *sorted(ENDPOINTS)])
             message = f"unknown path {path[:100]!r}; served: {served}"
             return refuse_request(message, code="unknown_url", status=404)
         if method != "GET":
-            message = f"{_MODELS} takes GET, not {method[:20]}"
+            known = _HEALTH if path == _HEALTH else _MODELS
+            message = f"{known} takes GET, not {method[:20]}"
             return refuse_request(message, code="method_not_allowed", status=405)
         if not self._is_synced():
             raise _refuse_unready()
+        return render_json({"status": "ok"}) if path == _HEALTH else self._answer_models(path)
+
+    def _answer_models(self, path: str) -> Answer:
+        """Answer with the list of models, or with one of them."""
         if path == _MODELS:
             data = [describe_model(pool) for pool in self._fleet.list_models()]
             return render_json({"object": "list", "data": data})

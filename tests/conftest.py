@@ -1,4 +1,4 @@
-"""A real Kubernetes control plane for the tests: one cluster a session, which dies with it."""
+"""A real Kubernetes control plane for tests that ask for it: one a session, which dies with it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from sluice.devcluster.binaries.resolution import resolve_binaries
 from sluice.devcluster.cluster import Cluster, start_cluster
 from sluice.devcluster.shape import ClusterShape
 
-from .story import Sluice, wait_until
+from .integration.story import Sluice, wait_until
 
 Kubectl = Callable[..., Any]
 """`kubectl("get", "nodes")`: kubectl's JSON answer."""
