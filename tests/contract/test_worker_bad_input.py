@@ -187,11 +187,24 @@ def test_a_flood_is_refused_and_leaves_nothing_behind(worker):
     assert read_memory(worker) - size < 30 << 20
 
 
-def read_memory(worker):
+def test_a_request_for_a_million_answers_is_refused_before_one_is_begun(worker):
+    size = read_memory(worker)
+    body = complete(prompt=["a"] * 8000, n=128)
+    status, _, text = worker.post(COMPLETIONS, body)
+    assert (status, "1024000 outputs" in text) == (400, True)
+    assert read_peak(worker) - size < 30 << 20
+
+
+def read_memory(worker, name="VmRSS"):
     """Return the bytes that the process holds."""
     with open(f"/proc/{worker.process.pid}/status") as status:  # noqa: PTH123
-        (line,) = [one for one in status if one.startswith("VmRSS")]
+        (line,) = [one for one in status if one.startswith(name)]
     return int(line.split()[1]) * 1024
+
+
+def read_peak(worker):
+    """Return the most bytes that the process ever held."""
+    return read_memory(worker, "VmHWM")
 
 
 def test_clients_that_vanish_or_dawdle_disturb_nobody(worker):

@@ -152,7 +152,8 @@ def test_lists_its_model(client):
         ({"prompt": []}, "prompt is empty", "prompt"),
         ({"prompt": [5, 100000]}, "the token 100000", "prompt"),
         ({"prompt": [-1]}, "the token -1", "prompt"),
-        ({"prompt": "text " * 60}, "context of 128", "max_tokens"),
+        ({"prompt": "text " * 25, "max_tokens": 9}, "context of 128", "max_tokens"),
+        ({"prompt": "text " * 60}, "context of 128", "prompt"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_a_sentence(client, over, said, param):

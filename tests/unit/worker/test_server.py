@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from sluice_worker import watchdog
-from sluice_worker.engine import Emission
+from sluice_worker.engine import Emission, Engine
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
 from sluice_worker.server import Identity, Server
@@ -27,6 +27,7 @@ class ScriptedEngine:
     """Gives every request the same emissions at once, in the loop's own thread."""
 
     context = 128
+    refuse_long = Engine.refuse_long
 
     def __init__(self):
         self.beat = time.monotonic()
@@ -53,9 +54,22 @@ class ScriptedEngine:
 class Fragile:
     """A vocabulary that cannot decode what is not in it."""
 
+    longest = 1
+
     def __init__(self, vocabulary):
         self.encode_text = vocabulary.encode_text
         self.decode_bytes = {40: b"some"}.__getitem__
+
+
+class Tired:
+    """A vocabulary of single bytes that does nothing for anybody."""
+
+    longest = 1
+
+    def do_nothing(self, *_):
+        raise AssertionError
+
+    encode_text = encode_chat = decode = do_nothing
 
 
 @pytest.fixture
@@ -192,6 +206,31 @@ async def test_a_mistake_of_ours_is_an_answer_without_details(client, engine):
         text = await answer.text()
     assert "internal_error" in text
     assert "detail of ours" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "over", "said"),
+    [
+        ("completions", {"prompt": "a" * 129}, "prompt has 129 characters; the context of 128"),
+        ("completions", {"prompt": ["a", "b" * 129]}, "prompt has 129 characters"),
+        ("completions", {"prompt": [9] * 128, "echo": True}, "128 prompt tokens and max_tokens 1"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "c" * 65}] * 2},
+            "messages has 130 characters",
+        ),
+    ],
+)
+async def test_what_can_never_fit_is_refused_before_work_for_it(client, engine, path, over, said):
+    completions = engine.server._completions
+    vocabulary, completions._vocabulary = completions._vocabulary, Tired()
+    if "prompt" in over and isinstance(over["prompt"], list):
+        completions._vocabulary.encode_text = vocabulary.encode_text
+    async with client.post(f"/v1/{path}", json=ASKED | over) as answer:
+        assert answer.status == 400
+        error = (await answer.json())["error"]
+    assert error["message"].startswith(said)
+    assert error["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
