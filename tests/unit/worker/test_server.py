@@ -1,6 +1,8 @@
 """What the server says when its engine is stuck, dead, or fails in the middle of an answer."""
 
+import asyncio
 import gzip
+import threading
 import time
 
 import pytest
@@ -12,6 +14,7 @@ from sluice_worker.engine import Emission, Engine
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
 from sluice_worker.server import Identity, Server
+from sluice_worker.shapes import CompletionShape
 from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import STUCK_AFTER
 
@@ -185,6 +188,23 @@ async def test_the_log_has_the_request_id_that_the_gateway_logs(client, engine, 
     (line,) = [line for line in lines if line["event"] == "request"]
     assert line["request_id"].startswith(logged)
     assert len(line["request_id"]) <= 128
+
+
+async def test_health_is_told_while_a_large_answer_is_written(client, engine, monkeypatch):
+    engine.script = [(40, "length")]
+    gather, told = CompletionShape.gather, threading.Event()
+
+    def take_long(*args):
+        assert told.wait(30)
+        return gather(*args)
+
+    monkeypatch.setattr(CompletionShape, "gather", take_long)
+    asking = asyncio.create_task(client.post("/v1/completions", json=ASKED | {"stream": False}))
+    await asyncio.sleep(0.05)
+    assert await ask(client, "/healthz") == (200, "ok")
+    told.set()
+    async with await asking as answer:
+        assert (await answer.json())["choices"][0]["finish_reason"] == "length"
 
 
 async def test_a_mistake_of_ours_in_the_middle_ends_the_stream_with_an_error(client, engine):
