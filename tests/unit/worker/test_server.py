@@ -2,6 +2,8 @@
 
 import asyncio
 import gzip
+import json
+import socket
 import threading
 import time
 
@@ -9,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
-from sluice_worker import watchdog
+from sluice_worker import incoming, watchdog
 from sluice_worker.engine import Emission, Engine
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
@@ -188,6 +190,31 @@ async def test_the_log_has_the_request_id_that_the_gateway_logs(client, engine, 
     (line,) = [line for line in lines if line["event"] == "request"]
     assert line["request_id"].startswith(logged)
     assert len(line["request_id"]) <= 128
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_takes_nothing_of_its_answer_is_not_waited_for(
+    client, engine, monkeypatch, stream
+):
+    monkeypatch.setattr(incoming, "TAKE_SECONDS", 0.3)
+    engine.script = [(40, None)] * 15 + [(40, "length")]
+    # Sixteen MB in any case: more than the sockets' buffers hold.
+    monkeypatch.setattr(CompletionShape, "write_piece", lambda *_: b"x" * (1 << 20))
+    monkeypatch.setattr(CompletionShape, "gather", lambda *_: b"x" * (1 << 24))
+    body = json.dumps(ASKED | {"stream": stream}).encode()
+    others = set(client.server.handler.connections)
+    with socket.socket() as dawdler:
+        dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        dawdler.connect(("127.0.0.1", client.server.port))
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n"
+        dawdler.sendall(head.encode() + body)
+        deadline = time.monotonic() + 30
+        seen, left = False, set()
+        while left or not seen:
+            left = set(client.server.handler.connections) - others
+            seen = seen or bool(left)
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
 
 
 async def test_health_is_told_while_a_large_answer_is_written(client, engine, monkeypatch):
