@@ -138,6 +138,27 @@ def test_what_is_wrong_gets_a_sentence_and_disturbs_nobody(worker):
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /v1/completions HTTP/1.1\r\nContent-Length: 1\r\n\r\n unheard-of words\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nAuthorization: unheard-of \x00 words\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_logged_without_what_it_was(worker, sent):
+    before = worker.log.read_text().count('"a client sent no HTTP"')
+    with connect(worker) as client:
+        client.sendall(sent)
+        assert b" 400 " in client.recv(1 << 16)
+    deadline = time.monotonic() + DEADLINE
+    while worker.log.read_text().count('"a client sent no HTTP"') == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    log = worker.log.read_text()
+    assert "unheard-of" not in log
+    assert all(json.loads(line) for line in log.splitlines())
+
+
 def strip(events):
     """Return a stream without what differs from one to the next."""
     return [json.loads(one[6:])["choices"] for one in events.split("\n\n") if one[6:7] == "{"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import click
 import structlog
 import uvloop
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from sluice_worker.checkpoint import MOST, Checkpoint
 from sluice_worker.decoder import Decoder
@@ -47,8 +49,21 @@ CLOSE_SECONDS = 5.0
 """After that, how long clients that still read may take for what is written already."""
 
 
+class _LibraryHandler(logging.Handler):
+    """Writes what libraries warn of as we would."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; not what a client sent instead of HTTP, which may be anybody's prompt."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            log.warning("a client sent no HTTP", error=type(error).__name__)
+        else:
+            log.log(record.levelno, record.getMessage(), of=record.name, exc_info=record.exc_info)
+
+
 def configure_logging() -> None:
     """Write JSON lines to standard error; never any text of a prompt or an answer."""
+    logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()])
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
