@@ -138,6 +138,27 @@ def test_what_is_wrong_gets_a_sentence_and_disturbs_nobody(worker):
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /v1/completions HTTP/1.1\r\nContent-Length: 1\r\n\r\n unheard-of words\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nAuthorization: unheard-of \x00 words\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_logged_without_what_it_was(worker, sent):
+    before = worker.log.read_text().count('"a client sent no HTTP"')
+    with connect(worker) as client:
+        client.sendall(sent)
+        assert b" 400 " in client.recv(1 << 16)
+    deadline = time.monotonic() + DEADLINE
+    while worker.log.read_text().count('"a client sent no HTTP"') == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    log = worker.log.read_text()
+    assert "unheard-of" not in log
+    assert all(json.loads(line) for line in log.splitlines())
+
+
 def strip(events):
     """Return a stream without what differs from one to the next."""
     return [json.loads(one[6:])["choices"] for one in events.split("\n\n") if one[6:7] == "{"]
@@ -187,11 +208,24 @@ def test_a_flood_is_refused_and_leaves_nothing_behind(worker):
     assert read_memory(worker) - size < 30 << 20
 
 
-def read_memory(worker):
+def test_a_request_for_a_million_answers_is_refused_before_one_is_begun(worker):
+    size = read_memory(worker)
+    body = complete(prompt=["a"] * 8000, n=128)
+    status, _, text = worker.post(COMPLETIONS, body)
+    assert (status, "1024000 outputs" in text) == (400, True)
+    assert read_peak(worker) - size < 30 << 20
+
+
+def read_memory(worker, name="VmRSS"):
     """Return the bytes that the process holds."""
     with open(f"/proc/{worker.process.pid}/status") as status:  # noqa: PTH123
-        (line,) = [one for one in status if one.startswith("VmRSS")]
+        (line,) = [one for one in status if one.startswith(name)]
     return int(line.split()[1]) * 1024
+
+
+def read_peak(worker):
+    """Return the most bytes that the process ever held."""
+    return read_memory(worker, "VmHWM")
 
 
 def test_clients_that_vanish_or_dawdle_disturb_nobody(worker):

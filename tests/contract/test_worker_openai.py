@@ -152,7 +152,8 @@ def test_lists_its_model(client):
         ({"prompt": []}, "prompt is empty", "prompt"),
         ({"prompt": [5, 100000]}, "the token 100000", "prompt"),
         ({"prompt": [-1]}, "the token -1", "prompt"),
-        ({"prompt": "text " * 60}, "context of 128", "max_tokens"),
+        ({"prompt": "text " * 25, "max_tokens": 9}, "context of 128", "max_tokens"),
+        ({"prompt": "text " * 60}, "context of 128", "prompt"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_a_sentence(client, over, said, param):
@@ -299,12 +300,12 @@ def test_a_host_that_cannot_be_one_ends_with_one_sentence(checkpoint, tmp_path):
 
 
 def test_loading_is_told_and_takes_the_time_it_was_told_to(start):
-    worker = start(*EMULATED, "--startup-seconds=1", ready=False)
-    assert worker.until("/readyz", 503) == "loading, emulated as 1 s"
+    worker = start(*EMULATED, "--startup-seconds=600", ready=False)
+    assert worker.until("/readyz", 503) == "loading, emulated as 600 s"
     assert worker.get("/healthz")[0] == 200
     with connect(worker) as client, pytest.raises(openai.InternalServerError, match="loading"):
         client.completions.create(**ASKED)
-    worker.until("/readyz", 200)
+    start(*EMULATED, "--startup-seconds=1")
 
 
 def test_logs_are_json_without_anybodys_text(start):

@@ -154,5 +154,9 @@ class WholeAnswer(Answer):
         """Send the body."""
         del request
         await self._done
-        body = self.shape.gather(list(self._gathered.values()), self._count())
-        return web.json_response(body, headers=headers)
+        # Elsewhere, as it may take seconds: no token of others and no probe may wait for it.
+        gathered = list(self._gathered.values())
+        body = await asyncio.to_thread(self.shape.gather, gathered, self._count())
+        return web.Response(
+            body=body, content_type="application/json", charset="utf-8", headers=headers
+        )

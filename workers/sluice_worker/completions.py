@@ -92,15 +92,14 @@ class Completions:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         asked = parse_request(CompletionRequest, await self._read(request))
-        prompts = [
-            self._encode(one) if isinstance(one, str) else one for one in asked.list_prompts()
-        ]
-        return await self._begin(request, asked, prompts, CompletionShape)
+        return await self._begin(request, asked, asked.list_prompts(), CompletionShape)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
         asked = parse_request(ChatRequest, await self._read(request))
-        prompt = self._vocabulary.encode_chat(asked.list_messages())
+        messages = asked.list_messages()
+        self._refuse_text(sum(len(one["content"]) for one in messages), "messages")
+        prompt = self._vocabulary.encode_chat(messages)
         return await self._begin(request, asked, [prompt], ChatShape)
 
     async def go_on(self, request: web.Request) -> web.StreamResponse:
@@ -134,26 +133,42 @@ class Completions:
         self._require_engine().refuse_more()  # before work for it that would be in vain
         return body
 
-    def _encode(self, text: str) -> list[int]:
-        if not text:
-            raise RequestError("prompt is empty: give it a text", param="prompt")
-        return self._vocabulary.encode_text(text)
+    def _encode(self, prompt: str | list[int]) -> list[int]:
+        if not prompt:
+            raise RequestError("prompt is empty: give it a text or tokens", param="prompt")
+        if not isinstance(prompt, str):
+            return prompt
+        self._refuse_text(len(prompt), "prompt")
+        return self._vocabulary.encode_text(prompt)
+
+    def _refuse_text(self, length: int, param: str) -> None:
+        """Refuse a text that cannot fit the context before it takes the time to be tokens."""
+        context = self._require_engine().context
+        most = context * self._vocabulary.longest
+        if length > most:
+            raise RequestError(
+                f"{param} has {length} characters; the context of {context} tokens has room for"
+                f" {most} at the very most: shorten the prompt",
+                code="context_length_exceeded",
+                param=param,
+            )
 
     async def _begin(
         self,
         request: web.Request,
         asked: Options,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[str | list[int]],
         kind: type[Shape],
     ) -> web.StreamResponse:
         """Answer a request for each of its prompts."""
         self.check_model(asked.model)
-        if not all(prompts):
-            raise RequestError("prompt is empty: give it tokens", param="prompt")
-        now, drawn = time.monotonic(), self._random.getrandbits(63)
+        # Before work for each of what may be millions.
+        self._require_engine().refuse_more(len(prompts) * asked.count)
+        now, sampling = time.monotonic(), asked.sampling(0, self._random.getrandbits(63))
         outputs: list[Output] = []
-        for prompt in prompts:
-            params = asked.sampling(self._find_limit(asked, prompt), drawn)
+        encoded = [self._encode(one) for one in prompts]
+        for prompt in encoded:
+            params = replace(sampling, max_tokens=self._find_limit(asked, prompt))
             for choice in range(asked.count):
                 sequence = GenerationRequest(
                     prompt, params, now, choice=choice, priority=asked.priority
@@ -161,20 +176,25 @@ class Completions:
                 outputs.append(self._open_output(len(outputs), asked, sequence))
         self._metrics.choices.observe(asked.count)
         shape = kind(self._model, self._vocabulary, asked.details)
-        return await self._serve(request, asked, outputs, shape, sum(map(len, prompts)))
+        return await self._serve(request, asked, outputs, shape, sum(map(len, encoded)))
 
     def _find_limit(self, asked: Options, prompt: Sequence[int]) -> int:
-        """Return how many output tokens a request may have; a default only fills the context."""
-        limit = asked.limit
+        """Return how many output tokens a request may have; a default only fills the context.
+
+        Raises:
+            RequestError: more than fit, or fewer than other fields ask for.
+        """
+        engine, limit = self._require_engine(), asked.limit
         if limit is None:
             default = DEFAULT_CHAT_TOKENS if isinstance(asked, ChatOptions) else DEFAULT_TOKENS
-            limit = max(1, min(default, self._require_engine().context - len(prompt)))
+            limit = max(1, min(default, engine.context - len(prompt)))
         elif not limit and not asked.echoes and asked.prompt_logprobs is None:
             raise RequestError(
                 "max_tokens is 0: it should be at least 1, but for a request for echo or"
                 " prompt_logprobs",
                 param="max_tokens",
             )
+        engine.refuse_long(len(prompt), limit)
         if asked.min_tokens > limit:
             raise RequestError(
                 f"min_tokens is {asked.min_tokens}: it should be at most max_tokens, {limit}",

@@ -183,7 +183,23 @@ class Engine:
         if self._stopping:
             raise RequestError("the engine has ended", status=503, code="not_ready", retry_after=1)
 
+    def refuse_long(self, prompt: int, limit: int, context: int | None = None) -> None:
+        """Refuse so many prompt and output tokens if they do not fit.
+
+        Raises:
+            RequestError: they do not.
+        """
+        context = context or self.context
+        if prompt + limit > context:
+            raise RequestError(
+                f"{prompt} prompt tokens and max_tokens {limit} are more than the context of"
+                f" {context}: shorten the prompt or lower max_tokens",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
+
     def _check(self, sequence: GenerationRequest, context: int) -> None:
+        self.refuse_long(sequence.prompt_length, sequence.params.max_tokens, context)
         last, params = self._decoder.config.vocab_size - 1, sequence.params
         named = {
             "prompt": sequence.prompt,
@@ -197,13 +213,6 @@ class Engine:
                     f"{name} has the token {str(odd)[:20]}; the vocabulary ends at {last}",
                     param=name,
                 )
-        if sequence.prompt_length + params.max_tokens > context:
-            raise RequestError(
-                f"{sequence.prompt_length} prompt tokens and max_tokens {params.max_tokens} are"
-                f" more than the context of {context}: shorten the prompt or lower max_tokens",
-                code="context_length_exceeded",
-                param="max_tokens",
-            )
 
     def cancel(self, sequence: GenerationRequest) -> None:
         """Forget a sequence, if it has not ended.

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import re
+import socket
 from typing import Final
 
 import structlog
@@ -22,6 +23,8 @@ MAX_BODY: Final = 1 << 18
 """Bytes of a request; to read more would hold the probes up for longer than they wait."""
 BODY_SECONDS: Final = 30.0
 """Longest time for a body to arrive."""
+TAKE_SECONDS: Final = 30.0
+"""Longest time in which a client may take nothing of what waits for it in the socket."""
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -37,6 +40,17 @@ async def read_body(request: web.Request) -> bytes:
     except TimeoutError as error:
         told = f"the body did not arrive within {BODY_SECONDS:g} s: send it faster"
         raise RequestError(told, status=408, code="slow_body") from error
+
+
+def bound_patience(request: web.Request) -> None:
+    """Have the kernel end the connection if the client stops taking what it is sent.
+
+    It would wait for as long as the other machine lives, with whole answers in memory.
+    """
+    connection = request.get_extra_info("socket")
+    if connection is not None:
+        most = round(1000 * TAKE_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, most)
 
 
 def pick_request_id(request: web.Request) -> str:

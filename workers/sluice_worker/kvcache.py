@@ -1,4 +1,4 @@
-"""Memory of keys and values, in blocks of sixteen positions.
+"""Memory of keys and values, in blocks of `steplayout.BLOCK` positions.
 
 A pool is one piece of memory; sequences hold blocks of it in their order, and no block knows its
 neighbours. A block has, for each layer, the keys of all heads (heads, head width, positions) and

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # One BLAS thread a worker: set before NumPy loads its library. More would fight over the cores and
 # change the order of sums.
@@ -19,19 +20,21 @@ import click
 import structlog
 import uvloop
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from sluice_worker.checkpoint import Checkpoint
+from sluice_worker.checkpoint import MOST, Checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.device import SOCKETS, Devices
 from sluice_worker.emulation import Emulation, choose_emulation, describe, emulation_options
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
-from sluice_worker.knownanswers import POSITIONS, load_known_answers
+from sluice_worker.knownanswers import POSITIONS, KnownAnswers, load_known_answers
 from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.pacing import Pacer
 from sluice_worker.server import Identity, Server
+from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import LOOK_EVERY
 
 log = structlog.get_logger()
@@ -46,8 +49,21 @@ CLOSE_SECONDS = 5.0
 """After that, how long clients that still read may take for what is written already."""
 
 
+class _LibraryHandler(logging.Handler):
+    """Writes what libraries warn of as we would."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; not what a client sent instead of HTTP, which may be anybody's prompt."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            log.warning("a client sent no HTTP", error=type(error).__name__)
+        else:
+            log.log(record.levelno, record.getMessage(), of=record.name, exc_info=record.exc_info)
+
+
 def configure_logging() -> None:
     """Write JSON lines to standard error; never any text of a prompt or an answer."""
+    logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()])
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -201,7 +217,7 @@ def _number(
 @_number("--max-waiting", 64, "Requests that may wait.")
 @click.option(
     "--kv-cache-tokens",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=MOST),
     help="Tokens that the KV cache holds, of one context at least; default: of the contexts of"
     " all sequences at once.",
 )
@@ -242,35 +258,20 @@ def main(
     **emulated: Any,
 ) -> None:
     """Serve one model, at the pace of an emulated device if one is named."""
+    configure_logging()
     emulation = choose_emulation(numerics=numerics, **emulated)
-    device, bounds = emulation.device, None
     try:
-        checkpoint, vocabulary = load_model(model_path)
-        checkpoint = _limit_context(checkpoint, max_model_len)
-        if device is not None:
-            context = checkpoint.config.max_position_embeddings
-            bounds = device.bound_cache(context, min(context, POSITIONS))
-        known = load_known_answers(
-            model_path,
-            checkpoint.config.vocab_size,
-            checkpoint.config.max_position_embeddings,
-            numerics,
-        )
+        checkpoint, vocabulary, known = _load(model_path, max_model_len, numerics)
+        context = checkpoint.config.max_position_embeddings
+        cache_tokens = _bound_cache(emulation, context, kv_cache_tokens or max_num_seqs * context)
     except (CheckpointError, KnownAnswersError) as error:
-        sys.stderr.write(f"sluice-worker: {error}\n")
-        sys.exit(1)
+        _end(str(error))
     except EmulationError as error:
         raise click.UsageError(str(error)) from error
-    configure_logging()
     name = served_model_name or model_path.resolve().name
-    context = checkpoint.config.max_position_embeddings
     metrics = Metrics(name, context)
     identity = Identity(name, os.environ.get("POD_UID", ""), api_key, emulated["seed"])
     server = Server(identity, vocabulary, metrics, known)
-    cache_tokens = kv_cache_tokens or max_num_seqs * context
-    if bounds is not None:
-        log.info("emulated memory", cache_tokens=bounds.tokens, whole_contexts=bounds.sequences)
-        cache_tokens = min(cache_tokens, bounds.tokens)
     limits = Limits(
         max_num_seqs,
         max_num_batched_tokens,
@@ -279,17 +280,56 @@ def main(
         enable_prefix_caching,
     )
     devices = Devices([path for path in os.environ.get(SOCKETS, "").split(",") if path])
-    pacer = Pacer(device, devices=devices)
-    decoder = Decoder(checkpoint, NUMERICS[numerics], kernels=choose_kernels())
-    engine = Engine(decoder, limits, pacer, metrics, server.emit)
+    pacer = Pacer(emulation.device, devices=devices)
+    try:
+        decoder = Decoder(checkpoint, NUMERICS[numerics], kernels=choose_kernels())
+        engine = Engine(decoder, limits, pacer, metrics, server.emit)
+    except MemoryError as error:
+        _end(
+            f"{error}: a context of {context} tokens and a cache of {cache_tokens} are too much for"
+            " this machine: lower --max-model-len, --kv-cache-tokens or --max-num-seqs"
+        )
     try:
         devices.start()
         devices.check()
         uvloop.run(serve(server, engine, devices, host, port, emulation))
     except DeviceError as error:
-        sys.stderr.write(f"sluice-worker: {error}: nothing can run on it until it is repaired\n")
-        sys.exit(1)
+        _end(f"{error}: nothing can run on it until it is repaired")
     except (OSError, UnicodeError) as error:  # a name that cannot be one is a UnicodeError
         why = error.strerror if isinstance(error, OSError) else error
-        sys.stderr.write(f"sluice-worker: cannot listen on {host}:{port}: {why}\n")
-        sys.exit(1)
+        _end(f"cannot listen on {host}:{port}: {why}")
+
+
+def _load(
+    path: Path, most: int | None, numerics: str
+) -> tuple[Checkpoint, Vocabulary, KnownAnswers]:
+    """Return the model with a context of at most `most` tokens, its tokens and known answers.
+
+    Raises:
+        CheckpointError: there is no model, or none that is supported.
+        KnownAnswersError: the model's files cannot be read.
+        UsageError: it was made for a shorter context.
+    """
+    checkpoint, vocabulary = load_model(path)
+    checkpoint = _limit_context(checkpoint, most)
+    config = checkpoint.config
+    known = load_known_answers(path, config.vocab_size, config.max_position_embeddings, numerics)
+    return checkpoint, vocabulary, known
+
+
+def _bound_cache(emulation: Emulation, context: int, wanted: int) -> int:
+    """Return how many tokens the KV cache holds: what is wanted, if the devices have room for it.
+
+    Raises:
+        EmulationError: they have none for a single sequence.
+    """
+    if emulation.device is None:
+        return wanted
+    bounds = emulation.device.bound_cache(context, min(context, POSITIONS))
+    log.info("emulated memory", cache_tokens=bounds.tokens, whole_contexts=bounds.sequences)
+    return min(wanted, bounds.tokens)
+
+
+def _end(why: str) -> NoReturn:
+    sys.stderr.write(f"sluice-worker: {why}\n")
+    sys.exit(1)

@@ -56,7 +56,7 @@ class _Options(_Model):
     top_k: Annotated[int, Field(ge=-1, le=TOKENS_MOST)] | None = 0
     min_p: Annotated[float, Field(ge=0, le=1)] | None = 0.0
     seed: Seed | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stop_token_ids: Annotated[list[int], Field(max_length=64, fail_fast=True)] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
@@ -221,7 +221,7 @@ class Message(_Model):
     """One message of a chat."""
 
     role: str
-    content: str | list[TextPart] | None = ""
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = ""
 
     def text(self) -> str:
         """Return the content as one text."""

@@ -18,6 +18,7 @@ from sluice_worker.incoming import (
     NUMERICS_HEADER,
     REQUEST_ID_HEADER,
     UID_HEADER,
+    bound_patience,
     check_key,
     explain,
     fence,
@@ -180,8 +181,9 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Fence by uid, ask for the key, and turn errors into OpenAI's bodies."""
+        """Bound patience, fence by uid, ask for the key, and turn errors into OpenAI's bodies."""
         try:
+            bound_patience(request)
             fence(request, self._identity.uid)
             if self._identity.key and request.path not in OPEN_PATHS:
                 check_key(request, self._identity.key)
@@ -262,13 +264,15 @@ class Server:
             asked = check_body(TokenizeRequest, document)
             begin = asked.add_special_tokens is not False
             tokens = self._vocabulary.encode_text(asked.prompt, begin=begin)
-        named = [self._vocabulary.describe(one) for one in tokens]
+        named = None
+        if asked.return_token_strs:
+            named = [self._vocabulary.describe(one) for one in tokens]
         return web.json_response(
             {
                 "count": len(tokens),
                 "max_model_len": self._require_engine().context,
                 "tokens": tokens,
-                "token_strs": named if asked.return_token_strs else None,
+                "token_strs": named,
             }
         )
 

@@ -111,8 +111,31 @@ class Shape(ABC):
         """Return the events with a choice's first piece."""
 
     @abstractmethod
-    def gather(self, gathered: Sequence[Gathered], usage: Json) -> Json:
-        """Return an answer that is not streamed."""
+    def _gather_choice(self, one: Gathered) -> Json:
+        """Return a choice of a whole answer."""
+
+    def _tell_beside(self, first: Output) -> Json:
+        """Return what a whole answer tells beside its choices, the first of which is given."""
+        del first
+        return {}
+
+    def gather(self, gathered: Sequence[Gathered], usage: Json) -> bytes:
+        """Return an answer that is not streamed; takes long if many log-probabilities are told."""
+        beside = self._tell_beside(gathered[0].output)
+        front = dump({**self._head, "object": self.object_whole, **beside})[:-1]
+        # One by one: all other threads stand still while one of them is written.
+        choices = ",".join(dump(self._gather_choice(one)) for one in gathered)
+        return f'{front},"choices":[{choices}],"usage":{dump(usage)}}}'.encode()
+
+    def _tell_prompt(self, output: Output) -> Json:
+        """Return the members that tell a prompt's tokens and scores, if they are asked for."""
+        told: Json = {}
+        if self._details.token_ids:
+            told["prompt_token_ids"] = output.sequence.prompt
+        if self._details.prompt_logprobs:
+            scores = output.sequence.prompt_scores
+            told["prompt_logprobs"] = [self._describe_prompt_token(one) for one in scores]
+        return told
 
     def write_piece(self, output: Output, piece: Piece, more: str = "") -> bytes:
         """Return the event of a piece; `more` are members of the choice, each after a comma."""
@@ -151,11 +174,8 @@ class Shape(ABC):
             closed["token_ids"] = one.tokens
         return closed
 
-    def describe_prompt(self, scores: Sequence[TokenScore | None]) -> list[Json | None]:
-        """Return the log-probabilities of a prompt's tokens, as vLLM's `prompt_logprobs`."""
-        return [self._describe_prompt_token(score) for score in scores]
-
     def _describe_prompt_token(self, score: TokenScore | None) -> Json | None:
+        """Return the log-probabilities in a prompt token's place, as vLLM's `prompt_logprobs`."""
         if score is None:
             return None
         ranked = [(rank, *one) for rank, one in enumerate(score.top, 1)]
@@ -213,11 +233,6 @@ class CompletionShape(Shape):
         told = [*score.top[: self._details.logprobs], (score.token, score.logprob)]
         return {self._vocabulary.describe(token): logprob for token, logprob in told}
 
-    def gather(self, gathered: Sequence[Gathered], usage: Json) -> Json:
-        """Return a whole answer."""
-        choices = [self._gather_choice(one) for one in gathered]
-        return {**self._head, "object": self.object_whole, "choices": choices, "usage": usage}
-
     def _gather_choice(self, one: Gathered) -> Json:
         output = one.output
         if output.echo is not None:
@@ -225,11 +240,7 @@ class CompletionShape(Shape):
             if self._details.logprobs is not None:
                 one.scored[:0] = self._list_prompt(output)
         choice = {"index": output.index, "text": "".join(one.texts), **self._close(one)}
-        if self._details.token_ids:
-            choice["prompt_token_ids"] = output.sequence.prompt
-        if self._details.prompt_logprobs:
-            choice["prompt_logprobs"] = self.describe_prompt(output.sequence.prompt_scores)
-        return choice
+        return choice | self._tell_prompt(output)
 
 
 class ChatShape(Shape):
@@ -263,20 +274,8 @@ class ChatShape(Shape):
         raw = list(self._vocabulary.decode_bytes(token))
         return {"token": self._vocabulary.describe(token), "logprob": logprob, "bytes": raw}
 
-    def gather(self, gathered: Sequence[Gathered], usage: Json) -> Json:
-        """Return a whole answer."""
-        first = gathered[0].output.sequence
-        answer = {
-            **self._head,
-            "object": self.object_whole,
-            "choices": [self._gather_choice(one) for one in gathered],
-            "usage": usage,
-        }
-        if self._details.token_ids:
-            answer["prompt_token_ids"] = first.prompt
-        if self._details.prompt_logprobs:
-            answer["prompt_logprobs"] = self.describe_prompt(first.prompt_scores)
-        return answer
+    def _tell_beside(self, first: Output) -> Json:
+        return self._tell_prompt(first)
 
     def _gather_choice(self, one: Gathered) -> Json:
         message = {"role": "assistant", "content": "".join(one.texts)}

@@ -47,6 +47,8 @@ class Vocabulary:
         for name, number in entries.items():
             if number not in special:
                 self._bytes[number] = _read_bytes(name)
+        self.longest = max(map(len, self._bytes))
+        """Bytes of the longest token of text: no more characters can one stand for."""
 
     def _find(self, token: str, path: Path) -> int:
         number = self._tokenizer.token_to_id(token)

@@ -1,6 +1,7 @@
 """Options out of their range end the worker with a sentence, before it loads anything."""
 
 import pytest
+import structlog
 from click import UsageError
 from click.testing import CliRunner
 
@@ -15,6 +16,12 @@ from sluice_worker.numerics import NUMERICS
 from sluice_worker.pacing import EmulatedDevice
 
 from .checkpoints import write_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def log_as_before():
+    yield
+    structlog.reset_defaults()  # or others would log to a standard error that is closed
 
 
 @pytest.mark.parametrize(
@@ -34,6 +41,7 @@ from .checkpoints import write_checkpoint
         "--startup-seconds=nan",
         "--startup-seconds=inf",
         "--max-model-len=1",
+        f"--kv-cache-tokens={10**20}",
         "--time-compression=0",
         "--time-compression=nan",
         "--profile=abacus",
@@ -63,6 +71,21 @@ def test_a_nominal_model_that_the_devices_could_not_hold_is_refused(tmp_path):
     assert "leaves 0 nominal tokens of KV cache on 1 h100" in ended.stderr
     told = "one sequence of 512 tokens and known answers of 128, 96 nominal ones each, need 61440"
     assert told in ended.stderr
+
+
+def test_a_cache_beyond_all_memory_ends_with_one_sentence(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("Unable to allocate 2 TiB")
+
+    monkeypatch.setattr("sluice_worker.main.Engine", fail)
+    ended = CliRunner().invoke(
+        main, [f"--model-path={write_checkpoint(tmp_path)}", "--kv-cache-tokens=4096"]
+    )
+    assert ended.exit_code == 1
+    told = ended.stderr.splitlines()[-1]
+    assert told.startswith("sluice-worker: Unable to allocate 2 TiB: a context of 128 tokens and a")
+    assert "cache of 4096" in told
+    assert "lower --max-model-len" in told
 
 
 def emulate(profile, devices=1, **over):

@@ -1,17 +1,22 @@
 """What the server says when its engine is stuck, dead, or fails in the middle of an answer."""
 
+import asyncio
 import gzip
+import json
+import socket
+import threading
 import time
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
-from sluice_worker import watchdog
-from sluice_worker.engine import Emission
+from sluice_worker import incoming, watchdog
+from sluice_worker.engine import Emission, Engine
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
 from sluice_worker.server import Identity, Server
+from sluice_worker.shapes import CompletionShape
 from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import STUCK_AFTER
 
@@ -27,6 +32,7 @@ class ScriptedEngine:
     """Gives every request the same emissions at once, in the loop's own thread."""
 
     context = 128
+    refuse_long = Engine.refuse_long
 
     def __init__(self):
         self.beat = time.monotonic()
@@ -53,9 +59,22 @@ class ScriptedEngine:
 class Fragile:
     """A vocabulary that cannot decode what is not in it."""
 
+    longest = 1
+
     def __init__(self, vocabulary):
         self.encode_text = vocabulary.encode_text
         self.decode_bytes = {40: b"some"}.__getitem__
+
+
+class Tired:
+    """A vocabulary of single bytes that does nothing for anybody."""
+
+    longest = 1
+
+    def do_nothing(self, *_):
+        raise AssertionError
+
+    encode_text = encode_chat = decode = do_nothing
 
 
 @pytest.fixture
@@ -173,6 +192,48 @@ async def test_the_log_has_the_request_id_that_the_gateway_logs(client, engine, 
     assert len(line["request_id"]) <= 128
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_takes_nothing_of_its_answer_is_not_waited_for(
+    client, engine, monkeypatch, stream
+):
+    monkeypatch.setattr(incoming, "TAKE_SECONDS", 0.3)
+    engine.script = [(40, None)] * 15 + [(40, "length")]
+    # Sixteen MB in any case: more than the sockets' buffers hold.
+    monkeypatch.setattr(CompletionShape, "write_piece", lambda *_: b"x" * (1 << 20))
+    monkeypatch.setattr(CompletionShape, "gather", lambda *_: b"x" * (1 << 24))
+    body = json.dumps(ASKED | {"stream": stream}).encode()
+    others = set(client.server.handler.connections)
+    with socket.socket() as dawdler:
+        dawdler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        dawdler.connect(("127.0.0.1", client.server.port))
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n"
+        dawdler.sendall(head.encode() + body)
+        deadline = time.monotonic() + 30
+        seen, left = False, set()
+        while left or not seen:
+            left = set(client.server.handler.connections) - others
+            seen = seen or bool(left)
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def test_health_is_told_while_a_large_answer_is_written(client, engine, monkeypatch):
+    engine.script = [(40, "length")]
+    gather, told = CompletionShape.gather, threading.Event()
+
+    def take_long(*args):
+        assert told.wait(30)
+        return gather(*args)
+
+    monkeypatch.setattr(CompletionShape, "gather", take_long)
+    asking = asyncio.create_task(client.post("/v1/completions", json=ASKED | {"stream": False}))
+    await asyncio.sleep(0.05)
+    assert await ask(client, "/healthz") == (200, "ok")
+    told.set()
+    async with await asking as answer:
+        assert (await answer.json())["choices"][0]["finish_reason"] == "length"
+
+
 async def test_a_mistake_of_ours_in_the_middle_ends_the_stream_with_an_error(client, engine):
     engine.script = [(40, None), (10**6, None)]  # no such token
     completions = engine.server._completions
@@ -192,6 +253,31 @@ async def test_a_mistake_of_ours_is_an_answer_without_details(client, engine):
         text = await answer.text()
     assert "internal_error" in text
     assert "detail of ours" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "over", "said"),
+    [
+        ("completions", {"prompt": "a" * 129}, "prompt has 129 characters; the context of 128"),
+        ("completions", {"prompt": ["a", "b" * 129]}, "prompt has 129 characters"),
+        ("completions", {"prompt": [9] * 128, "echo": True}, "128 prompt tokens and max_tokens 1"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "c" * 65}] * 2},
+            "messages has 130 characters",
+        ),
+    ],
+)
+async def test_what_can_never_fit_is_refused_before_work_for_it(client, engine, path, over, said):
+    completions = engine.server._completions
+    vocabulary, completions._vocabulary = completions._vocabulary, Tired()
+    if "prompt" in over and isinstance(over["prompt"], list):
+        completions._vocabulary.encode_text = vocabulary.encode_text
+    async with client.post(f"/v1/{path}", json=ASKED | over) as answer:
+        assert answer.status == 400
+        error = (await answer.json())["error"]
+    assert error["message"].startswith(said)
+    assert error["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
