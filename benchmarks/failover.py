@@ -33,7 +33,17 @@ from counting import (
     list_attempts,
     measure_share_inside,
 )
-from harms import Harm, Seen, do_harm, is_whole, list_harms, read_attainment, release, wait_for_ends
+from harms import (
+    PATIENCE_SECONDS,
+    Harm,
+    Seen,
+    do_harm,
+    is_whole,
+    list_harms,
+    read_attainment,
+    release,
+    wait_for_ends,
+)
 from running import Running, send_load, start_sluice, write_json
 
 from sluice.cli.demo.fleet import View
@@ -90,7 +100,7 @@ async def harm_again_and_again(
                 lambda view: is_settled(running, view), SETTLE_SECONDS
             ):
                 print(f"not settled after {SETTLE_SECONDS:.0f} s: {describe_state(running)}")
-            seen = await do_harm(running, name, harm)
+            seen = await do_harm(running, name, harm, options.patience)
             await wait_for_ends(running, seen.healed_at, HUNG_SECONDS)
             rows.append(describe(running, seen, name))
             # So many harms of one node would latch it: each begins with what nobody remembers.
@@ -215,6 +225,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=DEFAULT_RATE, help="of wrong values")
     parser.add_argument("--slowdown", type=float, default=DEFAULT_SLOWDOWN)
     parser.add_argument("--load", type=float, default=RATE, help="requests/s")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE_SECONDS,
+        help="longest that a harm lasts while the pool is not well, in seconds",
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     known = list_harms(options.rate, options.slowdown)

@@ -12,7 +12,8 @@ from sluice.cli.demo.fleet import View
 from sluice.cli.demo.story import PREFERRED, SPARE
 
 PATIENCE_SECONDS = 100.0
-"""More than the goal for attainment, so that a run that misses it says by how much."""
+"""How long a harm may last: more than the goal for attainment, so that a run that misses it says
+by how much."""
 LEAST_SECONDS = 20.0
 """A harm lasts at least so long: a window of the pool's signals, and time to read them."""
 RETURN_SECONDS = 240.0
@@ -90,14 +91,14 @@ class Seen:
     causes: dict[str, str] = field(default_factory=dict)
 
 
-async def do_harm(running: Running, name: str, harm: Harm) -> Seen:
+async def do_harm(running: Running, name: str, harm: Harm, patience: float) -> Seen:
     """Harm nodes, watch until the pool is well or patience is over, heal, await the return."""
     seen = choose_victims(running, await running.fleet.look(), harm)
     print(f"— {name}: {', '.join(seen.nodes)} with {len(seen.workers)} workers", flush=True)
     seen.at = time.time()
     for node in seen.nodes:
         running.cluster.act_on_node(node, harm.action, **harm.options)
-    await running.story.until(lambda view: _note(running, seen, view), PATIENCE_SECONDS)
+    await running.story.until(lambda view: _note(running, seen, view), patience)
     seen.healed_at = time.time()
     for node in seen.nodes:
         running.cluster.act_on_node(node, harm.heal)
