@@ -36,6 +36,7 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "documents": (None, []),
     "add_generation_prompt": (None, True),
     "continue_final_message": (None, False),
+    "return_tokens_as_token_ids": (None, False),
 }
 """Fields of OpenAI's and vLLM's API that would change the answer and are not done here, with the
 values that ask for nothing."""

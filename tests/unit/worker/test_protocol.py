@@ -57,6 +57,7 @@ def say(content, role="user"):
         ({"suffix": "z"}, 'suffix is "z", which this server does not do: leave suffix out'),
         ({"frequency_penalty": 2.5}, "frequency_penalty is 2.5"),
         ({"guided_regex": "a*"}, "guided_regex is"),
+        ({"return_tokens_as_token_ids": True}, "return_tokens_as_token_ids is true"),
         ({"stream_options": []}, "stream_options"),
     ],
 )
