@@ -34,6 +34,7 @@ class FakeWorker:
         prefill: Seconds for each character of a prompt.
         slots: Requests that are served at once; the others queue.
         got: Bodies of the requests that arrived.
+        most: Requests that it had at a time, at most.
         ended: Requests whose handlers were cancelled: their client went away.
         flooded: Bytes of tokens that a `flood` has sent.
     """
@@ -52,7 +53,9 @@ class FakeWorker:
         self.prefill = 0.0
         self.got = []
         self.headers = []
+        self.most = 0
         self.ended = 0
+        self._running = 0
         self.flooded = 0
         self._held = hold_port("127.0.0.1")
         self.host, self.port = self._held.getsockname()
@@ -77,11 +80,16 @@ class FakeWorker:
         self._held.close()
 
     async def _answer(self, request):
+        is_request = request.method == "POST"
+        self._running += is_request
+        self.most = max(self.most, self._running)
         try:
             return await self._answer_or_fail(request)
         except asyncio.CancelledError:
-            self.ended += request.method == "POST"
+            self.ended += is_request
             raise
+        finally:
+            self._running -= is_request
 
     async def _answer_or_fail(self, request):
         if request.path == "/healthz":
