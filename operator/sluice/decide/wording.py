@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from sluice.decide.allocation import Fill, Offer
+from sluice.decide.allocation import EPSILON, Fill, Offer
 from sluice.decide.demand import Demand
 from sluice.decide.rollout import Roll
 from sluice.decide.variants import VariantView
@@ -31,10 +31,19 @@ def explain_step(
         return f"{head}: over its SLO with {offer.serving} serving, capacity not known yet"
     exact = fill.need / offer.capacity
     return (
-        f"{head}: {fill.need:.2f}/s of {required:.2f}/s required (demand {demand.rate:.2f}/s +"
-        f" {pool.spec.autoscaling.headroom:.0%} headroom) / {offer.capacity:.2f}/s a worker ="
+        f"{head}: {fill.need:.2f}/s of {required:.2f}/s required"
+        f" ({_explain_required(required, pool, demand)}) / {offer.capacity:.2f}/s a worker ="
         f" {exact:.2f}, rounded up to {math.ceil(exact - 1e-9)}"
     )
+
+
+def _explain_required(required: float, pool: Pool, demand: Demand) -> str:
+    """Say what the requests/s to carry are made of: demand with headroom, or the minima."""
+    headroom = pool.spec.autoscaling.headroom
+    text = f"demand {demand.rate:.2f}/s + {headroom:.0%} headroom"
+    if required > demand.rate * (1 + headroom) + EPSILON:
+        return f"what spec.min of the variants carries; {text} is less"
+    return text
 
 
 def name_step(

@@ -56,6 +56,20 @@ def test_a_total_loss_wants_all_of_it_at_once(world):
     assert world.shares() == {"maia": 0, "gpu": 100}
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (3.0, "required (demand 3.00/s + 20% headroom) /"),
+        (0.1, "required (what spec.min of the variants carries; demand 0.10/s + 20% headroom is"),
+    ],
+)
+def test_the_decision_says_what_the_required_capacity_is_made_of(rate, said):
+    world = settle(rate)
+    world.dead = {"maia-0", "maia-1"}
+    world.run(4)
+    assert said in world.told("FallBack")[0]
+
+
 def test_a_flapping_loss_keeps_the_fallback_up_all_the_time(world):
     world.dead = {"maia-0", "maia-1"}
     world.run(6)
