@@ -22,7 +22,7 @@ from sluice_worker.sampling import SamplingParams, choose_token
 log = structlog.get_logger()
 
 IDLE_BEAT = 0.25
-"""Seconds between two looks at the devices while there is nothing to do."""
+"""Seconds between two heartbeats, and touches of the devices, while there is nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
