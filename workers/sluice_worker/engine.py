@@ -25,7 +25,7 @@ __all__ = ["Emission", "Engine", "GenerationRequest", "Limits"]
 log = structlog.get_logger()
 
 IDLE_BEAT = 0.25
-"""Seconds between two looks at the devices while there is nothing to do."""
+"""Seconds between two heartbeats, and touches of the devices, while there is nothing to do."""
 
 
 class Engine:

@@ -139,8 +139,8 @@ class Pacer:
 
     Attributes:
         devices: what is wrong with the devices.
-        call: what the engine waits for, None while it computes or rests. Computing is ours and as
-            slow as this machine; it is never held against a device.
+        call: what the engine waits for, a step or a touch; None while it computes or rests.
+            Computing is ours and as slow as this machine; it is never held against a device.
         overran: whether the last step was computed too late for the device's schedule.
         late: seconds that it ended behind the schedule.
         energy: joules that the devices would have taken for it.
