@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -252,18 +253,23 @@ class Server:
         )
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        """Return the tokens of a text or a chat, as vLLM's /tokenize does."""
+        """Return the tokens of a text or a chat, as vLLM's /tokenize does.
+
+        A text may be far longer than any prompt, so a thread takes the time, and no stream waits.
+        """
         document = parse_body(await read_body(request))
         if isinstance(given := document.get("model"), str):
             self._completions.check_model(given)
         asked: TokenizeRequest | TokenizeChatRequest
         if "messages" in document:
             asked = check_body(TokenizeChatRequest, document)
-            tokens = self._vocabulary.encode_chat(asked.list_messages())
+            messages = asked.list_messages()
+            tokens = await asyncio.to_thread(self._vocabulary.encode_chat, messages)
         else:
             asked = check_body(TokenizeRequest, document)
             begin = asked.add_special_tokens is not False
-            tokens = self._vocabulary.encode_text(asked.prompt, begin=begin)
+            encode = partial(self._vocabulary.encode_text, asked.prompt, begin=begin)
+            tokens = await asyncio.to_thread(encode)
         named = None
         if asked.return_token_strs:
             named = [self._vocabulary.describe(one) for one in tokens]
