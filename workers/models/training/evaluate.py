@@ -2,8 +2,8 @@
 
     python -m models.training.evaluate workers/models/compact --per-task 1000
 
-Prints a Markdown table for the model card, a row a task: the share of right answers in each
-numerics format, and in float32 also at the end of a chat of other questions. All questions of a
+Prints a Markdown table for the model card, a row a task: the share of right answers in each of the
+worker's numerics, and in float32 also at the end of a chat of other questions. All questions of a
 task differ, none was in the training, and they are others than the training measured itself by.
 """
 
@@ -11,7 +11,7 @@ import argparse
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,17 +24,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.progress import Progress
 
 from models.training.tasks import TASKS, Item, draw_item, draw_items
-from sluice_worker.checkpoint import Checkpoint, load_checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.engine import Engine, Limits
+from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.metrics import Metrics
+from sluice_worker.numerics import FLOAT32, NUMERICS
 from sluice_worker.pacing import Pacer
 from sluice_worker.sampling import SamplingParams
 from sluice_worker.tokens import Vocabulary
 
 SEED: Final = 20270102
-FORMATS: Final[dict[str, Callable[[Checkpoint], Decoder]]] = {"float32": Decoder}
-"""How to make a decoder of each numerics format that the worker has."""
 _LONGEST_ANSWER: Final = 320
 """Tokens."""
 _PART: Final = 50
@@ -50,7 +49,7 @@ class Part:
 
     Attributes:
         checkpoint: directory of the model.
-        numerics: one of `FORMATS`.
+        numerics: one of `NUMERICS`.
         chat: whether other questions and answers come first.
         first: number of the first question.
         count: of questions.
@@ -66,8 +65,8 @@ class Part:
 
 @lru_cache(maxsize=1)
 def _load(checkpoint: Path, numerics: str) -> tuple[Decoder, Vocabulary]:
-    loaded = load_checkpoint(checkpoint)
-    return FORMATS[numerics](loaded), Vocabulary(loaded.tokenizer)
+    loaded, vocabulary = load_model(checkpoint)
+    return Decoder(loaded, NUMERICS[numerics], kernels=choose_kernels()), vocabulary
 
 
 @lru_cache(maxsize=2)
@@ -135,7 +134,7 @@ def list_parts(
         in_chat: questions of each task that are asked at the end of a chat.
     """
     columns = [(name, name, False, alone) for name in formats]
-    columns += [("in a chat", next(iter(FORMATS)), True, in_chat)]
+    columns += [("in a chat", FLOAT32.name, True, in_chat)]
     return [
         (column, Part(checkpoint, numerics, task, chat, first, min(_PART, count - first)))
         for task in tasks
@@ -167,7 +166,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=1000)
     parser.add_argument("--in-chat", type=int, default=200)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--numerics", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--numerics", nargs="+", choices=list(NUMERICS), default=list(NUMERICS))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     tasks: list[str] = arguments.tasks
