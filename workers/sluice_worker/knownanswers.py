@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from sluice_worker.errors import CheckpointError, KnownAnswersError
 from sluice_worker.numerics import FLOAT32
@@ -181,6 +181,6 @@ def _parse_answer(number: int, raw: Any, vocabulary: int, most: int) -> KnownAns
     return KnownAnswer(prompt, output, tuple(float(one) for one in scores))
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: Any) -> TypeGuard[float]:
     # JSON's integers have no end; those beyond a float's are no float.
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
