@@ -3,9 +3,9 @@
     python benchmarks/corruption.py --rates 1e-1 1e-2 1e-3 1e-4 --rounds 200
 
 Needs no cluster: the worker's decoder answers the prompts of the committed probes.json in this
-process, disturbed by the worker's own model of a faulty device, and each round is compared as the
-operator does. From the share of rounds that catch a rate follow the times, at the period in which
-classes ask by default. Emulated devices: real ones may err in other ways.
+process, disturbed by the worker's own model of a faulty device, and the operator's own comparison
+judges each round. From the share of rounds that catch a rate follow the times, at the period in
+which classes ask by default. Emulated devices: real ones may err in other ways.
 """
 
 import argparse
@@ -21,11 +21,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from sluice.api.accelerator import KnownAnswerProbes
 from sluice.devcluster.images import find_models
+from sluice.observe.rounds import Round
 from sluice_worker.corruption import Corruption
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.knownanswers import POSITIONS, KnownAnswer, load_known_answers, name_file
+from sluice_worker.knownanswers import (
+    POSITIONS,
+    KnownAnswer,
+    KnownAnswers,
+    load_known_answers,
+    name_file,
+)
 from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.numerics import NUMERICS
+from sluice_worker.scores import score_tokens
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 SURE = 0.95
@@ -38,7 +46,7 @@ class Caught:
     """What became of the rounds at one rate.
 
     Attributes:
-        prompts: how often the prompt with this index was the first whose answer was wrong.
+        prompts: how often a round was wrong at the answer to the prompt with this index.
     """
 
     rate: float
@@ -51,29 +59,44 @@ class Caught:
         return sum(self.prompts) / self.rounds
 
 
-def is_wrong(decoder: Decoder, known: KnownAnswer) -> bool:
-    """Ask one prompt, greedily, and tell whether the answer is another than the known one."""
+def answer(decoder: Decoder, known: KnownAnswer) -> tuple[list[int], list[float]]:
+    """Answer a known prompt greedily, up to the first wrong token, and score its own tokens."""
     cache = KeyValueCache(decoder.config, POSITIONS)
-    row = decoder.run([Chunk(known.prompt, 0, cache)])[0]
-    for place, wanted in enumerate(known.output, len(known.prompt)):
-        if int(row.argmax()) != wanted:
-            return True
-        if place + 1 < len(known.prompt) + len(known.output):
-            row = decoder.run([Chunk([wanted], place, cache)])[0]
-    return False
+    rows = decoder.run_all(Chunk(known.prompt, 0, cache))
+    scores = score_tokens(rows[:-1], known.prompt[1:], 0)
+    output = [int(rows[-1].argmax())]
+    while len(output) < len(known.output) and output[-1] == known.output[len(output) - 1]:
+        place = len(known.prompt) + len(output) - 1
+        row = decoder.run([Chunk(output[-1:], place, cache)])[0]
+        output.append(int(row.argmax()))
+    return output, [one.logprob for one in scores]
+
+
+def find_wrong(decoder: Decoder, known: KnownAnswers, tolerance: float | None) -> int | None:
+    """Run a round; return the index of the prompt that it was wrong at, None if it was right."""
+    judged = Round(known.answers, tolerance)
+    for number, one in enumerate(known.answers):
+        if judged.judge(*answer(decoder, one)):
+            return number
+    return None
 
 
 def count_caught(
-    decoder: Decoder, answers: tuple[KnownAnswer, ...], rate: float, rounds: int, seed: int
+    decoder: Decoder,
+    known: KnownAnswers,
+    tolerance: float | None,
+    rate: float,
+    rounds: int,
+    seed: int,
 ) -> Caught:
-    """Ask all prompts in so many rounds; a round ends with its first wrong answer.
+    """Ask all prompts in so many rounds; a round ends as soon as it is wrong.
 
     As in a worker, the fault goes on from one prompt and round to the next.
     """
     decoder.disturb = Corruption(rate, seed)
-    prompts = [0] * len(answers)
+    prompts = [0] * len(known.answers)
     for _ in range(rounds):
-        first = next((n for n, known in enumerate(answers) if is_wrong(decoder, known)), None)
+        first = find_wrong(decoder, known, tolerance)
         if first is not None:
             prompts[first] += 1
     decoder.disturb = None
@@ -137,7 +160,7 @@ def _word_seconds(value: float | None) -> str:
 
 
 def measure(
-    models: Path, numerics: str, rates: list[float], rounds: int, seed: int
+    models: Path, numerics: str, rates: list[float], rounds: int, seed: int, *, tokens_only: bool
 ) -> list[Caught]:
     """Return what became of each rate, after a round without a fault that must be right.
 
@@ -150,10 +173,11 @@ def measure(
     known = load_known_answers(models, config.vocab_size, config.max_position_embeddings, numerics)
     if known.unavailable:
         raise SystemExit(known.unavailable)
-    if any(is_wrong(decoder, one) for one in known.answers):
+    tolerance = None if tokens_only else known.tolerance
+    if find_wrong(decoder, known, tolerance) is not None:
         file = models / name_file(numerics)
         raise SystemExit(f"This machine computes other answers than those of {file}.")
-    return [count_caught(decoder, known.answers, rate, rounds, seed) for rate in rates]
+    return [count_caught(decoder, known, tolerance, rate, rounds, seed) for rate in rates]
 
 
 def main() -> None:
@@ -164,18 +188,29 @@ def main() -> None:
     parser.add_argument("--period", type=float, default=KnownAnswerProbes().period)
     parser.add_argument("--numerics", choices=list(NUMERICS), default="float32")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--tokens-only", action="store_true", help="judge as if the list had no scores"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not all(0 < rate <= 1 for rate in arguments.rates) or arguments.rounds < 1:
         parser.error("rates must be above 0 and at most 1, rounds at least 1")
     models = (find_models() or Path("workers/models")) / "compact"
-    found = measure(models, arguments.numerics, arguments.rates, arguments.rounds, arguments.seed)
+    found = measure(
+        models,
+        arguments.numerics,
+        arguments.rates,
+        arguments.rounds,
+        arguments.seed,
+        tokens_only=arguments.tokens_only,
+    )
     rows = [describe(one, arguments.period) for one in found]
     print_table(rows, arguments.period)
     if arguments.json:
         document = {
             "notice": "emulated devices",
             "numerics": arguments.numerics,
+            "tokens_only": arguments.tokens_only,
             "period_s": arguments.period,
             "rows": rows,
         }

@@ -65,9 +65,7 @@ RETURN = '{"spec": {"health": {"returnAfter": "5s"}}}'
 
 KNOWN_ANSWERS_SECONDS = 10.0
 STARTUP_SECONDS = 6.0
-"""What the sample's classes say: the period of known answers, and an emulated start. In FP8 not
-every round notices one wrong value in a hundred (docs/benchmarks.md): the goal stays what it was.
-"""
+"""What the sample's classes say: the period of known answers, and an emulated start."""
 GOALS = {
     "last_request_s": 3.0,
     "spare_wanted_s": 5.0,

@@ -12,9 +12,12 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import openai
 import pytest
+
+from sluice.observe.rounds import Round
 
 from ..unit.worker.fakedevice import FakeDevice
 from ..unit.worker.workerprocess import DEADLINE, WorkerProcess
@@ -72,8 +75,14 @@ def list_known(worker):
 
 
 def are_right(worker):
-    """Run a round of known answers; tell of each whether it was right."""
-    return [ask_known(worker, one)[1]["output"] == one["output"] for one in list_known(worker)]
+    """Run a round of known answers; tell after each whether all was right, as the operator does."""
+    known = json.loads(worker.get(KNOWN)[1])
+    judged = Round([SimpleNamespace(**one) for one in known["answers"]], known["tolerance"])
+    right = []
+    for one in known["answers"]:
+        given = ask_known(worker, one)[1]
+        right.append(judged.judge(given["output"], given["logprobs"]) == "")
+    return right
 
 
 def wait_until(condition):
@@ -99,8 +108,11 @@ def test_a_healthy_worker_gives_the_known_answers(start):
     known = json.loads(worker.get(KNOWN)[1])
     assert known["modelDigest"].startswith("sha256:")
     assert known["numerics"] == "float32"
+    assert known["tolerance"] > 0
     status, given = ask_known(worker, known["answers"][0], {"X-Sluice-Worker-Uid": "uid-1"})
     assert status == 200
+    scores = given.pop("logprobs")
+    assert scores == pytest.approx(known["answers"][0]["logprobs"], abs=known["tolerance"])
     assert given == {
         "output": known["answers"][0]["output"],
         "modelDigest": known["modelDigest"],
@@ -164,8 +176,10 @@ def test_a_second_known_prompt_has_to_wait_its_turn(start, devices):
     assert sorted(statuses) == [200, 429]
 
 
-def test_a_device_that_computes_wrongly_looks_healthy_and_answers_wrongly(start, devices):
-    worker = start()
+@pytest.mark.parametrize("numerics", ["float32", "fp8-block", "fp4"])
+def test_a_device_that_computes_wrongly_looks_healthy_and_answers_wrongly(start, devices, numerics):
+    worker = start(f"--numerics={numerics}")
+    assert are_right(worker) == [True] * 4
     devices[1].tell("corruption", rate=0.02, seed=3)  # one of two: 1 % of all values
     wait_until(lambda: not all(are_right(worker)))
     assert worker.get("/healthz") == (200, "ok")

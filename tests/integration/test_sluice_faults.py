@@ -154,7 +154,6 @@ def test_a_hand_takes_a_node_out_without_cutting_a_stream_and_lets_it_back(chat)
 
 @full
 def test_what_answers_wrongly_in_its_proof_is_latched_again(chat):
-    # One value in ten: in FP8 three rounds may well miss one in a hundred (docs/known-answers.md).
     chat.cluster.act_on_node("maia-1", "break", fault="corruption", device="all", rate=0.1)
     wait_until(lambda: state(chat, "maia-1") == "Latched", "it is out")
     chat.run("annotate", "node", "maia-1", "sluice.dev/release=yes", "--overwrite")

@@ -156,11 +156,15 @@ class Engine:
     def submit_probe(self, prompt: list[int], max_tokens: int) -> GenerationRequest:
         """Run a known prompt, greedily, in the slot that is kept for it, from the next step on.
 
+        Its tokens are scored in the steps that compute them anyhow.
+
         Raises:
             RequestError: it does not fit the slot, another one runs (429), or nobody would ever run
                 it (503).
         """
-        params = SamplingParams(temperature=0, top_p=1, seed=0, max_tokens=max_tokens)
+        params = SamplingParams(
+            temperature=0, top_p=1, seed=0, max_tokens=max_tokens, prompt_logprobs=0
+        )
         sequence = GenerationRequest(
             prompt, params, time.monotonic(), cache=self._probe_cache, probe=True
         )

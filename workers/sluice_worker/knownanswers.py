@@ -1,4 +1,4 @@
-"""Known answers: prompts whose greedy answers are known, in a file beside the weights.
+"""Known answers: prompts whose greedy answers and scores are known, in a file beside the weights.
 
 `record` makes the file; the server hands it out, and answers its prompts through the slot that the
 engine keeps free for them. Whoever asks compares: a worker never judges itself.
@@ -6,9 +6,10 @@ engine keeps free for them. Whoever asks compares: a worker never judges itself.
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from sluice_worker.errors import CheckpointError, KnownAnswersError
 from sluice_worker.numerics import FLOAT32
@@ -25,10 +26,18 @@ _BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswer:
-    """Tokens of a prompt, and those that a healthy worker answers with."""
+    """What a healthy worker makes of a prompt.
+
+    Attributes:
+        prompt: its tokens.
+        output: tokens of its greedy answer.
+        logprobs: natural log-probabilities of the prompt's tokens after the first, each given those
+            before it.
+    """
 
     prompt: tuple[int, ...]
     output: tuple[int, ...]
+    logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +48,15 @@ class KnownAnswers:
         digest: of the model that is served, see `compute_digest`.
         numerics: name of what it is computed in; answers in other numerics may rightly differ.
         unavailable: a sentence if there are no answers, else "".
+        tolerance: how far a healthy worker's log-probabilities may be off, as a mean over those of
+            all answers.
     """
 
     digest: str
     numerics: str
     answers: tuple[KnownAnswer, ...] = ()
     unavailable: str = ""
+    tolerance: float = 0.0
 
 
 def name_file(numerics: str) -> str:
@@ -100,7 +112,7 @@ def load_known_answers(
         command += f" --numerics {numerics}"
     wanted = {"modelDigest": digest, "numerics": numerics}
     try:
-        answers = _parse(file.read_bytes(), wanted, vocabulary, min(context, POSITIONS))
+        answers, tolerance = _parse(file.read_bytes(), wanted, vocabulary, min(context, POSITIONS))
     except FileNotFoundError:
         why = f"there is no {file}: '{command}' makes it"
     except OSError as error:
@@ -108,13 +120,13 @@ def load_known_answers(
     except KnownAnswersError as error:
         why = f"{file} {error}: '{command}' makes it anew"
     else:
-        return KnownAnswers(digest, numerics, answers)
+        return KnownAnswers(digest, numerics, answers, tolerance=tolerance)
     return KnownAnswers(digest, numerics, unavailable=why)
 
 
 def _parse(
     content: bytes, wanted: dict[str, str], vocabulary: int, most: int
-) -> tuple[KnownAnswer, ...]:
+) -> tuple[tuple[KnownAnswer, ...], float]:
     try:
         document: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -128,7 +140,13 @@ def _parse(
     listed = document.get("answers")
     if not isinstance(listed, list) or not 1 <= len(listed) <= MOST:
         raise KnownAnswersError(f"has no list of 1 to {MOST} answers")
-    return tuple(_parse_answer(n, one, vocabulary, most) for n, one in enumerate(listed))
+    answers = tuple(_parse_answer(n, one, vocabulary, most) for n, one in enumerate(listed))
+    tolerance = document.get("tolerance")
+    if not _is_finite(tolerance) or tolerance <= 0:
+        raise KnownAnswersError(
+            f"has the tolerance {str(tolerance)[:40]}; it must be a number above 0"
+        )
+    return answers, float(tolerance)
 
 
 def _parse_answer(number: int, raw: Any, vocabulary: int, most: int) -> KnownAnswer:
@@ -149,4 +167,20 @@ def _parse_answer(number: int, raw: Any, vocabulary: int, most: int) -> KnownAns
         raise KnownAnswersError(
             f"has {len(prompt) + len(output)} tokens in answers[{number}]; {most} fit"
         )
-    return KnownAnswer(prompt, output)
+    scores = raw.get("logprobs")
+    if not isinstance(scores, list) or len(scores) != len(prompt) - 1:
+        raise KnownAnswersError(
+            f"has no list of {len(prompt) - 1} numbers in answers[{number}].logprobs"
+        )
+    wrong = [one for one in scores if not _is_finite(one) or one > 0]
+    if wrong:
+        raise KnownAnswersError(
+            f"has {str(wrong[0])[:40]} in answers[{number}].logprobs; log-probabilities are finite"
+            " and at most 0"
+        )
+    return KnownAnswer(prompt, output, tuple(float(one) for one in scores))
+
+
+def _is_finite(value: Any) -> TypeGuard[float]:
+    # JSON's integers have no end; those beyond a float's are no float.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -3,16 +3,17 @@
 It answers short prompts on this machine, greedily, and keeps a few whose answers nothing but a
 fault could change: at every token the likeliest leads by the numerics' margin at least, and sums in
 other orders give the same tokens. Of those it takes the ones that lead by least, as they are the
-first to change when values are wrong. Half are held-out prompts of the model, which it answers
-firmly; half are tokens drawn by chance, about which it is unsure, and which notice small faults far
-more often; where too few of those are clear, held-out ones take their place. Run it on a machine
-that is known to be good: a fault of this one would be recorded as right.
+first to change when values are wrong. With each it keeps how likely the prompt's own tokens were,
+and with all of them how far another order of summation may move that. They are held-out prompts of
+the model; where it has too few, tokens drawn by chance take their place: the model is unsure about
+those, so that other orders move their scores several times as far, and faults no further. Run it on
+a machine that is known to be good: a fault of this one would be recorded as right.
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +35,7 @@ from sluice_worker.heldout import read_questions
 from sluice_worker.knownanswers import MOST, compute_digest, name_file
 from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.numerics import FLOAT32, NUMERICS
+from sluice_worker.scores import score_tokens
 from sluice_worker.tokens import Vocabulary
 
 MARGINS: Final[Mapping[str, float]] = MappingProxyType(
@@ -60,8 +62,37 @@ SHORTEST_OUTPUT: Final = 4
 LONGEST_OUTPUT: Final = 8
 """Tokens: a round has to be cheap for the serving batch that it runs beside."""
 COUNT: Final = 4
+DIGITS: Final = 4
+"""Of a log-probability in the file."""
+SAFETY: Final = 2.0
+"""How many times the largest mean difference that an order of summation made to any round a healthy
+device may show; or as much as the largest that one made to a single prompt, if that is more.
+
+The latter is for jumps: in fp8-block and mx6 a sum falls on the other side of an edge in one prompt
+of a hundred, and few rounds are no measure of that. Measured over 100 held-out prompts of two
+models (261 and 1,024 tokens) in rounds of four: kernels for other processors moved a round by half
+the tolerance at most, and orders that it did not know of by 0.76 of it, except for the one jump in
+each of those two that no other order had made: hence `LEAST_TOLERANCES`. There is room below, too:
+1 wrong value in 100 was beyond it in all rounds of both, by 1.17 times at least.
+"""
+LEAST_TOLERANCES: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "float32": 0.001,
+        "bfloat16": 0.005,
+        "mx9": 0.005,
+        "fp8-row": 0.02,
+        "fp8-block": 0.02,
+        "mx6": 0.02,
+        "fp4": 0.02,
+    }
+)
+"""Least tolerance by numerics: nearly twice the largest jump of a round that was seen in a format
+of so many bits (0.0035 in mx9, 0.012 in mx6). In float32, where orders move a score by a
+hundred-thousandth, 20 times what the file rounds off."""
 _MADE: Final = 100
 """Prompts drawn by chance, to choose from."""
+_ROUNDS: Final = 50
+"""Rounds of other prompts that tell how far orders of summation move scores: a round is few."""
 
 
 @dataclass(slots=True)
@@ -93,35 +124,41 @@ def record_known_answers(path: Path, count: int, numerics: str = FLOAT32.name) -
     orders: list[Any] = [np.matmul, *ORDERS.values()]
     others = [Decoder(checkpoint, NUMERICS[numerics], order) for order in orders]
     longest = min(LONGEST_PROMPT, decoder.config.max_position_embeddings // 2)
-    found = {
-        kind: _find_clear(decoder, prompts, MARGINS[numerics], others)
-        for kind, prompts in (
-            ("drawn", draw_prompts(decoder.config.vocab_size, longest)),
-            ("held out", read_held_out(path, vocabulary, longest)),
-        )
+    prompts = {
+        "drawn": draw_prompts(decoder.config.vocab_size, longest),
+        "held out": read_held_out(path, vocabulary, longest),
     }
-    held_out = list(islice(found["held out"], count // 2))
-    drawn = list(islice(found["drawn"], count - len(held_out)))
-    more = islice(found["held out"], count - len(held_out) - len(drawn))
-    chosen = [*drawn, *held_out, *more]
+    found = {
+        kind: _find_clear(decoder, each, MARGINS[numerics], others)
+        for kind, each in prompts.items()
+    }
+    held_out = list(islice(found["held out"], count))
+    chosen = [*held_out, *islice(found["drawn"], count - len(held_out))]
     if not chosen:
         raise KnownAnswersError(
             f"no answer of {path} to a short prompt has {SHORTEST_OUTPUT} tokens that lead by"
             f" {MARGINS[numerics]} logits each: there is nothing to know this model by"
         )
+    scores = score_prompts(decoder, [one.prompt for one in chosen])
     answers = [
         {
             "prompt": one.prompt,
             "output": one.output,
+            # A rounded -0.0 and 0.0 are 0.0 together.
+            "logprobs": [round(score, DIGITS) + 0.0 for score in own],
             "task": one.task,
             "margin": round(one.margin, 3),
         }
-        for one in chosen
+        for one, own in zip(chosen, scores, strict=True)
     ]
+    rounds = _make_rounds(chosen, *prompts.values())
+    round_off, prompt_off = measure_noise(decoder, others, rounds)
+    tolerance = max(LEAST_TOLERANCES[numerics], SAFETY * round_off, prompt_off)
     return {
         "modelDigest": compute_digest(path),
         "numerics": numerics,
         "minimumMargin": MARGINS[numerics],
+        "tolerance": float(f"{tolerance:.2g}"),
         "answers": answers,
     }
 
@@ -169,6 +206,49 @@ def answer_prompts(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> li
                 following[number] = Chunk([token], place - 1, caches[number])
         chunks = following
     return answers
+
+
+def score_prompts(decoder: Decoder, prompts: Sequence[list[int]]) -> list[list[float]]:
+    """Return the natural log-probabilities of each prompt's tokens after its first."""
+    chunks = [
+        Chunk(prompt, 0, KeyValueCache(decoder.config, len(prompt)), every=True)
+        for prompt in prompts
+    ]
+    rows = zip(decoder.run_asked(chunks), prompts, strict=True)
+    return [[one.logprob for one in score_tokens(r[:-1], p[1:], 0)] for r, p in rows]
+
+
+def _make_rounds(
+    chosen: list[Candidate],
+    drawn: list[tuple[str, list[int]]],
+    held_out: list[tuple[str, list[int]]],
+) -> list[list[list[int]]]:
+    """Return the chosen prompts, and rounds of others, each with as many of either kind."""
+    size = sum(not one.task for one in chosen)
+    pools = [(each, n) for each, n in ((drawn, size), (held_out, len(chosen) - size)) if n]
+    count = min(_ROUNDS, *(len(pool) // n for pool, n in pools))
+    rounds = [[one.prompt for one in chosen]]
+    for number in range(count):
+        # In strides, for held-out prompts of a task stand together.
+        parts = [pool[number::count][:n] for pool, n in pools]
+        rounds.append([prompt for part in parts for _, prompt in part])
+    return rounds
+
+
+def measure_noise(
+    decoder: Decoder, others: Sequence[Decoder], rounds: Sequence[list[list[int]]]
+) -> tuple[float, float]:
+    """Return the largest mean difference that other decoders make to a round, and to a prompt."""
+    round_off = prompt_off = 0.0
+    for prompts in rounds:
+        own = score_prompts(decoder, prompts)
+        for other in others:
+            pairs = zip(own, score_prompts(other, prompts), strict=True)
+            off = [np.abs(np.subtract(*pair)) for pair in pairs if pair[0]]
+            if off:
+                round_off = max(round_off, float(np.concatenate(off).mean()))
+                prompt_off = max(prompt_off, *(float(each.mean()) for each in off))
+    return round_off, prompt_off
 
 
 def _take(answer: Candidate, row: Array, end: int) -> int | None:
@@ -259,7 +339,8 @@ def main(*, model: Path, count: int, numerics: str, as_json: bool) -> None:
     click.echo(
         f"{model / name_file(numerics)} has {len(answers)} known answers ({tasks}) of model"
         f" {document['modelDigest'][:19]}… in {numerics}; every token leads by"
-        f" {min(one['margin'] for one in answers):g} logits or more."
+        f" {min(one['margin'] for one in answers):g} logits or more, and scores of the prompts may"
+        f" be off by {document['tolerance']:g} on average."
     )
 
 

@@ -297,10 +297,12 @@ class Server:
         if self.known.unavailable:
             raise RequestError(self.known.unavailable, status=404, code="no_known_answers")
         answers = [asdict(one) for one in self.known.answers]
-        return web.json_response({**self._describe_known(), "answers": answers})
+        return web.json_response(
+            {**self._describe_known(), "tolerance": self.known.tolerance, "answers": answers}
+        )
 
     async def _answer_known(self, request: web.Request) -> web.Response:
-        """Answer any short prompt greedily; whether rightly, whoever asks finds out."""
+        """Answer any short prompt greedily and score it; whoever asks finds out whether rightly."""
         asked = parse_request(KnownPromptRequest, await read_body(request))
         engine = self._require_engine()
         sequence = engine.submit_probe(list(asked.prompt), asked.max_tokens)
@@ -312,7 +314,10 @@ class Server:
             del self._probes[sequence]
             engine.cancel(sequence)
         self._metrics.known_answers.inc()
-        return web.json_response({**self._describe_known(), "output": sequence.output})
+        scores = [one and one.logprob for one in sequence.prompt_scores[1:]]
+        return web.json_response(
+            {**self._describe_known(), "output": sequence.output, "logprobs": scores}
+        )
 
     def _describe_known(self) -> Json:
         return {"modelDigest": self.known.digest, "numerics": self.known.numerics}

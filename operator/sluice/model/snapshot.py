@@ -56,7 +56,8 @@ class KnownAnswers:
         wrong: rounds answered wrong that as many right ones as prove a device have not made good.
         at: when the last round was judged; None before the first.
         wrong_at: when the last of them was judged; None without one.
-        detail: what the last wrong round was: prompt number, tokens expected and given; or "".
+        detail: what the last wrong round was: prompt number, tokens expected and given, or how far
+            scores were off; or "".
         unavailable: why nothing can be judged (no probes.json, of another digest, …), or "".
         silent: rounds in a row that timed out; weak evidence, for a slow worker's do too.
     """

@@ -1,26 +1,27 @@
 """Known answers: what a worker must say to prompts whose answers were recorded beside its weights.
 
-The worker gives the list and answers the prompts; the comparison is ours, for a device that
-computes wrongly cannot be asked whether it does. Tokens do not age: an answer that we read late,
+The worker gives the list and answers the prompts; the comparison is ours (`rounds`), for a device
+that computes wrongly cannot be asked whether it does. Answers do not age: one that we read late,
 because our own loop was, counts like any other, and one that did not come says nothing of the
 device. Whether anybody is there at all is for the liveness probes.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from sluice.decide import limits
 from sluice.model.clock import Clock
 from sluice.model.snapshot import KnownAnswers
 from sluice.observe.probes import UID_HEADER
+from sluice.observe.rounds import Round
 from sluice.observe.text import clean_text
 
 PATH = "/internal/known-answers"
@@ -32,8 +33,6 @@ BODY_LIMIT = 1 << 20
 
 LISTS_KEPT = 64
 """Lists of different models or numerics that are remembered; beyond, those nobody uses go."""
-
-SHOWN_IDS = 8
 
 _BUSY = {
     HTTPStatus.REQUEST_TIMEOUT,
@@ -72,21 +71,47 @@ class _Wire(BaseModel):
 
 _Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+_Logprob = Annotated[float, Field(le=0, allow_inf_nan=False)]
+_Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Pair(_Wire):
     prompt: Annotated[list[_Token], Field(min_length=1, max_length=8192)]
     output: Annotated[list[_Token], Field(min_length=1, max_length=1024)]
+    logprobs: list[_Logprob] | None = None
 
 
-class _List(_Wire):
+class _Ruling(_Wire):
+    """What is compared with: without scores, as of other workers than ours, tokens alone."""
+
+    tolerance: _Tolerance | None = None
+    answers: Annotated[list[_Pair], Field(max_length=256)]
+
+
+class _List(_Ruling):
     model_digest: _Name
     numerics: _Name
-    answers: Annotated[list[_Pair], Field(max_length=256)]
+
+    @model_validator(mode="after")
+    def _check_scores(self) -> Self:
+        for number, pair in enumerate(self.answers, 1):
+            if (pair.logprobs is None) != (self.tolerance is None):
+                raise ValueError(f"answer {number} has scores or the list a tolerance, not both")
+            if pair.logprobs is not None and len(pair.logprobs) != len(pair.prompt) - 1:
+                raise ValueError(
+                    f"answer {number} has {len(pair.logprobs)} scores of {len(pair.prompt)} tokens;"
+                    " all after the first have one"
+                )
+        return self
+
+    def rule(self) -> _Ruling:
+        """Return what rules for the model."""
+        return _Ruling.model_construct(tolerance=self.tolerance, answers=self.answers)
 
 
 class _Answer(_Wire):
     output: Annotated[list[_Token], Field(max_length=8192)]
+    logprobs: Annotated[list[float | None], Field(max_length=8192)] | None = None
     model_digest: _Name
     numerics: _Name
 
@@ -146,7 +171,7 @@ class AnswerProber:
         self._free_at = 0.0
         self._tasks: dict[str, tuple[AnswerTarget, asyncio.Task[None]]] = {}
         self._results: dict[str, KnownAnswers] = {}
-        self._lists: dict[_Kind, list[_Pair]] = {}
+        self._lists: dict[_Kind, _Ruling] = {}
         self._kinds: dict[str, _Kind] = {}
         self.unanswered = 0
 
@@ -195,9 +220,10 @@ class AnswerProber:
             self._free_at = time.monotonic() + self._gap
 
     async def _run_round(self, target: AnswerTarget) -> str:
-        """Ask every prompt; return what was wrong with the first wrong answer, or ""."""
-        kind, pairs = await self._fetch_list(target)
-        for number, pair in enumerate(pairs, 1):
+        """Ask the prompts until something is wrong; return what, or ""."""
+        kind, ruling = await self._fetch_list(target)
+        judged = Round(ruling.answers, ruling.tolerance)
+        for number, pair in enumerate(ruling.answers, 1):
             body = {"prompt": pair.prompt, "maxTokens": len(pair.output)}
             answer = _parse(_Answer, await self._call(target, body), f"answer to prompt {number}")
             if (answer.model_digest, answer.numerics) != kind:
@@ -206,11 +232,11 @@ class AnswerProber:
                     f" answers of model {kind[0]} in {kind[1]}: both must be of what is loaded"
                 )
             # What was wrong stays wrong, also if the worker hangs at the next prompt.
-            if answer.output != pair.output:
-                return f"prompt {number}: {_compare(pair.output, answer.output)}"
+            if wrong := judged.judge(answer.output, answer.logprobs):
+                return wrong
         return ""
 
-    async def _fetch_list(self, target: AnswerTarget) -> tuple[_Kind, list[_Pair]]:
+    async def _fetch_list(self, target: AnswerTarget) -> tuple[_Kind, _Ruling]:
         given = _parse(_List, await self._call(target), "list of known answers")
         if not given.answers:
             raise _UnavailableError(
@@ -224,17 +250,18 @@ class AnswerProber:
             if before is not None and before.right:
                 self._results[target.key] = replace(before, right=0, right_at=())
             self._kinds[target.key] = kind
-        ruling = self._remember(kind, given.answers)
-        if ruling != given.answers:
+        own = given.rule()
+        ruling = self._remember(kind, own)
+        if ruling != own:
             raise _UnavailableError(
                 f"its list of known answers for {_name(given)} contradicts the one that was seen"
-                f" first ({len(given.answers)} answers, first seen {len(ruling)}): probes.json must"
-                " be the same beside all copies of a model; restart the operator if it was recorded"
+                f" first ({_describe(own)}, first seen {_describe(ruling)}): probes.json must be"
+                " the same beside all copies of a model; restart the operator if it was recorded"
                 " again"
             )
         return kind, ruling
 
-    def _remember(self, kind: _Kind, answers: list[_Pair]) -> list[_Pair]:
+    def _remember(self, kind: _Kind, ruling: _Ruling) -> _Ruling:
         if kind not in self._lists:
             if len(self._lists) >= LISTS_KEPT:
                 used = set(self._kinds.values())
@@ -243,7 +270,7 @@ class AnswerProber:
                 raise _UnavailableError(
                     f"known answers of {LISTS_KEPT} models are in use; no more are remembered"
                 )
-            self._lists[kind] = answers
+            self._lists[kind] = ruling
         return self._lists[kind]
 
     async def _call(self, target: AnswerTarget, body: dict[str, Any] | None = None) -> bytes:
@@ -345,20 +372,6 @@ def _name(wire: _List | _Answer) -> str:
     return f"model {wire.model_digest} in {wire.numerics}"
 
 
-def _compare(expected: Sequence[int], given: Sequence[int]) -> str:
-    """Say where two outputs part: token ids only, a few around the first difference."""
-    same = 0
-    for one, other in zip(expected, given, strict=False):
-        if one != other:
-            break
-        same += 1
-    start = 0 if same < SHOWN_IDS else same - 2
-    return f"expected {_show(expected, start)}, got {_show(given, start)}"
-
-
-def _show(tokens: Sequence[int], start: int) -> str:
-    if not tokens:
-        return "nothing"
-    shown = " ".join(str(token) for token in tokens[start : start + SHOWN_IDS]) or "the end"
-    before, after = "… " if start else "", " …" if len(tokens) > start + SHOWN_IDS else ""
-    return f"{before}{shown}{after}"
+def _describe(ruling: _Ruling) -> str:
+    within = "no scores" if ruling.tolerance is None else f"scores within {ruling.tolerance:.3g}"
+    return f"{len(ruling.answers)} answers, {within}"

@@ -10,6 +10,12 @@ ANSWERS = [
     {"prompt": [1, 2, 3], "output": [4, 5]},
     {"prompt": [9], "output": [4, 17, 9]},
 ]
+SCORED = [
+    {"prompt": [1, 2, 3], "output": [4, 5], "logprobs": [-1.5, -0.25]},
+    {"prompt": [9], "output": [4, 17, 9], "logprobs": []},
+    {"prompt": [9, 8, 7], "output": [6], "logprobs": [-4, 0.0]},
+]
+TOLERANCE = 0.1
 
 
 class FakeWorker:
@@ -18,11 +24,18 @@ class FakeWorker:
     def __init__(self):
         self.digest, self.numerics, self.answers = "sha256:ab", "float32", list(ANSWERS)
         self.outputs = {tuple(a["prompt"]): a["output"] for a in ANSWERS}
+        self.tolerance, self.scores = None, {}
         self.spoken_digest = None
         self.refusal, self.said, self.body, self.given = None, {}, None, None
         self.heard, self.asked, self.listed = asyncio.Event(), 0, 0
         self.heard.set()
         self.uid, self.limits, self.times = None, [], []
+
+    def know_scores(self):
+        """Know the scores of the prompts, too, and give them."""
+        self.tolerance, self.answers = TOLERANCE, list(SCORED)
+        self.outputs = {tuple(a["prompt"]): a["output"] for a in SCORED}
+        self.scores = {tuple(a["prompt"]): list(a["logprobs"]) for a in SCORED}
 
     def _respond(self, request, document):
         uid = self.uid or request.headers[UID_HEADER]
@@ -42,6 +55,8 @@ class FakeWorker:
             "numerics": self.numerics,
             "answers": self.answers,
         }
+        if self.tolerance is not None:
+            document["tolerance"] = self.tolerance
         return self._respond(request, document)
 
     async def answer(self, request):
@@ -56,4 +71,6 @@ class FakeWorker:
             "modelDigest": self.spoken_digest or self.digest,
             "numerics": self.numerics,
         }
+        if (scores := self.scores.get(tuple(question["prompt"]))) is not None:
+            document["logprobs"] = scores
         return self._respond(request, document)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sluice_worker.checkpoint import load_checkpoint
@@ -10,7 +11,9 @@ from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import DeviceError, RequestError
 from sluice_worker.metrics import Metrics
 from sluice_worker.pacing import Pacer
+from sluice_worker.record import score_prompts
 from sluice_worker.sampling import SamplingParams
+from sluice_worker.scores import LEAST
 
 from .checkpoints import write_checkpoint
 
@@ -70,6 +73,32 @@ def test_company_changes_no_known_answer(engine):
     together = engine.submit_probe(KNOWN, 8)
     run(engine)
     assert together.output == alone.output
+
+
+def read_scores(sequence):
+    return [one.logprob for one in sequence.prompt_scores[1:]]
+
+
+def test_a_known_prompt_is_scored_whatever_the_company_and_in_as_many_steps(engine, checkpoint):
+    prompt = [*KNOWN, *range(20, 40)]  # more than fits a step: it comes in three parts
+    alone = engine.submit_probe(prompt, 2)
+    steps = 0
+    while engine.step():
+        steps += 1
+    assert steps == 4
+    for _ in range(4):
+        engine.submit([9, 10] * 10, PARAMS)
+    together = engine.submit_probe(prompt, 2)
+    run(engine)
+    (wanted,) = score_prompts(Decoder(checkpoint), [prompt])
+    assert read_scores(alone) == read_scores(together) == wanted
+
+
+def test_scores_of_a_device_that_hands_on_no_numbers_are_numbers(engine, monkeypatch):
+    monkeypatch.setattr(engine._pacer.devices, "disturb", lambda rows: rows * np.float32("nan"))
+    probe = engine.submit_probe(KNOWN, 1)
+    engine.step()
+    assert read_scores(probe) == [LEAST] * 3
 
 
 def test_no_other_request_takes_the_slot(engine, metrics):

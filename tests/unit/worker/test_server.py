@@ -12,9 +12,11 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from sluice_worker import incoming, watchdog
-from sluice_worker.engine import Emission, Engine
+from sluice_worker.engine import Emission, Engine, GenerationRequest
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
+from sluice_worker.sampling import SamplingParams
+from sluice_worker.scores import LEAST, TokenScore
 from sluice_worker.server import Identity, Server
 from sluice_worker.shapes import CompletionShape
 from sluice_worker.tokens import Vocabulary
@@ -25,7 +27,7 @@ from .checkpoints import write_checkpoint
 ASKED = {"model": "m", "prompt": "text", "stream": True}
 
 
-KNOWN = KnownAnswers("sha256:0", "float32", (KnownAnswer((5, 6), (7, 8)),))
+KNOWN = KnownAnswers("sha256:0", "float32", (KnownAnswer((5, 6), (7, 8), (-1.5,)),), tolerance=0.25)
 
 
 class ScriptedEngine:
@@ -39,6 +41,7 @@ class ScriptedEngine:
         self.call = None
         self.alive = True
         self.script = []
+        self.scores = []
         self.server = None
 
     def is_alive(self):
@@ -51,6 +54,13 @@ class ScriptedEngine:
         for sequence in sequences:
             sequence.started_at = sequence.first_at = sequence.last_at = time.monotonic()
             self.server.emit([Emission(sequence, *step) for step in self.script])
+
+    def submit_probe(self, prompt, max_tokens):
+        params = SamplingParams(temperature=0, top_p=1, seed=0, max_tokens=max_tokens)
+        sequence = GenerationRequest(prompt, params, time.monotonic(), probe=True)
+        sequence.output, sequence.prompt_scores = [7] * max_tokens, [None, *self.scores]
+        self.server.emit([Emission(sequence, None, "length")])
+        return sequence
 
     def cancel(self, sequence):
         pass
@@ -118,6 +128,21 @@ async def test_a_stuck_engine_is_neither(client, engine, monkeypatch):
     async with client.post("/v1/completions", json=ASKED) as answer:
         assert answer.status == 503
         assert "no step for" in (await answer.json())["error"]["message"]
+
+
+async def test_known_answers_are_listed_with_scores_and_how_far_these_may_be_off(client):
+    told = json.loads((await ask(client, "/internal/known-answers"))[1])
+    assert told["tolerance"] == 0.25
+    assert told["answers"] == [{"prompt": [5, 6], "output": [7, 8], "logprobs": [-1.5]}]
+
+
+async def test_a_known_prompt_is_answered_with_its_scores(client, engine):
+    engine.scores = [TokenScore(6, -1.25, 1, ()), TokenScore(6, LEAST, 1, ()), None]
+    asked = {"prompt": [5, 6, 6, 6], "maxTokens": 2}
+    async with client.post("/internal/known-answers", json=asked) as answer:
+        told = await answer.json()
+    assert told["output"] == [7, 7]
+    assert told["logprobs"] == [-1.25, -9999.0, None]
 
 
 async def test_a_dead_engine_is_neither(client, engine):

@@ -19,7 +19,7 @@ AFTER_SPILL = 0.65
 LOOK_EVERY = 0.5
 RETURN_SECONDS = 240.0
 CATCH_SECONDS = 120.0
-"""In FP8 every second round of known answers sees a fault of this size (docs/known-answers.md)."""
+"""Known answers see such a fault in their first round; this is for a machine that is busy."""
 
 
 @dataclass(slots=True)
