@@ -46,9 +46,10 @@ def test_only_right_answers_count(checkpoint, chat, monkeypatch):
 
 
 def test_every_question_is_in_one_part(tmp_path):
-    parts = evaluate.list_parts(tmp_path, ["float32"], ["add", "find"], 120, 30)
+    counts = {"float32": 120, "fp4": 60, "in a chat": 30}
+    alone = {name: counts[name] for name in ("float32", "fp4")}
+    parts = evaluate.list_parts(tmp_path, ["add", "find"], alone, 30)
     asked = Counter((part.task, column) for column, part in parts for _ in range(part.count))
-    counts = {"float32": 120, "in a chat": 30}
     assert asked == {(t, c): count for t in ("add", "find") for c, count in counts.items()}
     assert {part.first for _, part in parts} == {0, 50, 100}
 

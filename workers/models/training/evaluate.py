@@ -122,18 +122,17 @@ def _count(vocabulary: Vocabulary, item: Item) -> int:
 
 
 def list_parts(
-    checkpoint: Path, formats: Sequence[str], tasks: Sequence[str], alone: int, in_chat: int
+    checkpoint: Path, tasks: Sequence[str], counts: Mapping[str, int], in_chat: int
 ) -> list[tuple[str, Part]]:
     """Return the parts of a measurement, each with the column of the table that it counts in.
 
     Args:
         checkpoint: directory of the model.
-        formats: of numerics.
         tasks: their names.
-        alone: questions of each task that are asked alone.
+        counts: questions of each task that are asked alone, by numerics.
         in_chat: questions of each task that are asked at the end of a chat.
     """
-    columns = [(name, name, False, alone) for name in formats]
+    columns = [(name, name, False, count) for name, count in counts.items()]
     columns += [("in a chat", FLOAT32.name, True, in_chat)]
     return [
         (column, Part(checkpoint, numerics, task, chat, first, min(_PART, count - first)))
@@ -163,22 +162,27 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--per-task", type=int, default=1000)
+    parser.add_argument("--per-task", type=int, default=1000, help="questions in float32")
+    parser.add_argument("--narrow", type=int, default=300, help="questions in other numerics")
     parser.add_argument("--in-chat", type=int, default=200)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--numerics", nargs="+", choices=list(NUMERICS), default=list(NUMERICS))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     tasks: list[str] = arguments.tasks
-    counts = arguments.per_task, arguments.in_chat
-    parts = list_parts(arguments.checkpoint, arguments.numerics, tasks, *counts)
+    counts = {
+        name: arguments.per_task if name == FLOAT32.name else arguments.narrow
+        for name in arguments.numerics
+    }
+    parts = list_parts(arguments.checkpoint, tasks, counts, arguments.in_chat)
     right, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     with ProcessPoolExecutor(arguments.processes) as pool, Progress() as bar:
         done = pool.map(count_right, [part for _, part in parts])
         for (column, part), count in bar.track(zip(parts, done, strict=True), total=len(parts)):
             right[part.task, column] += count
             asked[part.task, column] += part.count
-    print("Held-out questions a task: {} alone, {} in a chat; greedy.\n".format(*counts))
+    told = ", ".join(f"{count} in {name}" for name, count in counts.items())
+    print(f"Held-out questions a task: {told}, {arguments.in_chat} in a chat; greedy.\n")
     print(render_table(right, asked))
 
 
