@@ -8,7 +8,7 @@ import random
 from typing import Final
 
 from models.training.tasks.base import Task
-from models.training.tasks.words import COLOURS, NAMES
+from models.training.tasks.words import NAMES
 
 _VALUES: Final[dict[str, tuple[str, ...]]] = {
     "hero": NAMES,
@@ -19,7 +19,6 @@ _VALUES: Final[dict[str, tuple[str, ...]]] = {
         *("lake", "market", "mill", "park", "river", "school", "tower", "valley", "village"),
     ),
     "animal": ("bear", "bird", "cat", "dog", "fox", "goat", "horse", "mouse", "wolf", "frog"),
-    "colour": COLOURS,
     "number": tuple(str(number) for number in range(2, 100)),
     "things": ("apples", "bells", "books", "boxes", "coins", "keys", "lamps", "shells", "stones"),
     "weather": ("rain", "snow", "wind", "fog"),
@@ -46,12 +45,12 @@ _WORDS_OF: Final = {
 _STORY: Final = (
     ("season", None),
     ("friend", "There {hero} met an old friend, and the name of the friend was {friend}."),
-    ("animal", "Near the {place} they saw a {colour} {animal}, and the {animal} was not afraid."),
+    ("animal", "Near the {place} they saw a {animal}, and the {animal} was not afraid."),
     ("weather", None),
     ("things", "{friend} had a bag with {number} {things}, and {hero} had none."),
     ("food", "They were hungry, so they sat down and ate {food} with the {animal}."),
     ("things", '"Take the {number} {things}," said {friend}, "and come with me to the {place}."'),
-    ("colour", "The {colour} {animal} went with them and {hero} held the bag."),
+    ("animal", "The {animal} went with them and {hero} held the bag."),
     ("gift", "Then {hero} gave a {gift} to {friend}, who had never had a {gift}."),
     ("day", 'They said, "We will meet here again on {day}."'),
     ("end", None),
