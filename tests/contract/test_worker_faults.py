@@ -317,7 +317,8 @@ def test_a_throttled_device_answers_rightly_and_late(start, devices):
         measured.append((time.monotonic() - began, answer.choices[0].text))
         return measured[-1][0]
 
-    seconds = measure()
+    # The least of some: one alone may have waited for the processor, and be no measure.
+    seconds = min(measure() for _ in range(3))
     devices[0].tell("throttle", slowdown=8)
     wait_until(lambda: measure() > 3 * seconds)
     assert len({text for _, text in measured}) == 1
