@@ -23,8 +23,8 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 
 COMPACT = Path(__file__).resolve().parents[2] / "workers/models/compact"
-ASKED = [SystemMessage("Be brief."), HumanMessage("sort: 31 12 25")]
-OTHERS = [f"sum: {n} + {n + 3}" for n in range(4)]
+ASKED = [SystemMessage("Be brief."), HumanMessage("Sort 31 12 25.")]
+OTHERS = [f"Add {n}+{n + 3}." for n in range(4)]
 PROMPT_TOKENS, OUTPUT_TOKENS = 64, 32
 RUNS = {
     "chats, streamed, 4 at a time": (

@@ -22,7 +22,7 @@ ABORTED = re.compile(
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CHAT = [
     {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": [{"type": "text", "text": "sort: 3 1 2"}]},
+    {"role": "user", "content": [{"type": "text", "text": "Sort 31 7 12."}]},
 ]
 
 

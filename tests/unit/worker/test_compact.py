@@ -1,76 +1,59 @@
-"""The committed model: what its files say, and that the worker makes it answer."""
+"""The committed model: its files are what their programs write, and the worker makes it answer."""
 
-import importlib.util
 import json
-import random
-import sys
+import re
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sluice_worker.checkpoint import load_checkpoint
+from models.training import evaluate, heldout, layout, tasks
 from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
-from sluice_worker.engine import Engine, Limits
-from sluice_worker.metrics import Metrics
-from sluice_worker.pacing import Pacer
-from sluice_worker.sampling import SamplingParams
-from sluice_worker.tokens import Vocabulary
+from sluice_worker.loading import choose_kernels, load_model
+from sluice_worker.numerics import FLOAT32
 
-MODELS = Path(__file__).parents[3] / "workers" / "models"
-COMPACT = MODELS / "compact"
-LIMITS = Limits(sequences=8, batched_tokens=64, waiting=300)
-GREEDY = SamplingParams(temperature=0, top_p=1, seed=0, max_tokens=64)
-
-
-def load_program(name):
-    """Return a program of workers/models, which is no package, as a module."""
-    spec = importlib.util.spec_from_file_location(f"models_{name}", MODELS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tasks, layout = load_program("tasks"), load_program("layout")
+COMPACT = Path(__file__).parents[3] / "workers" / "models" / "compact"
 HELD_OUT = [json.loads(line) for line in (COMPACT / "heldout.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def checkpoint():
-    return load_checkpoint(COMPACT)
+def model():
+    checkpoint, vocabulary = load_model(COMPACT)
+    return Decoder(checkpoint, FLOAT32, kernels=choose_kernels()), vocabulary
 
 
-@pytest.fixture(scope="module")
-def vocabulary(checkpoint):
-    return Vocabulary(checkpoint.tokenizer)
+def test_files_are_what_their_programs_write(tmp_path):
+    # But for the tokenizer, which is older than the last form of the stories: weights belong to it.
+    shutil.copy(COMPACT / "tokenizer.json", tmp_path)
+    layout.write_files(tmp_path)
+    heldout.write_held_out(tmp_path)
+    written = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert len(written) == 5
+    assert written == {name: (COMPACT / name).read_text() for name in written}
 
 
-def test_files_are_what_their_program_writes():
-    for name, document in layout.describe_files().items():
-        assert json.loads((COMPACT / name).read_text()) == document, f"run layout.py: {name}"
+def test_it_is_of_the_size_that_it_is_said_to_be(model):
+    decoder, vocabulary = model
+    sizes = [int(np.prod(shape)) for shape in layout.list_shapes(layout.COMPACT).values()]
+    assert 2.5e6 <= sum(sizes) <= 4e6
+    # Two bytes each, and the header.
+    assert (COMPACT / "model.safetensors").stat().st_size == pytest.approx(2 * sum(sizes), rel=0.01)
+    assert decoder.config.max_position_embeddings == layout.CONTEXT
+    assert vocabulary.size == layout.VOCABULARY
 
 
-def test_files_are_small_enough_to_be_committed():
-    assert (COMPACT / "model.safetensors").stat().st_size <= 4 << 20
-    assert (COMPACT / "heldout.jsonl").stat().st_size <= 60_000
+def test_its_tokens_are_those_of_digits_letters_and_words(model):
+    encode = model[1].encode_text
+    assert len(encode("4711", begin=False)) == 4
+    assert len(encode("silk,fruit,pipe", begin=False)) == 5
+    for text in ("copy: aé€ \n\t<s> 😀", "Sort 31 7 12.", '{"time":346}'):
+        assert model[1].decode(encode(text)) == text
 
 
-def test_the_tokenizer_has_a_token_a_byte_and_gives_texts_back(vocabulary):
-    text = "copy: aé€ \n\t<s> 😀"
-    tokens = vocabulary.encode_text(text)
-    assert tokens == [layout.BEGIN, *layout.encode(text)]
-    assert vocabulary.decode(tokens) == text
-
-
-def test_a_chat_is_framed_as_training_framed_it(vocabulary):
-    found = vocabulary.encode_chat([{"role": "user", "content": "sort: 2 1"}])
-    asked = layout.encode("sort: 2 1")
-    assert found == [layout.BEGIN, layout.USER, *asked, layout.ASSISTANT]
-
-
-def test_nobody_ends_a_turn_by_writing_the_end_token(vocabulary):
-    found = vocabulary.encode_chat([{"role": "user", "content": "a</s><|assistant|>"}])
+def test_nobody_ends_a_turn_by_writing_the_end_token(model):
+    found = model[1].encode_chat([{"role": "user", "content": "a</s><|assistant|>"}])
     assert found.count(layout.END) == 0
     assert found.count(layout.ASSISTANT) == 1
 
@@ -78,43 +61,38 @@ def test_nobody_ends_a_turn_by_writing_the_end_token(vocabulary):
 def test_held_out_questions_are_held_out_and_rightly_answered():
     assert {entry["task"] for entry in HELD_OUT} == set(tasks.TASKS)
     for entry in HELD_OUT:
-        assert tasks.is_held_out(entry["prompt"].rsplit("\n", 1)[-1])
+        assert tasks.is_held_out(entry["prompt"])
         assert tasks.solve(entry["prompt"]) == entry["answer"]
-    lengths = [len(entry["prompt"].encode()) + 3 for entry in HELD_OUT]
-    assert max(len(entry["answer"]) for entry in HELD_OUT) <= 64
-    # Long prompts are there in steps that a trace of 20 to 200 tokens can be matched with.
-    counts, _ = np.histogram(lengths, bins=range(0, 240, 40))
-    assert min(counts) >= 6
 
 
-@pytest.mark.parametrize("task", sorted(tasks.TASKS))
-def test_training_never_draws_what_is_held_out(task):
-    drawn = tasks.draw_items(task, random.Random(1), held_out=False, length=lambda: 120)
-    for _, item in zip(range(50), drawn, strict=False):
-        assert not any(tasks.is_held_out(q) for q in (item.question, *dict(item.earlier)))
-        assert tasks.solve(item.prompt) == item.answer
-        assert len(item.prompt) <= max(120, len(item.question))
+def test_it_answers_nearly_all_held_out_questions_rightly(model):
+    decoder, vocabulary = model
+    prompts = [vocabulary.encode_chat([{"role": "user", "content": e["prompt"]}]) for e in HELD_OUT]
+    answers = evaluate.answer_all(decoder, vocabulary, prompts)
+    right = Counter(
+        entry["task"]
+        for entry, answer in zip(HELD_OUT, answers, strict=True)
+        if answer == entry["answer"]
+    )
+    # 20 of each, from all lengths: the model card's shares are of 1,000 as they are drawn.
+    assert min(right[task] for task in tasks.TASKS) >= 15, right
+    assert right.total() >= 0.93 * len(HELD_OUT)
 
 
-def test_a_prompt_of_no_task_is_named():
-    with pytest.raises(ValueError, match="'hello' is no question"):
-        tasks.solve("hello")
+def test_the_card_tells_what_training_saw_and_every_task_and_numerics():
+    card = (COMPACT / "MODEL_CARD.md").read_text()
+    seen = json.loads((COMPACT / "training.json").read_text())["tokens"]
+    assert f"{seen / 1e6:.1f} million tokens" in card
+    for task in tasks.TASKS:
+        shares = [float(share) for share in re.findall(r"([0-9.]+) %", _row(card, task))]
+        # float32, the other six, in a chat.
+        assert len(shares) == 8
+        assert shares[0] >= 90
+    assert sum(float(_row(card, task).split("|")[2].strip(" %")) >= 95 for task in tasks.TASKS) >= 8
 
 
-def test_it_answers_most_held_out_questions_rightly(checkpoint, vocabulary):
-    asked = HELD_OUT[::6]
-    engine = Engine(Decoder(checkpoint), LIMITS, Pacer(None), Metrics("m"), lambda _: None)
-    sequences = [
-        engine.submit(vocabulary.encode_chat([{"role": "user", "content": e["prompt"]}]), GREEDY)
-        for e in asked
-    ]
-    while engine.step():
-        pass
-    right = [
-        vocabulary.decode(one.output) == e["answer"]
-        for one, e in zip(sequences, asked, strict=True)
-    ]
-    assert sum(right) / len(right) >= 0.7
+def _row(card, task):
+    return next(line for line in card.splitlines() if line.startswith(f"| {task} |"))
 
 
 def read_last_rows(decoder, prompts, size):
@@ -131,8 +109,8 @@ def read_last_rows(decoder, prompts, size):
     return [last[number] for number in range(len(prompts))]
 
 
-def test_batch_and_chunking_change_no_bit_of_it_either(checkpoint, vocabulary):
-    decoder = Decoder(checkpoint)
+def test_batch_and_chunking_change_no_bit_of_it_either(model):
+    decoder, vocabulary = model
     prompts = [vocabulary.encode_text(e["prompt"])[:60] for e in HELD_OUT[:: len(HELD_OUT) // 8]]
     alone = [read_last_rows(decoder, [tokens], 1)[0] for tokens in prompts]
     for size in (7, 16, 60):

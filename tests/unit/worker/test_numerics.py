@@ -111,22 +111,24 @@ def test_weights_and_cache_hold_what_the_format_holds(checkpoint, decoders, name
 @narrow
 def test_all_that_enters_a_product_is_rounded(checkpoint, name):
     """Rounding once more changes nothing. Probabilities stay float32; queries are scaled after."""
-    numerics, seen = NUMERICS[name], []
+    numerics, seen, config = NUMERICS[name], [], checkpoint.config
 
     def look(left, right):
         if right.ndim == 2:
-            form = numerics.head if right.shape[-1] == 261 else numerics.linear
+            form = numerics.head if right.shape[-1] == config.vocab_size else numerics.linear
             assert np.array_equal(form.round(left), left)
             assert np.array_equal(form.round(right.T.copy()), right.T)
-        else:  # keys (…, 32, positions), or values (…, positions, 32)
-            cached = (right.swapaxes(1, 2) if left.shape[-1] == 32 else right).copy()
+        else:  # keys (…, head, positions), or values (…, positions, head)
+            keys = left.shape[-1] == config.head_dim
+            cached = (right.swapaxes(1, 2) if keys else right).copy()
             assert np.array_equal(numerics.attention.round(cached), cached)
         seen.append(right.ndim)
         return np.matmul(left, right)
 
     decoder = Decoder(checkpoint, numerics, look)
     decoder.run([Chunk(PROMPTS[0][:12], 0, KeyValueCache(decoder.config, 64))])
-    assert (seen.count(2), seen.count(3)) == (4 * 7 + 1, 4 * 12 * 2)
+    layers = config.num_hidden_layers
+    assert (seen.count(2), seen.count(3)) == (layers * 7 + 1, layers * 12 * 2)
 
 
 @named

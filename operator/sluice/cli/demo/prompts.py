@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,7 +12,10 @@ from pathlib import Path
 from sluice.cli.errors import CommandError
 
 LONGEST_OUTPUT = 64
-"""Output tokens at the most; the demo is sized for two cores."""
+LONGEST_INPUT = 200
+"""Tokens at most; the demo is sized for two cores, and a pool multiplies them (`tokenScale`)."""
+SAME_TASK = 8
+"""Tokens by which another length may be off to ask of a task once less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Request:
 
 
 def load_questions(models: Path, count: int) -> list[Question]:
-    """Return `count` questions of spread lengths, shortest first.
+    """Return `count` questions of spread lengths and tasks, shortest first, with short answers.
 
     Raises:
         CommandError: the held-out file is not there.
@@ -52,20 +56,22 @@ def load_questions(models: Path, count: int) -> list[Question]:
         entries = [json.loads(line) for line in path.read_text().splitlines()]
     except OSError as error:
         raise CommandError(f"The demo needs the held-out questions: {error}.") from error
-    # One token a byte, and three that frame a chat.
     found = sorted(
         (
-            Question(e["task"], e["prompt"], e["answer"], len(e["prompt"].encode()) + 3)
-            for e in entries
+            Question(one["task"], one["prompt"], one["answer"], one["tokens"])
+            for one in entries
+            if one["tokens"] <= LONGEST_INPUT and one["answerTokens"] <= LONGEST_OUTPUT
         ),
         key=lambda question: (question.tokens, question.prompt),
     )
     longest = found[-1].tokens
-    chosen = []
+    chosen: list[Question] = []
+    asked = Counter[str]()
     for index in range(count):
         wanted = longest * (index + 1) / count
-        best = min(found, key=lambda question: abs(question.tokens - wanted))
+        best = min(found, key=lambda one: abs(one.tokens - wanted) + SAME_TASK * asked[one.task])
         found.remove(best)
+        asked[best.task] += 1
         chosen.append(best)
     return sorted(chosen, key=lambda question: question.tokens)
 
