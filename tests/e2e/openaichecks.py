@@ -1,8 +1,8 @@
 """What a user of the openai SDK counts on, asked of any server of ours.
 
 Each check takes a `Target` and knows nothing of where it is: the same ones are run against a worker
-without a cluster (tests/contract), and against gateway and worker of a pool (tests/e2e). None knows
-what the model has learned: an answer is held against another answer of the same server.
+without a cluster (tests/contract), and against gateway and worker of a pool (tests/e2e). An answer
+is held against another answer of the same server, and not against what would be right.
 """
 
 # ruff: noqa: S310 - the only URL opened is a worker's
@@ -11,6 +11,7 @@ import re
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import openai
 import pytest
@@ -24,6 +25,8 @@ CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Sort 31 7 12."}]},
 ]
+STORY = "It was a fine morning in spring when Kira walked to the"
+"""What the model goes on from for a while, in any numerics; other texts it may end at once."""
 
 
 @dataclass(frozen=True)
@@ -142,15 +145,16 @@ def check_temperature(ask):
 
 def check_stops(ask):
     """A stop text ends the answer, is no part of it, and is told apart from the limit."""
-    whole = ask.complete(temperature=0)
+    tell = partial(ask.complete, STORY, temperature=0)
+    whole = tell()
     assert whole.choices[0].finish_reason == "length"
     text = whole.choices[0].text
     end = text[9:11]
-    stopped = ask.complete(temperature=0, stop=[end, "no such text"])
+    stopped = tell(stop=[end, "no such text"])
     assert stopped.choices[0].text == text[: text.index(end)]
     assert stopped.choices[0].finish_reason == "stop"
     assert stopped.usage.completion_tokens < 24
-    chunks = list(ask.complete(temperature=0, stop=end, stream=True))
+    chunks = list(tell(stop=end, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == stopped.choices[0].text
     assert chunks[-1].choices[0].finish_reason == "stop"
 

@@ -92,7 +92,7 @@ def test_the_card_tells_what_training_saw_and_every_task_and_numerics():
 
 
 def _row(card, task):
-    return next(line for line in card.splitlines() if line.startswith(f"| {task} |"))
+    return next(one for one in card.splitlines() if one.startswith(f"| {task} |") and "%" in one)
 
 
 def read_last_rows(decoder, prompts, size):
