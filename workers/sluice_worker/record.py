@@ -53,7 +53,7 @@ MARGINS: Final[Mapping[str, float]] = MappingProxyType(
 
 Other CPUs and BLAS kernels sum in another order. Measured on the compact model, over its short
 held-out prompts and a hundred drawn ones in each of `ORDERS` (`benchmarks/worker/numerics.py
---orders`), that moved a lead by 0.00006 at most in float32, and because sums fall on other sides of
+orders`), that moved a lead by 0.00006 at most in float32, and because sums fall on other sides of
 rounding edges by 0.15 in bfloat16, 0.35 in mx9, 1.9 in fp8-row, 1.5 in fp8-block, 3.2 in mx6 and
 5.5 in fp4. A margin is about twice that and more; in float32 it is hundreds of times as much.
 """

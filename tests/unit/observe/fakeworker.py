@@ -1,9 +1,11 @@
-"""A worker that knows its answers, and answers as it is told."""
+"""A worker that knows its answers, and answers as it is told; and what tests do with it."""
 
 import asyncio
 
 from aiohttp import web
 
+from sluice.model.snapshot import KnownAnswers
+from sluice.observe.answers import AnswerTarget
 from sluice.observe.probes import UID_HEADER
 
 ANSWERS = [
@@ -74,3 +76,17 @@ class FakeWorker:
         if (scores := self.scores.get(tuple(question["prompt"]))) is not None:
             document["logprobs"] = scores
         return self._respond(request, document)
+
+
+def target(worker, key="w", period=0.01, timeout=5.0, **more):
+    return AnswerTarget(key, key.split("/")[0], worker.url, period, timeout, **more)
+
+
+async def until(holds):
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def find(prober, key="w"):
+    return prober.results().get(key, KnownAnswers())

@@ -1,69 +1,16 @@
 """Known answers: we compare, and a worker can neither judge itself nor lower the bar."""
 
-import asyncio
 import itertools
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from sluice.decide.limits import PROOF_ROUNDS
 from sluice.model.snapshot import KnownAnswers
 from sluice.observe import answers
-from sluice.observe.answers import PATH, AnswerProber, AnswerTarget
+from sluice.observe.answers import AnswerProber
 
-from .fakeworker import FakeWorker
-
-
-@pytest.fixture
-async def start():
-    """Return what starts a fake worker."""
-    servers = []
-
-    async def begin():
-        fake = FakeWorker()
-        app = web.Application()
-        app.router.add_get(PATH, fake.list)
-        app.router.add_post(PATH, fake.answer)
-        server = TestServer(app)
-        await server.start_server()
-        servers.append((server, fake))
-        fake.url = str(server.make_url("")).rstrip("/")
-        return fake
-
-    yield begin
-    for server, fake in servers:
-        fake.heard.set()
-        await server.close()
-
-
-@pytest.fixture
-async def worker(start):
-    return await start()
-
-
-@pytest.fixture
-async def prober():
-    ticks = itertools.count(1)
-    async with aiohttp.ClientSession() as session:
-        made = AnswerProber(session, lambda: float(next(ticks)), lambda: None, per_second=1000)
-        yield made
-        made.stop()
-
-
-def target(worker, key="w", period=0.01, timeout=5.0, **more):
-    return AnswerTarget(key, key.split("/")[0], worker.url, period, timeout, **more)
-
-
-async def until(holds):
-    async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
-def find(prober, key="w"):
-    return prober.results().get(key, KnownAnswers())
+from .fakeworker import find, target, until
 
 
 async def test_right_rounds_are_counted_in_a_row(prober, worker):
@@ -104,41 +51,6 @@ async def test_a_long_wrong_answer_is_shown_where_it_parts(prober, worker):
     assert "expected … 148 149 150 151" in detail
     assert "got … 148 149 7 151" in detail
     assert len(detail) < 200
-
-
-async def test_scores_that_healthy_devices_may_have_are_right(prober, worker):
-    worker.know_scores()
-    worker.scores[1, 2, 3] = [-1.4, -0.35]
-    prober.set_targets([target(worker)])
-    await until(lambda: find(prober).right >= 2)
-    assert (find(prober).wrong, find(prober).unavailable) == (0, "")
-
-
-async def test_scores_that_are_too_far_off_are_told_with_the_numbers(prober, worker):
-    worker.know_scores()
-    prober.set_targets([target(worker)])
-    await until(lambda: find(prober).right >= 2)
-    worker.scores[9, 8, 7] = [-4.9, -0.3]
-    await until(lambda: find(prober).wrong >= 1)
-    assert find(prober).right == 0
-    assert find(prober).detail == (
-        "its scores of 3 known prompts are off by 0.3 on average; healthy devices stay within 0.1"
-    )
-
-
-@pytest.mark.parametrize("scores", [None, [], [-1.5], [-1.5, None], [-1.5, float("nan")]])
-async def test_a_worker_does_not_pass_without_the_scores_that_its_list_has(prober, worker, scores):
-    worker.know_scores()
-    worker.scores[1, 2, 3] = scores
-    prober.set_targets([target(worker)])
-    await until(lambda: find(prober).wrong >= 1)
-    assert find(prober).detail.startswith("prompt 1: ")
-
-
-async def test_workers_whose_list_has_no_scores_are_judged_by_tokens(prober, worker):
-    worker.scores[1, 2, 3] = [-9999.0, None]
-    prober.set_targets([target(worker)])
-    await until(lambda: find(prober).right >= 2)
 
 
 async def test_a_worker_that_answers_wrongly_and_then_hangs_was_wrong(prober, worker):
@@ -266,32 +178,6 @@ async def test_a_list_of_nonsense_is_no_list(prober, worker, given):
     assert len(find(prober).unavailable) < 300
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        ('"tolerance": 1', ""),
-        ('"tolerance": 0', ', "logprobs": [-1]'),
-        ('"tolerance": -1', ', "logprobs": [-1]'),
-        ('"tolerance": NaN', ', "logprobs": [-1]'),
-        ('"tolerance": 1e999', ', "logprobs": [-1]'),
-        ('"tolerance": "1"', ', "logprobs": [-1]'),
-        ('"tolerance": null', ', "logprobs": [-1]'),
-        ('"tolerance": 1', ', "logprobs": []'),
-        ('"tolerance": 1', ', "logprobs": [-1, -1]'),
-        ('"tolerance": 1', ', "logprobs": [null]'),
-        ('"tolerance": 1', ', "logprobs": [1]'),
-        ('"tolerance": 1', ', "logprobs": [NaN]'),
-        ('"tolerance": 1', ', "logprobs": [-1e999]'),
-    ],
-)
-async def test_a_list_with_nonsense_for_scores_is_no_list(prober, worker, fields):
-    kind, pair = '"modelDigest": "d", "numerics": "n"', '"prompt": [1, 2], "output": [1]'
-    worker.given = f'{{{kind}, {fields[0]}, "answers": [{{{pair}{fields[1]}}}]}}'.encode()
-    prober.set_targets([target(worker)])
-    await until(lambda: find(prober).unavailable)
-    assert "list of known answers cannot be read" in find(prober).unavailable
-
-
 @pytest.mark.parametrize("body", [b"x", b'{"output": ["4"], "modelDigest": "d", "numerics": "n"}'])
 async def test_an_answer_of_nonsense_is_not_judged(prober, worker, body):
     worker.body = body
@@ -334,20 +220,6 @@ async def test_a_worker_cannot_lower_the_bar_with_a_list_of_its_own(prober, star
     assert find(prober, "liar").right == 0
     before = find(prober, "honest").right
     await until(lambda: find(prober, "honest").right > before)
-
-
-async def test_nor_with_a_tolerance_of_its_own(prober, start):
-    honest, liar = await start(), await start()
-    honest.know_scores()
-    liar.know_scores()
-    liar.tolerance = 9.0
-    prober.set_targets([target(honest, "honest")])
-    await until(lambda: find(prober, "honest").right >= 1)
-    prober.set_targets([target(honest, "honest"), target(liar, "liar")])
-    await until(lambda: find(prober, "liar").unavailable)
-    said = find(prober, "liar").unavailable
-    assert "(3 answers, scores within 9, first seen 3 answers, scores within 0.1)" in said
-    assert find(prober, "liar").right == 0
 
 
 async def test_a_worker_that_changes_its_own_list_is_found(prober, worker):

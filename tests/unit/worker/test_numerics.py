@@ -233,12 +233,12 @@ def test_answers_of_other_numerics_are_none_of_ours(tmp_path):
         (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
     path = tmp_path / "model"
     (path / "probes.mx9.json").write_bytes((path / "probes.mx6.json").read_bytes())
-    known = load_known_answers(path, 261, 512, "mx9")
+    known = load_known_answers(path, 1024, 1024, "mx9")
     assert known.answers == ()
     assert "is of numerics 'mx6'; this worker is 'mx9'" in known.unavailable
     assert known.unavailable.endswith(f"'sluice model record {path} --numerics mx9' makes it anew")
     (path / "probes.mx6.json").unlink()
-    told = load_known_answers(path, 261, 512, "mx6").unavailable
+    told = load_known_answers(path, 1024, 1024, "mx6").unavailable
     assert told == (
         f"there is no {path / 'probes.mx6.json'}:"
         f" 'sluice model record {path} --numerics mx6' makes it"
