@@ -9,6 +9,7 @@ from ml_dtypes import bfloat16, float8_e4m3fn
 from safetensors.numpy import load_file, save_file
 
 from sluice_worker.checkpoint import load_checkpoint
+from sluice_worker.decoder import Chunk, Decoder, KeyValueCache
 from sluice_worker.errors import CheckpointError
 from sluice_worker.knownanswers import compute_digest
 from sluice_worker.loading import load_model
@@ -237,10 +238,17 @@ def test_weights_that_do_not_fit_are_named(tmp_path, change, said):
 
 
 def test_positions_of_older_files_follow_from_the_base(tmp_path):
+    """Older files have the rates of rotary positions as a tensor; these are wrong ones."""
+
+    def read_logits():
+        decoder = Decoder(load_checkpoint(path))
+        return decoder.run_all(Chunk([5, 9, 7], 0, KeyValueCache(decoder.config, 32))).tobytes()
+
     path = write_checkpoint(tmp_path)
+    without = read_logits()
     rates = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
     change_weights(path, lambda weights: weights.update(rates))
-    load_checkpoint(path)
+    assert read_logits() == without
 
 
 @pytest.mark.parametrize(
