@@ -17,6 +17,7 @@ from sluice_gateway.answers import JSON_TYPE, Answer, answer_bad_gateway
 from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import Call
 from sluice_gateway.events import EventSplitter, StreamError, StreamProgress
+from sluice_gateway.faults import explain_status, tell_lost, tell_nonsense
 from sluice_gateway.pace import Phase
 from sluice_gateway.prober import render_host
 from sluice_gateway.retries import Fault, FaultKind
@@ -28,7 +29,6 @@ _BUFFERED_SECONDS: Final = 0.005
 """Data that came sooner than this had been lying in a buffer, and says nothing of the worker now;
 tokens come further apart."""
 _ERROR_BYTES: Final = 64 << 10
-_RETRY_AFTER_MOST: Final = 3600.0
 _OURS: Final = frozenset({401, 403, 404, 405, 408})
 """Statuses that speak of how the gateway asked, or of the wrong server; never of the request."""
 
@@ -117,16 +117,16 @@ class Upstream:
                     await self._follow(attempt, call, response, client, on_progress)
             await _read_tail(response)
         except aiohttp.ClientConnectorError as error:
-            raise _lost("connect", f"cannot connect: {error.os_error}") from error
+            raise tell_lost("connect", f"cannot connect: {error.os_error}") from error
         except aiohttp.ConnectionTimeoutError as error:
             seconds = self._relaying.connect_seconds
-            raise _lost("connect", f"no connection within {seconds:g} s") from error
+            raise tell_lost("connect", f"no connection within {seconds:g} s") from error
         except aiohttp.ClientError as error:
-            raise _lost("reset", f"the connection broke: {type(error).__name__}") from error
+            raise tell_lost("reset", f"the connection broke: {type(error).__name__}") from error
         except TimeoutError as error:
             raise self._explain_lateness(attempt) from error
         except OSError as error:
-            raise _lost("reset", f"the connection broke: {error.strerror}") from error
+            raise tell_lost("reset", f"the connection broke: {error.strerror}") from error
         finally:
             if response is not None:
                 response.release()  # closes the connection unless it was read to its end
@@ -152,7 +152,7 @@ class Upstream:
         answering = response.headers.get(names.HEADER_WORKER_UID, pod.uid)
         if answering != pod.uid or response.status == 421:  # noqa: PLR2004
             response.close()
-            raise _lost("fenced", f"pod {answering[:40]} answers at the address of {pod.uid}")
+            raise tell_lost("fenced", f"pod {answering[:40]} answers at the address of {pod.uid}")
         return response
 
     async def _fetch_whole(
@@ -166,7 +166,7 @@ class Upstream:
             attempt.progress = StreamProgress(wants_usage=call.wants_usage)
             attempt.progress.usage = _read_usage(body)
         elif status >= 500 or status < 400 or status in _OURS or status == 429:  # noqa: PLR2004
-            raise self._explain_status(response, body)
+            raise explain_status(response, body, hold_most=self._relaying.refusal_hold_most)
         return Answer(status, body, response.content_type)
 
     async def _follow(
@@ -179,7 +179,7 @@ class Upstream:
     ) -> None:
         """Relay a stream until the worker ends it."""
         if response.content_type != _EVENT_STREAM:
-            raise _nonsense(f"content type {response.content_type} instead of a stream")
+            raise tell_nonsense(f"content type {response.content_type} instead of a stream")
         progress = attempt.progress = StreamProgress(wants_usage=call.wants_usage)
         splitter = EventSplitter(most_bytes=self._relaying.event_bytes)
         try:
@@ -187,7 +187,7 @@ class Upstream:
                 asked = self._clock()
                 data = await response.content.readany()
                 if not data:
-                    raise _lost("truncated", "the stream ended without [DONE]")
+                    raise tell_lost("truncated", "the stream ended without [DONE]")
                 now = self._clock()
                 out = progress.take(splitter.feed(data), now)
                 if progress.begun:
@@ -200,7 +200,7 @@ class Upstream:
                 if progress.failure is not None:
                     raise progress.failure
         except StreamError as error:
-            raise _nonsense(str(error), body=error.body) from error
+            raise tell_nonsense(str(error), body=error.body) from error
         self._await_client(attempt)
         await client.end()
 
@@ -219,7 +219,7 @@ class Upstream:
     def _explain_lateness(self, attempt: Attempt) -> Fault | ClientLostError:
         """Say why an attempt was ended from outside."""
         if attempt.cut_why:
-            return _lost("probes_failed", attempt.cut_why)
+            return tell_lost("probes_failed", attempt.cut_why)
         if attempt.phase is Phase.CLIENT:
             return ClientLostError("slow_reader")
         if attempt.silent_why:
@@ -230,48 +230,6 @@ class Upstream:
         code = "late" if attempt.phase is Phase.FIRST else "stream_idle"
         answer = answer_bad_gateway(message, code=code, status=504)
         return Fault(FaultKind.LATE, code, message, answer=answer)
-
-    def _explain_status(self, response: aiohttp.ClientResponse, body: bytes) -> Fault:
-        """Turn an error status of a worker into a fault."""
-        status = response.status
-        message = f"the worker answered {status}"
-        if status in (429, 503):
-            after = _read_retry_after(response)
-            answer = Answer(status, _pick_error(body, message), retry_after=max(1, round(after)))
-            hold = min(after, self._relaying.refusal_hold_most)
-            return Fault(FaultKind.REFUSED, f"refused_{status}", message, answer=answer, hold=hold)
-        own = status >= 500  # noqa: PLR2004
-        answer = Answer(status if own else 502, _pick_error(body, message))
-        return Fault(FaultKind.ERROR, "status", message, answer=answer)
-
-
-def _lost(code: str, message: str) -> Fault:
-    answer = answer_bad_gateway(f"the worker was lost: {message}", code="worker_lost")
-    return Fault(FaultKind.LOST, code, message, answer=answer)
-
-
-def _nonsense(message: str, *, body: bytes = b"") -> Fault:
-    answer = answer_bad_gateway(f"the worker's answer is no use: {message}", code="worker_error")
-    if body:
-        answer = Answer(answer.status, body)
-    return Fault(FaultKind.ERROR, "nonsense", message, answer=answer)
-
-
-def _read_retry_after(response: aiohttp.ClientResponse) -> float:
-    """Return the worker's Retry-After in seconds; 1 if it gave none that can be read.
-
-    Never more than an hour: no number is too large for a header.
-    """
-    text = response.headers.get("Retry-After", "")
-    return min(float(text), _RETRY_AFTER_MOST) if text.isascii() and text.isdigit() else 1.0
-
-
-def _pick_error(body: bytes, message: str) -> bytes:
-    """Return a worker's OpenAI error body, or one of our own if it sent none."""
-    with suppress(ValueError, AttributeError, RecursionError):
-        if json.loads(body).get("error"):
-            return body
-    return answer_bad_gateway(message, code="worker_error").body
 
 
 def _read_usage(body: bytes) -> dict[str, object]:
@@ -285,9 +243,9 @@ def _read_usage(body: bytes) -> dict[str, object]:
         choices = document["choices"]
         usage = document.get("usage")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _nonsense("a 200 without choices") from error
+        raise tell_nonsense("a 200 without choices") from error
     if document.get("error") or not isinstance(choices, list):
-        raise _nonsense("an error in a 200")
+        raise tell_nonsense("an error in a 200")
     return usage if isinstance(usage, dict) else {}
 
 
@@ -298,7 +256,7 @@ async def _read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
         parts.append(part)
         size += len(part)
         if size > most:
-            raise _nonsense(f"more than {most} bytes")
+            raise tell_nonsense(f"more than {most} bytes")
     return b"".join(parts)
 
 

@@ -1,0 +1,60 @@
+"""Says what went wrong with an attempt: a worker's status, or how it was lost, as a `Fault`."""
+
+import json
+from contextlib import suppress
+from typing import Final
+
+import aiohttp
+
+from sluice_gateway.answers import Answer, answer_bad_gateway
+from sluice_gateway.retries import Fault, FaultKind
+
+_RETRY_AFTER_MOST: Final = 3600.0
+
+
+def tell_lost(code: str, message: str) -> Fault:
+    """Return the fault of a worker that is dead, cut off, or not the pod that was meant."""
+    answer = answer_bad_gateway(f"the worker was lost: {message}", code="worker_lost")
+    return Fault(FaultKind.LOST, code, message, answer=answer)
+
+
+def tell_nonsense(message: str, *, body: bytes = b"") -> Fault:
+    """Return the fault of a worker whose answer is none; `body` is its own word of an error."""
+    answer = answer_bad_gateway(f"the worker's answer is no use: {message}", code="worker_error")
+    if body:
+        answer = Answer(answer.status, body)
+    return Fault(FaultKind.ERROR, "nonsense", message, answer=answer)
+
+
+def explain_status(response: aiohttp.ClientResponse, body: bytes, *, hold_most: float) -> Fault:
+    """Turn an error status of a worker into a fault.
+
+    `hold_most` is the longest time, in seconds, for which its Retry-After is believed.
+    """
+    status = response.status
+    message = f"the worker answered {status}"
+    if status in (429, 503):
+        after = _read_retry_after(response)
+        answer = Answer(status, _pick_error(body, message), retry_after=max(1, round(after)))
+        hold = min(after, hold_most)
+        return Fault(FaultKind.REFUSED, f"refused_{status}", message, answer=answer, hold=hold)
+    own = status >= 500  # noqa: PLR2004
+    answer = Answer(status if own else 502, _pick_error(body, message))
+    return Fault(FaultKind.ERROR, "status", message, answer=answer)
+
+
+def _read_retry_after(response: aiohttp.ClientResponse) -> float:
+    """Return the worker's Retry-After in seconds; 1 if it gave none that can be read.
+
+    Never more than an hour: no number is too large for a header.
+    """
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), _RETRY_AFTER_MOST) if text.isascii() and text.isdigit() else 1.0
+
+
+def _pick_error(body: bytes, message: str) -> bytes:
+    """Return a worker's OpenAI error body, or one of our own if it sent none."""
+    with suppress(ValueError, AttributeError, RecursionError):
+        if json.loads(body).get("error"):
+            return body
+    return answer_bad_gateway(message, code="worker_error").body
