@@ -1,14 +1,15 @@
 """One request, and its attempts on workers: the record that relay, signals and log share."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sluice_gateway.calls import Call
-from sluice_gateway.events import StreamProgress
-from sluice_gateway.members import Pool, Worker
+from sluice_gateway.events import StreamProgress, Usage, read_usage
+from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.pace import Phase
+from sluice_gateway.transcript import Transcript
 
 _PROMPT_SECONDS = 0.005
 """A client that takes what it is sent sooner than this does not keep its worker waiting."""
@@ -32,8 +33,15 @@ class Attempt:
         cut_why: Set when its worker failed the probes, with the reason.
         silent_why: Set when its worker gave nothing to anybody, with the reason.
         outcome: Short word for the log, from a fixed set.
-        progress: What has come of the answer.
-        begun: The client has been sent a part of the stream.
+        progress: What has come of a stream.
+        usage: The worker's own count of tokens, of an answer that does not stream.
+        begun: The client has been sent a part of what came of this attempt.
+        transcript: What the client has been given of the stream, from this worker and others.
+        cause: Why it goes on with a stream that began elsewhere; empty if it does not.
+        source: The class that the stream came from, if so.
+        exact: It goes on as the stream would have gone on undisturbed; None while not known.
+        leave_why: Why it should go on elsewhere, since it was last asked to.
+        find_refuge: Returns whether there is a place elsewhere, given why it should go there.
     """
 
     worker: Worker
@@ -53,7 +61,14 @@ class Attempt:
     silent_why: str = ""
     outcome: str = "running"
     progress: StreamProgress | None = None
+    usage: Usage | None = None
     begun: bool = False
+    transcript: Transcript | None = None
+    cause: str = ""
+    source: str = ""
+    exact: bool | None = None
+    find_refuge: Callable[[str], bool] | None = None
+    leave_why: str = ""
     _scope: asyncio.Timeout | None = None
 
     def cut(self, why: str) -> None:
@@ -78,16 +93,30 @@ class Attempt:
         if self.deadline < now:
             self.expire()
 
+    def ask_to_leave(self, why: str) -> None:
+        """Let it go on elsewhere, if there is a place for it: at its next event."""
+        if self.begun:
+            self.leave_why = why
+
+    def find_way_out(self) -> str:
+        """Return why it leaves now, with a place elsewhere; nothing if it stays.
+
+        The place is looked for once each time that it is asked to leave.
+        """
+        why, self.leave_why = self.leave_why, ""
+        return why if self.find_refuge is not None and self.find_refuge(why) else ""
+
+    def begin_leg(self, now: float) -> None:
+        """It is sent to its worker, once more if a stream goes on in several requests."""
+        self.dispatched = self.waiting_since = now
+        self.token_at = None
+        self.phase = Phase.FIRST
+
     def count_tokens(self) -> tuple[int, int]:
         """Return prompt and output tokens of the answer."""
-        return self.progress.count_tokens() if self.progress else (0, 0)
-
-    def find_tpot(self, tokens: float) -> float | None:
-        """Return seconds per token after the first, for a stream of that many; else None."""
-        progress = self.progress
-        if progress is None or progress.first_at is None or progress.last_at is None or tokens < 2:  # noqa: PLR2004
-            return None
-        return (progress.last_at - progress.first_at) / (tokens - 1)
+        if self.progress is None:
+            return read_usage(self.usage, otherwise=0)
+        return self.progress.count_tokens()
 
     @property
     def was_queueing(self) -> bool:
@@ -133,9 +162,13 @@ class Exchange:
         arrival: Monotonic seconds; `arrived_at` is the same as wall time.
         waited: Seconds spent waiting for a usable worker.
         excluded: Uids of workers that failed it.
+        first_at: When its first token came, and `last_at` its last, in monotonic seconds.
         ttft: Seconds from arrival to the first token; streams only.
         tpot: Seconds per output token after the first; streams of two tokens and more only.
         tokens: Prompt and output tokens, as far as known.
+        transcript: What the client was given of a stream that has left its first worker.
+        refuge: Where it goes on next, if that was found before it left.
+        moved: Why it left which workers, by uid: once each is free.
         outcome: Short word for log and metrics, from a fixed set.
     """
 
@@ -149,8 +182,13 @@ class Exchange:
     excluded: set[str] = field(default_factory=set)
     error_answers: int = 0
     waited: float = 0.0
+    first_at: float | None = None
+    last_at: float | None = None
     ttft: float | None = None
     tpot: float | None = None
+    transcript: Transcript | None = None
+    refuge: Choice | None = None
+    moved: set[tuple[str, str]] = field(default_factory=set)
     tokens: tuple[int, int] = (0, 0)
     status: int = 0
     outcome: str = ""
@@ -159,3 +197,9 @@ class Exchange:
     def worker(self) -> Worker | None:
         """The worker of the last attempt."""
         return self.attempts[-1].worker if self.attempts else None
+
+    def find_tpot(self, tokens: float) -> float | None:
+        """Return seconds per token after the first, for a stream of that many; else None."""
+        if self.first_at is None or self.last_at is None or tokens < 2:  # noqa: PLR2004
+            return None
+        return (self.last_at - self.first_at) / (tokens - 1)

@@ -22,10 +22,13 @@ class Call:
 
     Attributes:
         path: One of `ENDPOINTS`.
-        body: JSON for the worker: with a seed, and with usage asked for when streaming.
+        body: JSON for the worker: with a seed, and with usage and token ids asked for when
+            streaming, so that another worker can go on with it.
         streaming: The client wants server-sent events.
         wants_usage: The client itself asked for usage in the stream.
-        choices: Completions asked for (`n`).
+        wants_ids: The client itself asked for token ids in the stream.
+        choices: Completions asked for (`n`), of each prompt.
+        prompts: How many prompts it has.
         prompt_size: Bytes of the prompt's text, a token id counting as one; what is around it
             takes a worker no time.
         tokens_most: The longest answer that it allows, in tokens; None if it does not say.
@@ -39,6 +42,13 @@ class Call:
     choices: int
     tokens_most: int | None = None
     prompt_size: int = 0
+    wants_ids: bool = False
+    prompts: int = 1
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it asks for a chat completion."""
+        return "chat" in self.path
 
 
 def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
@@ -64,6 +74,7 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
     if document.get("seed") is None:
         document["seed"] = seed
     wants_usage = _ask_for_usage(document) if streaming else False
+    wants_ids = _ask_for_ids(document) if streaming else False
     choices = document.get("n")
     most = document.get("max_completion_tokens") or document.get("max_tokens")
     return Call(
@@ -75,6 +86,8 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         choices=_read_count(choices, _CHOICES_MOST) or 1,
         tokens_most=_read_count(most, _TOKENS_MOST),
         prompt_size=_measure(document.get("messages" if "chat" in path else "prompt")),
+        wants_ids=wants_ids,
+        prompts=1 if "chat" in path else _count_prompts(document.get("prompt")),
     )
 
 
@@ -127,6 +140,20 @@ def _ask_for_usage(document: dict[str, Any]) -> bool:
     wanted = options.get("include_usage") is True
     document["stream_options"] = {**options, "include_usage": True}
     return wanted
+
+
+def _ask_for_ids(document: dict[str, Any]) -> bool:
+    """Ask the worker for the ids of its tokens; return whether the client did."""
+    wanted = document.get("return_token_ids")
+    if wanted is None or wanted is False:
+        document["return_token_ids"] = True
+    return wanted is True
+
+
+def _count_prompts(prompt: object) -> int:
+    """Return how many prompts a completion has: a list of texts or of lists is several."""
+    several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+    return len(prompt) if several and isinstance(prompt, list) else 1
 
 
 def _explain(error: ValueError | RecursionError) -> str:

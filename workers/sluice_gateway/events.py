@@ -1,30 +1,22 @@
 """Follows one worker's event stream: splits it, tells when it begins and ends, counts tokens.
 
-Pure: bytes and times in, bytes for the client out. What it remembers of a stream is also what a
-continuation on another worker would start from.
+Pure: bytes and times in, bytes for the client out. What of it is remembered for longer than one
+worker lives is the `Transcript`'s.
 """
 
 import json
 import re
 from typing import Any, Final
 
+from sluice_gateway.transcript import StreamError, Transcript
+
+Usage = dict[str, Any]
+
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
 _HELD_MOST: Final = 32
 _TOKENS_MOST: Final = 1 << 24
 _EMPTY_USAGE: Final = re.compile(rb',\s*"usage":\s*null\s*}$')
-
-
-class StreamError(ValueError):
-    """A worker's stream that is not one: nonsense, too long, or an error inside a 200.
-
-    Attributes:
-        body: The error's JSON, if the worker sent one.
-    """
-
-    def __init__(self, message: str, body: bytes = b"") -> None:
-        super().__init__(message)
-        self.body = body
 
 
 class EventSplitter:
@@ -55,10 +47,15 @@ class EventSplitter:
 
 
 class StreamProgress:
-    """What has come of one stream so far.
+    """What has come of one stream from one worker.
 
     Events before the first token (a role, comments) are held back: until then nothing was sent to
-    the client, and another worker can still take over.
+    the client, and another worker can still take over. What goes on with a stream that the client
+    has seen a part of holds nothing back.
+
+    Args:
+        transcript: Where what the client was given is recorded.
+        wants_usage: The client asked for token counts.
 
     Attributes:
         first_at: When the first token came; None before. From then on the stream has begun.
@@ -68,14 +65,16 @@ class StreamProgress:
         failure: What the worker did wrong after the stream had begun, if anything.
     """
 
-    def __init__(self, *, wants_usage: bool) -> None:
+    def __init__(self, transcript: Transcript, *, wants_usage: bool) -> None:
+        self._transcript = transcript
+        self._goes_on = transcript.in_leg
         self._wants_usage = wants_usage
         self._held: list[bytes] = []
         self._token_events = 0
         self.first_at: float | None = None
         self.last_at: float | None = None
         self.done = False
-        self.usage: dict[str, Any] | None = None
+        self.usage: Usage | None = None
         self.failure: StreamError | None = None
 
     def take(self, events: list[bytes], now: float) -> bytes:
@@ -87,7 +86,7 @@ class StreamProgress:
         Raises:
             StreamError: If an event is an error or not JSON, and the client has seen nothing yet.
         """
-        begun = self.begun
+        begun = self.begun or self._goes_on
         out: list[bytes] = []
         for event in events:
             try:
@@ -99,7 +98,7 @@ class StreamProgress:
                 break
             if kept is None:
                 continue
-            if self.first_at is None and not self.done:
+            if self.first_at is None and not self.done and not self._goes_on:
                 self._hold(kept)
                 continue
             if self._held:
@@ -115,13 +114,7 @@ class StreamProgress:
 
     def count_tokens(self) -> tuple[int, int]:
         """Return prompt and output tokens: the worker's count, else one a chunk."""
-        usage = self.usage or {}
-        prompt = _read_count(usage.get("prompt_tokens"))
-        output = _read_count(usage.get("completion_tokens"))
-        return (
-            0 if prompt is None else prompt,
-            self._token_events if output is None else output,
-        )
+        return read_usage(self.usage, otherwise=self._token_events)
 
     def _hold(self, event: bytes) -> None:
         if len(self._held) >= _HELD_MOST:
@@ -130,24 +123,39 @@ class StreamProgress:
 
     def _take_event(self, event: bytes, now: float) -> bytes | None:
         """Return the event as the client gets it, or None to keep it to ourselves."""
+        kept = self._transcript.take_token(event)
+        if kept is not None:
+            self._note_token(now)
+            return kept
         payload = read_payload(event)
         if payload is None:
             return event if self.begun else None  # a comment
         if payload == _DONE:
             self.done = True
-            return event
+            if not self._goes_on:
+                return event
+            if not self._transcript.leg_complete:
+                raise StreamError("the stream ended before its choices had")
+            return None
         if not self._wants_usage and payload.endswith(b"null}"):
             # The client did not ask for usage, so it should not see the field either.
             payload = _EMPTY_USAGE.sub(b"}", payload)
             event = b"data: " + payload
-        # A key inside a text is escaped, so these two searches find every true key.
-        if self.first_at is None or b'"usage"' in payload or b'"error"' in payload:
+        # A key inside a text is escaped, so these searches find every true key.
+        if (
+            self.first_at is None
+            or self._goes_on
+            or self._transcript.trackable
+            or b'"usage"' in payload
+            or b'"error"' in payload
+            or b'token_ids"' in payload
+        ):
             return self._take_document(event, payload, now)
         self._note_token(now)
         return event
 
     def _take_document(self, event: bytes, payload: bytes, now: float) -> bytes | None:
-        """Look into an event that may be the first token, usage or an error."""
+        """Look into an event that may be more than a token, or that has another form."""
         try:
             document = json.loads(payload)
         except (ValueError, RecursionError) as error:
@@ -163,9 +171,20 @@ class StreamProgress:
         if isinstance(usage, dict):
             self.usage = usage
             if not choices:
-                return event if self._wants_usage else None
-        if self.first_at is not None or has_token(choices):
+                return self._take_usage(event)
+        kept = self._transcript.take_document(event, document)
+        if kept is not None and (self.first_at is not None or has_token(choices)):
             self._note_token(now)
+        return kept
+
+    def _take_usage(self, event: bytes) -> bytes | None:
+        """Return the event with the worker's counts if it is for the client.
+
+        Of a stream that goes on they are of a part of it: the whole is counted at its end.
+        """
+        if self._goes_on or not self._wants_usage:
+            return None
+        self._transcript.note_usage()
         return event
 
     def _note_token(self, now: float) -> None:
@@ -173,6 +192,14 @@ class StreamProgress:
             self.first_at = now
         self.last_at = now
         self._token_events += 1
+
+
+def read_usage(usage: Usage | None, *, otherwise: int) -> tuple[int, int]:
+    """Return prompt and output tokens of a worker's count; `otherwise` if it lacks the latter."""
+    told = usage or {}
+    prompt = _read_count(told.get("prompt_tokens"))
+    output = _read_count(told.get("completion_tokens"))
+    return 0 if prompt is None else prompt, otherwise if output is None else output
 
 
 def _read_count(value: object) -> int | None:

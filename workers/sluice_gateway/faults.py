@@ -26,6 +26,18 @@ def tell_nonsense(message: str, *, body: bytes = b"") -> Fault:
     return Fault(FaultKind.ERROR, "nonsense", message, answer=answer)
 
 
+def tell_refused(message: str) -> Fault:
+    """Return the fault of a worker that cannot go on with a stream: nothing against it."""
+    answer = answer_bad_gateway(f"no worker goes on with it: {message}", code="worker_lost")
+    return Fault(FaultKind.REFUSED, "refused", message, answer=answer)
+
+
+def tell_left(why: str) -> Fault:
+    """Return how an attempt ends whose stream goes on elsewhere: nothing is wrong."""
+    answer = answer_bad_gateway("the stream was to go on elsewhere", code="worker_lost")
+    return Fault(FaultKind.MOVED, why, f"left its worker: {why}", answer=answer)
+
+
 def explain_status(response: aiohttp.ClientResponse, body: bytes, *, hold_most: float) -> Fault:
     """Turn an error status of a worker into a fault.
 

@@ -155,6 +155,18 @@ class Fleet:
             return usable
         return [worker for worker in workers if self._may_be_tried(pool, worker, now, early=True)]
 
+    def explain_leaving(self, worker: Worker) -> str:
+        """Return why what runs on a worker should rather run elsewhere; nothing if it need not.
+
+        One word, from a fixed set: `drain` for a worker that goes as it should, and works.
+        """
+        pool = self.pools.get(worker.pod.pool)
+        if pool is None or self.is_wanted(pool, worker):
+            return ""
+        if worker.pod.name in pool.decision.quarantined:
+            return "quarantine"
+        return "drain" if worker.pod.leaving or worker.uid not in self.workers else "unready"
+
     def choose_worker(
         self, pool: Pool, *, excluded: Collection[str], counted: bool, tie: float
     ) -> Choice | None:
@@ -237,7 +249,14 @@ class Fleet:
         self._wake_pool_of(worker)
 
     def wake_waiters(self, pool: Pool) -> None:
-        """Wake as many waiting requests as there are free places, the longest waiting first."""
+        """Wake as many waiting requests as there are free places, the longest waiting first.
+
+        Streams that wait to go on come before all of them, and look for themselves.
+        """
+        while pool.movers:
+            mover = pool.movers.popleft()
+            if not mover.done():
+                mover.set_result(None)
         if pool.waiters:
             self._wake(pool, self._count_places(pool) - pool.woken)
 

@@ -18,6 +18,7 @@ from sluice_gateway.admission import Admission
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.cluster import PoolSink, Sink, WorkerSink
 from sluice_gateway.connections import LimitedServer
+from sluice_gateway.failover import Failover
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.kubeaccess import KubeAccess
 from sluice_gateway.kubeapi import KubeApi
@@ -192,9 +193,18 @@ class Gateway:
         admission = Admission(
             self.fleet, relaying=relaying, clock=self._clock, random=self._random.random
         )
+        failover = Failover(
+            self.fleet,
+            admission,
+            relaying=relaying,
+            patience=self._settings.patience,
+            clock=self._clock,
+            random=self._random.random,
+        )
         return Relay(
             self.fleet,
             admission,
+            failover,
             upstream,
             relaying=relaying,
             signals=self._signals,

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from sluice_gateway.health import WorkerHealth
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
-from sluice_gateway.pace import Pace, Waiting
+from sluice_gateway.pace import Outlook, Pace, Waiting, find_outlook
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.shares import ShareWindow
+from sluice_gateway.transcript import Maker
 
 
 class Running(Waiting, Protocol):
@@ -25,6 +26,13 @@ class Running(Waiting, Protocol):
     def give_up(self, why: str) -> None:
         """End it now: its worker gives nothing to anybody."""
 
+    @property
+    def cause(self) -> str:
+        """Why it goes on with a stream that began elsewhere; empty if it does not."""
+
+    def ask_to_leave(self, why: str) -> None:
+        """Let it go on elsewhere, if there is a place for it."""
+
     def expire_after(self, now: float) -> None:
         """End it if what it waits for is late by now."""
 
@@ -35,6 +43,8 @@ class Worker:
 
     Attributes:
         group: The workers whose share of the traffic it takes part in.
+        maker: What it computes in and the digest of its model, as it last said; None if unknown.
+        continues: It has, as far as is known, the endpoint for streams that began elsewhere.
     """
 
     pod: WorkerPod
@@ -43,6 +53,8 @@ class Worker:
     running: set[Running] = field(default_factory=set)
     held_until: float = 0.0
     group: str = ""
+    maker: Maker | None = None
+    continues: bool = True
 
     @property
     def uid(self) -> str:
@@ -68,6 +80,7 @@ class Pool:
         waiters: The line of requests that wait for a worker; those woken have left it.
         woken: How many of those have not looked yet: they have a claim on a place each.
         waiting: Requests in line, and woken ones.
+        movers: Streams that wait for a worker to go on with them: ahead of the line.
     """
 
     spec: PoolSpec
@@ -78,6 +91,15 @@ class Pool:
     waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
     woken: int = 0
     waiting: int = 0
+    movers: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+    def find_outlook(self, worker: Worker, chunk: int) -> Outlook:
+        """Return what can be expected of one of its workers.
+
+        `chunk` is the bytes of a prompt that a step of an unknown worker takes at least.
+        """
+        siblings = [one.pace for one in self.workers.values() if one.variant == worker.variant]
+        return find_outlook(worker.pace, siblings, tpot=self.spec.slo.tpot, chunk=chunk)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

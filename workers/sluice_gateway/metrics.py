@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sluice_gateway.attempts import Attempt
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.members import Pool, Worker
 from sluice_gateway.reflector import Reflector
@@ -35,6 +36,13 @@ class Metrics:
             "sluice_gateway_attempts",
             "Attempts on workers by how they ended.",
             (*_POOL_CLASS, "outcome"),
+            registry=registry,
+        )
+        self.continuations = Counter(
+            "sluice_gateway_continuations",
+            "Streams that went on from another worker, by why they left the one before, and whether"
+            " they go on token by token as they would have.",
+            ("pool", "from_class", "to_class", "cause", "result"),
             registry=registry,
         )
         self.timeouts = Counter(
@@ -87,11 +95,19 @@ class Metrics:
         for kind, count in zip(("prompt", "output"), tokens, strict=True):
             self.tokens.labels(pool, variant, kind).inc(count)
 
+    def count_continuation(self, pool: str, attempt: Attempt) -> None:
+        """Count an attempt if it went on with a stream that began elsewhere."""
+        if attempt.cause and attempt.begun:
+            result = "exact" if attempt.exact else "approximate"
+            labels = (pool, attempt.source, attempt.worker.variant, attempt.cause, result)
+            self.continuations.labels(*labels).inc()
+
     def forget_pool(self, key: str) -> None:
         """Remove the label sets of a pool that is gone."""
         for metric in (
             self.requests,
             self.attempts,
+            self.continuations,
             self.timeouts,
             self.denied,
             self.met,

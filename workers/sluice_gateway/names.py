@@ -21,6 +21,8 @@ PORT_NAME: Final = "http"
 
 HEADER_WORKER_UID: Final = "X-Sluice-Worker-Uid"
 """The fence: asks for, and names, the pod that answers (addresses are reused)."""
+HEADER_NUMERICS: Final = "X-Sluice-Numerics"
+HEADER_MODEL_DIGEST: Final = "X-Sluice-Model-Digest"
 HEADER_REQUEST_ID: Final = "x-request-id"
 HEADER_WORKER: Final = "x-sluice-worker"
 HEADER_CLASS: Final = "x-sluice-class"

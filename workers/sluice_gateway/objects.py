@@ -99,6 +99,7 @@ class WorkerPod:
         pool: Key of its pool, `namespace/name`.
         host: Pod address; empty until the kubelet reports one.
         ready: The kubelet says that its containers are ready, and nobody deleted it.
+        leaving: Somebody deleted it.
     """
 
     uid: str
@@ -108,6 +109,7 @@ class WorkerPod:
     host: str
     port: int
     ready: bool
+    leaving: bool = False
 
 
 def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:
@@ -199,6 +201,7 @@ def parse_worker(raw: Mapping[str, Any]) -> WorkerPod:
         host=host if isinstance(host, str) else "",
         port=_read_port(raw),
         ready=bool(host) and said_ready and not metadata.get("deletionTimestamp"),
+        leaving=bool(metadata.get("deletionTimestamp")),
     )
 
 

@@ -1,7 +1,8 @@
-"""Takes a request through its attempts: find a worker, carry, and move on while nothing was sent.
+"""Takes a request through its attempts: find a worker, carry, and move on when it is lost.
 
-A stream whose worker is lost after the client has seen tokens ends here with an error event; this
-is the place where it can be carried on instead, from what its `StreamProgress` remembers.
+Until its client has seen something of it, a request is sent again as a whole. A stream that has
+begun goes on from another worker instead, from what its `Transcript` remembers; it ends with an
+error event if that is not possible, or no worker turns up.
 """
 
 import asyncio
@@ -13,15 +14,18 @@ from sluice_gateway.answers import Answer, Refusal
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.calls import Call
 from sluice_gateway.events import render_event
+from sluice_gateway.failover import Failover
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.metrics import Metrics
+from sluice_gateway.pace import Phase
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
 from sluice_gateway.signals import Signals
+from sluice_gateway.transcript import Transcript
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
 
-_ERROR_EVENT_SECONDS = 1.0
+_END_SECONDS = 1.0
 _LEAST_SIZE = 4
 """Bytes of a prompt that count in any case, for what a template puts around it."""
 
@@ -39,6 +43,7 @@ class Relay:
         self,
         fleet: Fleet,
         admission: Admission,
+        failover: Failover,
         upstream: Upstream,
         *,
         relaying: Relaying,
@@ -50,6 +55,7 @@ class Relay:
     ) -> None:
         self._fleet = fleet
         self._admission = admission
+        self._failover = failover
         self._upstream = upstream
         self._relaying = relaying
         self._signals = signals
@@ -71,38 +77,72 @@ class Relay:
         pool = exchange.pool = self._admission.find_pool(call.model)
         self._signals.count_request(pool, "arrived")
         pool.budget.note_request(self._clock())
-        last: Answer | None = None
+        try:
+            return await self._try_workers(exchange, pool, call, client)
+        except Refusal as refusal:
+            if exchange.transcript is None:
+                raise
+            await self._end_broken(exchange, client, refusal.answer)
+            return None
+
+    async def _try_workers(
+        self, exchange: Exchange, pool: Pool, call: Call, client: ClientStream
+    ) -> Answer | None:
+        """Try workers until one has served the request, or the last part of it."""
+        last: Fault | None = None
         while True:
-            choice = await self._admission.find_worker(exchange, pool, last)
+            choice = await self._find_worker(exchange, pool, last)
             pool = exchange.pool = choice.pool
-            attempt = self._dispatch(exchange, choice, call)
+            attempt = self._dispatch(exchange, choice, call, last)
             try:
                 answer = await self._run(exchange, attempt, call, client)
             except Fault as fault:
+                last = fault
                 self._note_fault(pool, attempt, fault)
                 if attempt.begun:
-                    await self._end_broken(exchange, client, fault)
-                    return None
-                self._allow_retry(exchange, pool, attempt, fault)
-                last = fault.answer
-            else:
-                self._note_served(exchange, pool, attempt, call, answer)
-                return answer
+                    exchange.transcript = attempt.transcript
+                if exchange.transcript is None:
+                    self._allow_retry(exchange, pool, attempt, fault)
+                    continue
+                self._failover.allow_move(exchange, pool, attempt, fault)
+                if not exchange.transcript.complete:
+                    continue
+                answer = None  # only its end is missing, for which it takes no worker
+                await self._end_complete(exchange.transcript, client)
+            self._note_served(exchange, pool, attempt, call, answer)
+            return answer
 
-    def _dispatch(self, exchange: Exchange, choice: Choice, call: Call) -> Attempt:
+    async def _find_worker(self, exchange: Exchange, pool: Pool, last: Fault | None) -> Choice:
+        answer = last.answer if last is not None else None
+        if exchange.transcript is None or answer is None:
+            return await self._admission.find_worker(exchange, pool, answer)
+        return await self._failover.find_worker(exchange, pool, answer)
+
+    def _dispatch(
+        self, exchange: Exchange, choice: Choice, call: Call, last: Fault | None
+    ) -> Attempt:
+        """Record that a request, or what is left of it, goes to a worker."""
         now = self._clock()
+        transcript, before = exchange.transcript, exchange.worker
+        size = max(_LEAST_SIZE, call.prompt_size) * call.choices
         attempt = Attempt(
             worker=choice.worker,
             reason=choice.reason,
             dispatched=now,
             dispatched_at=self._wall(),
-            pending_since=exchange.arrival if call.streaming else None,
-            size=max(_LEAST_SIZE, call.prompt_size) * call.choices,
+            pending_since=exchange.arrival if call.streaming and transcript is None else None,
+            size=size if transcript is None else self._failover.measure(exchange),
             streaming=call.streaming,
             tokens_most=call.tokens_most,
             alone=not choice.worker.running,
             waiting_since=now,
+            transcript=transcript,
+            cause=last.code if transcript is not None and last is not None else "",
+            source=before.variant if before is not None else "",
         )
+        if transcript is not None:
+            transcript.continuations += 1
+        attempt.find_refuge = partial(self._failover.find_refuge, exchange, attempt)
         exchange.attempts.append(attempt)
         self._signals.count_dispatch(choice.pool, choice.worker)
         return attempt
@@ -131,6 +171,7 @@ class Relay:
             self._fleet.stop_running(worker, attempt)
             key = exchange.pool.spec.key if exchange.pool else ""
             self._metrics.attempts.labels(key, worker.variant, attempt.outcome).inc()
+            self._metrics.count_continuation(key, attempt)
 
     def _note_progress(self, exchange: Exchange, attempt: Attempt, fresh: bool) -> None:  # noqa: FBT001 - a callback's argument
         """A worker answered, or tokens came: if it sent them now, it lives; the first is timed."""
@@ -138,9 +179,15 @@ class Relay:
             self._fleet.note_progress(attempt.worker)
         attempt.measure_pace(fresh=fresh)
         progress = attempt.progress
-        if attempt.pending_since is None or progress is None or progress.first_at is None:
+        if progress is None or progress.first_at is None:
+            return
+        exchange.last_at = progress.last_at
+        if attempt.cause and attempt.phase is Phase.FIRST and exchange.pool is not None:
+            self._fleet.wake_waiters(exchange.pool)  # the next that goes on there may go
+        if attempt.pending_since is None:
             return
         attempt.pending_since = None
+        exchange.first_at = progress.first_at
         exchange.ttft = progress.first_at - exchange.arrival
         if exchange.pool is not None:
             self._signals.observe_first_token(exchange.pool, attempt.worker, exchange.ttft)
@@ -155,9 +202,12 @@ class Relay:
             exchange.outcome = "client_error"
             return
         exchange.outcome = "ok"
-        exchange.tokens = attempt.count_tokens()
+        transcript = exchange.transcript
+        exchange.tokens = (
+            attempt.count_tokens() if transcript is None else transcript.count_tokens()
+        )
         per_choice = exchange.tokens[1] / call.choices
-        exchange.tpot = attempt.find_tpot(per_choice)
+        exchange.tpot = exchange.find_tpot(per_choice)
         slo = pool.spec.slo
         if exchange.ttft is not None:
             met = exchange.ttft <= slo.ttft and (exchange.tpot or 0.0) <= slo.tpot
@@ -179,6 +229,8 @@ class Relay:
         """Put what an attempt says of its worker where routing and the operator see it."""
         worker = attempt.worker
         now = self._clock()
+        if fault.kind is FaultKind.MOVED:
+            return
         if fault.kind is FaultKind.REFUSED:  # by a worker that is busy or leaving, as it should
             self._fleet.hold_worker(worker, fault.hold)
         elif fault.kind is FaultKind.ERROR:
@@ -225,12 +277,25 @@ class Relay:
             self._metrics.denied.labels(pool.spec.key).inc()
             raise refusal
 
-    async def _end_broken(self, exchange: Exchange, client: ClientStream, fault: Fault) -> None:
+    async def _end_broken(self, exchange: Exchange, client: ClientStream, answer: Answer) -> None:
         """End a stream that the client has seen a part of, and whose worker is lost."""
         exchange.outcome = "broken"
-        try:
-            async with asyncio.timeout(_ERROR_EVENT_SECONDS):
-                await client.send(render_event(fault.answer.body))
-                await client.end()
-        except TimeoutError as error:
-            raise ClientLostError("broken") from error
+        await _send_end(client, render_event(answer.body), "broken")
+
+    async def _end_complete(self, transcript: Transcript, client: ClientStream) -> None:
+        """End a stream of which the client has seen everything but its end."""
+        await _send_end(client, transcript.render_end(), "slow_reader")
+
+
+async def _send_end(client: ClientStream, data: bytes, outcome: str) -> None:
+    """Send the last of a stream, and end it.
+
+    Raises:
+        ClientLostError: If the client takes nothing of it; with the given outcome.
+    """
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            await client.send(data)
+            await client.end()
+    except TimeoutError as error:
+        raise ClientLostError(outcome) from error

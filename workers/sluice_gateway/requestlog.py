@@ -20,6 +20,7 @@ class RequestLog:
         """
         call = exchange.call
         worker = exchange.worker
+        transcript = exchange.transcript
         self._log.info(
             "request",
             request_id=exchange.request_id,
@@ -39,6 +40,8 @@ class RequestLog:
             tpot=_round(exchange.tpot),
             prompt_tokens=exchange.tokens[0],
             output_tokens=exchange.tokens[1],
+            continuations=sum(bool(attempt.cause) for attempt in exchange.attempts),
+            approximate=transcript.approximate if transcript is not None else False,
             attempts=[_describe(attempt) for attempt in exchange.attempts],
         )
 
@@ -52,6 +55,7 @@ def _describe(attempt: Attempt) -> dict[str, Any]:
         "outcome": attempt.outcome,
         "begun": attempt.begun,
         "reason": attempt.reason,
+        **({"goes_on_after": attempt.cause, "exact": attempt.exact} if attempt.cause else {}),
     }
 
 

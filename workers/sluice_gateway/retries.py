@@ -17,6 +17,7 @@ class FaultKind(StrEnum):
     ERROR = "error"  # it answered with an error or with nonsense
     SILENT = "silent"  # it gave nothing to anybody in time: moving away is free
     LATE = "late"  # it gave this request no token in time
+    MOVED = "moved"  # it did nothing wrong: its stream was taken elsewhere
 
 
 class Fault(Exception):  # noqa: N818 - a fault is a result of an attempt, handled by its kind

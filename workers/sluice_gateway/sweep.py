@@ -1,5 +1,7 @@
 """Looks every quarter of a second for what has been waiting too long, and ends it.
 
+What runs on workers that are about to go is asked to go elsewhere on the same round.
+
 Two things may be late: a request, by the fixed limits of its own, whatever the others do; and a
 worker, when nothing of all that runs on it gets on for longer than its pace allows. The second is
 a silent worker, however well its health endpoint speaks: its requests end, are tried elsewhere if
@@ -13,7 +15,7 @@ import structlog
 
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.members import Worker
-from sluice_gateway.pace import Silence, find_outlook, find_silence
+from sluice_gateway.pace import Silence, find_silence
 from sluice_gateway.settings import Patience
 
 _PERIOD = 0.25
@@ -64,8 +66,11 @@ class Sweep:
         else:
             self._end_silent(workers, now)
         for worker in workers:
+            why = self._fleet.explain_leaving(worker)
             for running in list(worker.running):
                 running.expire_after(now)
+                if why:
+                    running.ask_to_leave(why)
         self._tell_returned()
 
     def _tell_returned(self) -> None:
@@ -92,15 +97,7 @@ class Sweep:
         pool = self._fleet.pools.get(worker.pod.pool)
         if pool is None:
             return None
-        siblings = [
-            other.pace for other in pool.workers.values() if other.variant == worker.variant
-        ]
-        outlook = find_outlook(
-            worker.pace,
-            siblings,
-            tpot=pool.spec.slo.tpot,
-            chunk=self._patience.chunk_bytes,
-        )
+        outlook = pool.find_outlook(worker, self._patience.chunk_bytes)
         return find_silence(worker.pace, worker.running, outlook, self._patience, now)
 
     def _end(self, worker: Worker, silence: Silence, now: float) -> None:

@@ -1,5 +1,7 @@
 """Carries one attempt: sends the request to a worker, and brings back its answer or its stream.
 
+A stream that began on another worker is carried on in legs: requests for what is still missing.
+
 Whatever goes wrong with the worker leaves here as a `Fault`; whatever goes wrong with the client
 leaves as `ClientLostError`. Nothing is retried here.
 """
@@ -16,12 +18,20 @@ from sluice_gateway import names
 from sluice_gateway.answers import JSON_TYPE, Answer, answer_bad_gateway
 from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import Call
-from sluice_gateway.events import EventSplitter, StreamError, StreamProgress
-from sluice_gateway.faults import explain_status, tell_lost, tell_nonsense
+from sluice_gateway.continuation import (
+    CONTINUE_PATH,
+    CannotGoOnError,
+    begin_transcript,
+    end_full_choices,
+    plan_leg,
+)
+from sluice_gateway.events import EventSplitter, StreamProgress
+from sluice_gateway.faults import explain_status, tell_left, tell_lost, tell_nonsense, tell_refused
 from sluice_gateway.pace import Phase
 from sluice_gateway.prober import render_host
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
+from sluice_gateway.transcript import Leg, Maker, StreamError, Transcript
 
 _EVENT_STREAM: Final = "text/event-stream"
 _TAIL_SECONDS: Final = 0.5
@@ -31,6 +41,9 @@ tokens come further apart."""
 _ERROR_BYTES: Final = 64 << 10
 _OURS: Final = frozenset({401, 403, 404, 405, 408})
 """Statuses that speak of how the gateway asked, or of the wrong server; never of the request."""
+
+_NO_ENDPOINT: Final = frozenset({404, 405, 501})
+"""How a server says that it knows nothing of an endpoint."""
 
 
 class ClientLostError(Exception):
@@ -107,9 +120,14 @@ class Upstream:
         try:
             async with asyncio.timeout(None) as scope:
                 with attempt.guarded_by(scope):
-                    response = await self._open(attempt, call, request_id)
+                    if attempt.cause:
+                        await self._go_on(attempt, call, request_id, client, on_progress)
+                        return None
+                    response = await self._open(
+                        attempt, call.path, call.body, request_id, streaming=call.streaming
+                    )
                     if response.status != 200 or not call.streaming:  # noqa: PLR2004
-                        answer = await self._fetch_whole(attempt, call, response)
+                        answer = await self._fetch_whole(attempt, response)
                         if answer.status == 200:  # noqa: PLR2004
                             # To refuse a wrong request takes no engine: it may hang all the same.
                             on_progress(True)  # noqa: FBT003 - a callback's argument
@@ -132,15 +150,17 @@ class Upstream:
                 response.release()  # closes the connection unless it was read to its end
         return None
 
-    async def _open(self, attempt: Attempt, call: Call, request_id: str) -> aiohttp.ClientResponse:
-        """Send the request; return the worker's response, known to come from the right pod."""
+    async def _open(
+        self, attempt: Attempt, path: str, body: bytes, request_id: str, *, streaming: bool
+    ) -> aiohttp.ClientResponse:
+        """Send a request; return the worker's response, known to come from the right pod."""
         pod = attempt.worker.pod
         relaying = self._relaying
-        limit = relaying.first_token_seconds if call.streaming else relaying.whole_seconds
+        limit = relaying.first_token_seconds if streaming else relaying.whole_seconds
         attempt.deadline = attempt.dispatched + limit
         response = await self._session.post(
-            f"http://{render_host(pod.host)}:{pod.port}{call.path}",
-            data=call.body,
+            f"http://{render_host(pod.host)}:{pod.port}{path}",
+            data=body,
             headers={
                 "Content-Type": JSON_TYPE,
                 "Accept-Encoding": "identity",
@@ -155,16 +175,13 @@ class Upstream:
             raise tell_lost("fenced", f"pod {answering[:40]} answers at the address of {pod.uid}")
         return response
 
-    async def _fetch_whole(
-        self, attempt: Attempt, call: Call, response: aiohttp.ClientResponse
-    ) -> Answer:
+    async def _fetch_whole(self, attempt: Attempt, response: aiohttp.ClientResponse) -> Answer:
         """Read an answer that does not stream, and judge it."""
         status = response.status
         most = self._relaying.answer_bytes if status == 200 else _ERROR_BYTES  # noqa: PLR2004
         body = await _read_body(response, most)
         if status == 200:  # noqa: PLR2004
-            attempt.progress = StreamProgress(wants_usage=call.wants_usage)
-            attempt.progress.usage = _read_usage(body)
+            attempt.usage = _read_usage(body)
         elif status >= 500 or status < 400 or status in _OURS or status == 429:  # noqa: PLR2004
             raise explain_status(response, body, hold_most=self._relaying.refusal_hold_most)
         return Answer(status, body, response.content_type)
@@ -178,12 +195,88 @@ class Upstream:
         on_progress: Callable[[bool], None],
     ) -> None:
         """Relay a stream until the worker ends it."""
-        if response.content_type != _EVENT_STREAM:
-            raise tell_nonsense(f"content type {response.content_type} instead of a stream")
-        progress = attempt.progress = StreamProgress(wants_usage=call.wants_usage)
+        _check_stream(response)
+        transcript = attempt.transcript = begin_transcript(call)
+        transcript.maker = _note_maker(attempt, response)
+        progress = attempt.progress = StreamProgress(transcript, wants_usage=call.wants_usage)
+        await self._relay_events(attempt, response, client, on_progress, lambda: progress.done)
+        self._await_client(attempt)
+        await client.end()
+
+    async def _go_on(
+        self,
+        attempt: Attempt,
+        call: Call,
+        request_id: str,
+        client: ClientStream,
+        on_progress: Callable[[bool], None],
+    ) -> None:
+        """Carry a stream that began elsewhere to its end, in as many legs as it takes.
+
+        The end of a leg is not the stream's: what ends that is written here.
+        """
+        transcript = attempt.transcript
+        if transcript is None:
+            raise ValueError("an attempt goes on with a stream of which there is no transcript")
+        while not transcript.complete:
+            attempt.begin_leg(self._clock())
+            if not attempt.worker.continues:
+                await self._send(attempt, client, end_full_choices(call, transcript))
+                if transcript.complete:
+                    break
+            try:
+                leg = plan_leg(call, transcript, foreign=not attempt.worker.continues)
+            except CannotGoOnError as error:
+                raise tell_refused(str(error)) from error
+            response = await self._open(attempt, leg.path, leg.body, request_id, streaming=True)
+            try:
+                if response.status in _NO_ENDPOINT and leg.path == CONTINUE_PATH:
+                    attempt.worker.continues = False
+                    continue
+                await self._begin_leg(attempt, transcript, leg, response)
+                attempt.progress = StreamProgress(transcript, wants_usage=call.wants_usage)
+                await self._relay_events(
+                    attempt, response, client, on_progress, lambda: transcript.leg_complete
+                )
+            finally:
+                response.release()
+        self._await_client(attempt)
+        await client.send(transcript.render_end())
+        await client.end()
+
+    async def _begin_leg(
+        self, attempt: Attempt, transcript: Transcript, leg: Leg, response: aiohttp.ClientResponse
+    ) -> None:
+        """Judge how a worker answered the request of a leg.
+
+        Raises:
+            Fault: If it does not go on. To refuse this stream says nothing against it.
+        """
+        status = response.status
+        if status != 200:  # noqa: PLR2004
+            body = await _read_body(response, _ERROR_BYTES)
+            if 400 <= status < 500 and status != 429:  # noqa: PLR2004
+                raise tell_refused(f"the worker answered {status}")
+            raise explain_status(response, body, hold_most=self._relaying.refusal_hold_most)
+        _check_stream(response)
+        exact = transcript.begin_leg(leg, _note_maker(attempt, response))
+        attempt.exact = exact and attempt.exact is not False
+
+    async def _relay_events(
+        self,
+        attempt: Attempt,
+        response: aiohttp.ClientResponse,
+        client: ClientStream,
+        on_progress: Callable[[bool], None],
+        has_ended: Callable[[], bool],
+    ) -> None:
+        """Pass events on to the client until the last that is wanted has come."""
+        progress = attempt.progress
+        if progress is None:
+            raise ValueError("a stream is relayed without a record of its progress")
         splitter = EventSplitter(most_bytes=self._relaying.event_bytes)
         try:
-            while not progress.done:
+            while not has_ended():
                 asked = self._clock()
                 data = await response.content.readany()
                 if not data:
@@ -193,16 +286,17 @@ class Upstream:
                 if progress.begun:
                     # Before the first token nobody was slow to read: it came only now.
                     on_progress(not attempt.begun or now - asked >= _BUFFERED_SECONDS)
-                    await self._send(attempt, client, out)
+                await self._send(attempt, client, out)
+                if progress.begun:
                     attempt.phase = Phase.NEXT
                     attempt.waiting_since = self._clock()
                     attempt.deadline = attempt.waiting_since + self._relaying.idle_stream_seconds
                 if progress.failure is not None:
                     raise progress.failure
+                if attempt.leave_why and not has_ended() and (why := attempt.find_way_out()):
+                    raise tell_left(why)
         except StreamError as error:
             raise tell_nonsense(str(error), body=error.body) from error
-        self._await_client(attempt)
-        await client.end()
 
     async def _send(self, attempt: Attempt, client: ClientStream, data: bytes) -> None:
         if not data:
@@ -247,6 +341,26 @@ def _read_usage(body: bytes) -> dict[str, object]:
     if document.get("error") or not isinstance(choices, list):
         raise tell_nonsense("an error in a 200")
     return usage if isinstance(usage, dict) else {}
+
+
+def _check_stream(response: aiohttp.ClientResponse) -> None:
+    """Return if an answer is a stream.
+
+    Raises:
+        Fault: If it is something else.
+    """
+    if response.content_type != _EVENT_STREAM:
+        raise tell_nonsense(f"content type {response.content_type} instead of a stream")
+
+
+def _note_maker(attempt: Attempt, response: aiohttp.ClientResponse) -> Maker:
+    """Remember what a worker says of its numerics and model, and return it."""
+    headers = response.headers
+    maker = (headers.get(names.HEADER_NUMERICS, ""), headers.get(names.HEADER_MODEL_DIGEST, ""))
+    attempt.worker.maker = maker
+    if not any(maker):
+        attempt.worker.continues = False  # none of ours
+    return maker
 
 
 async def _read_body(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -42,7 +42,7 @@ def test_whole_answers_are_not_asked_for_stream_options():
 def test_what_the_worker_should_judge_goes_through():
     document = {"model": "m", "stream": True, "stream_options": "all", "n": "two", "seed": "x"}
     call = parse(document)
-    assert json.loads(call.body) == document
+    assert json.loads(call.body) == {**document, "return_token_ids": True}
     assert call.choices == 1
 
 

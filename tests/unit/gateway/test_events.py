@@ -7,13 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice_gateway.events import (
-    EventSplitter,
-    StreamError,
-    StreamProgress,
-    has_token,
-    read_payload,
-)
+from sluice_gateway import events
+from sluice_gateway.events import EventSplitter, has_token, read_payload
+from sluice_gateway.transcript import StreamError, Transcript
+
+
+def begin(*, wants_usage):
+    """Return the progress of a stream of which nothing has come."""
+    transcript = Transcript(
+        chat=False, choices=1, per_prompt=1, wants_ids=False, wants_usage=wants_usage
+    )
+    return events.StreamProgress(transcript, wants_usage=wants_usage)
 
 
 def event(**document):
@@ -30,7 +34,7 @@ DONE = b"data: [DONE]"
 
 
 def test_nothing_is_sent_before_the_first_token():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     assert progress.take([b": hello", ROLE], 1.0) == b""
     assert not progress.begun
     out = progress.take([event(choices=[{"index": 0, "delta": {"content": "Hi"}}])], 2.0)
@@ -61,7 +65,7 @@ def test_tokens_are_told_from_openings(choice, expected):
 
 
 def test_usage_is_kept_from_a_client_that_did_not_ask():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     out = progress.take([token("a"), token("b"), USAGE, DONE], 1.0)
     assert b"usage" not in out
     assert out.endswith(b"data: [DONE]\n\n")
@@ -70,34 +74,34 @@ def test_usage_is_kept_from_a_client_that_did_not_ask():
 
 
 def test_usage_reaches_a_client_that_asked():
-    progress = StreamProgress(wants_usage=True)
+    progress = begin(wants_usage=True)
     assert USAGE in progress.take([token("a"), USAGE, DONE], 1.0)
 
 
 def test_empty_usage_fields_are_taken_out():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     spaced = b'data: {"choices": [{"text": "a"}], "usage": null}'
     assert progress.take([spaced], 1.0) == b'data: {"choices": [{"text": "a"}]}\n\n'
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     out = progress.take([event(choices=[{"text": "a"}], usage=None), DONE], 1.0)
     assert out == b'data: {"choices":[{"text":"a"}]}\n\ndata: [DONE]\n\n'
 
 
 def test_without_usage_chunks_are_counted():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     progress.take([token("a"), token("b"), token("c")], 1.0)
     assert progress.count_tokens() == (0, 3)
 
 
 def test_text_that_looks_like_keys_is_only_text():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     tricky = [token("a"), token('"usage":{"completion_tokens":99}'), token('"error"')]
     assert progress.take(tricky, 1.0).count(b"data:") == 3
     assert progress.count_tokens() == (0, 3)
 
 
 def test_last_token_times_the_end():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     progress.take([token("a")], 1.0)
     progress.take([token("b")], 3.0)
     progress.take([USAGE, DONE], 9.0)
@@ -106,14 +110,14 @@ def test_last_token_times_the_end():
 
 @pytest.mark.parametrize("before", [[], [token("a")]])
 def test_an_error_event_while_nothing_was_sent_is_an_error(before):
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     with pytest.raises(StreamError, match="error instead of a token") as caught:
         progress.take([*before, event(error={"message": "out of memory"})], 2.0)
     assert json.loads(caught.value.body)["error"]["message"] == "out of memory"
 
 
 def test_tokens_before_an_error_in_a_begun_stream_are_not_lost():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     progress.take([token("a")], 1.0)
     out = progress.take([token("b"), event(error={"message": "out of memory"}), token("c")], 2.0)
     assert out == token("b") + b"\n\n"
@@ -123,11 +127,11 @@ def test_tokens_before_an_error_in_a_begun_stream_are_not_lost():
 @pytest.mark.parametrize("payload", [b"data: {not json", b"data: 42"])
 def test_nonsense_before_the_first_token_is_an_error(payload):
     with pytest.raises(StreamError):
-        StreamProgress(wants_usage=False).take([payload], 1.0)
+        begin(wants_usage=False).take([payload], 1.0)
 
 
 def test_events_without_end_before_the_first_token_are_an_error():
-    progress = StreamProgress(wants_usage=False)
+    progress = begin(wants_usage=False)
     with pytest.raises(StreamError, match="more than 32"):
         progress.take([ROLE] * 33, 1.0)
 
