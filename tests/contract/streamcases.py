@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 USAGE = {"stream_options": {"include_usage": True}}
-LONG = {"max_tokens": 60, "ignore_eos": True}
+LONG = {"max_tokens": 80, "ignore_eos": True}
 PROMPT = "to be continued, héé"
 CASES = {
     "greedy": (TEXT, {"temperature": 0}),

@@ -20,7 +20,8 @@ from sluice_gateway.settings import Patience, Relaying
 from sluice_gateway.transcript import Transcript
 
 _LOOK_SECONDS = 0.5
-"""How often a waiting stream looks around, whoever wakes it or not."""
+"""How often a waiting stream looks around, whoever wakes it or not; and how long it waits before
+it tries a worker again that has failed it."""
 
 
 class Failover:
@@ -103,10 +104,11 @@ class Failover:
             while True:
                 if not self._fleet.is_current(pool):
                     pool = self._admission.find_pool(pool.spec.model)
-                choice = self._choose_any(exchange, pool)
+                waited = self._clock() - began
+                choice = self._choose_any(exchange, pool, again=waited >= _LOOK_SECONDS)
                 if choice is not None:
                     return choice
-                left = began + self._relaying.wait_for_worker - self._clock()
+                left = self._relaying.wait_for_worker - waited
                 if left <= 0:
                     raise Refusal(last, "broken")
                 await self._wait(pool, min(left, _LOOK_SECONDS))
@@ -129,15 +131,18 @@ class Failover:
             if mover in pool.movers:
                 pool.movers.remove(mover)
 
-    def _choose_any(self, exchange: Exchange, pool: Pool) -> Choice | None:
-        """Choose a worker: best one that goes on token by token, at worst one that failed it."""
+    def _choose_any(self, exchange: Exchange, pool: Pool, *, again: bool) -> Choice | None:
+        """Choose a worker: best one that goes on token by token.
+
+        At worst, and with `again`, it is one that has failed the stream before.
+        """
         transcript, worker = exchange.transcript, exchange.worker
         if transcript is None or worker is None:
             return None
         levels = [self._list_others(pool, transcript, worker), set()]
         size = self._measure(exchange, transcript)
         choice = self._choose(pool, exchange.excluded, levels, size)
-        return choice or self._choose(pool, set(), levels, size)
+        return choice or (self._choose(pool, set(), levels, size) if again else None)
 
     def _choose(
         self, pool: Pool, excluded: set[str], levels: list[set[str]], size: int

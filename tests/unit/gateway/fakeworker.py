@@ -135,6 +135,16 @@ class FakeWorker:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _do_known(self, request, document, count):
+        """Send tokens with their ids, as our workers do, and hang."""
+        response = await self._begin(request)
+        for number, word in enumerate(make_words(document)[:count]):
+            beside = {"token_ids": [number]} | ({} if number else {"prompt_token_ids": [7, 8]})
+            choice = {"index": 0, "text": word, "logprobs": None, "finish_reason": None, **beside}
+            await self._send(response, {"choices": [choice]})
+        await asyncio.sleep(3600)
+        return response
+
     async def _do_reset(self, request, document, count):
         response = await self._begin_after(request, document, count)
         request.transport.abort()
