@@ -1,4 +1,4 @@
-"""A server that is none of ours, in front of one that is: no fence, no headers, no continuations."""
+"""A server that is none of ours, in front of one that is: no fence, headers or continuations."""
 
 # ruff: noqa: TID252 - the helpers live with the unit tests; tests are no installed package
 

@@ -1,8 +1,12 @@
 """Streams of every kind, read in a form in which a disturbed one can be compared with another."""
 
+# ruff: noqa: TID252 - the helpers live with the unit tests; tests are no installed package
+
 import asyncio
 import json
 from dataclasses import dataclass, field
+
+from ..unit.gateway.polling import until
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 USAGE = {"stream_options": {"include_usage": True}}
@@ -94,8 +98,7 @@ class Stream:
 
     async def until(self, count):
         """Wait until so many events of choices have come."""
-        while self.told.count < count and not self._task.done():
-            await asyncio.sleep(0.005)
+        await until(lambda: self.told.count >= count or self._task.done())
 
     async def end(self):
         """Return everything that came."""

@@ -7,10 +7,17 @@ import pytest
 from ..unit.gateway.polling import until
 from .foreignbackend import CONTINUE, ForeignBackend
 from .streamcases import CASES, TEXT, Stream
-from .test_gateway_streams import check_same, checkpoint, start, tell_undisturbed, world
+from .test_gateway_streams import (
+    check_same,
+    checkpoint,
+    hold,
+    release,
+    start,
+    tell_undisturbed,
+    world,
+)
 
 __all__ = ["checkpoint", "start", "world"]
-HOLD = float("inf")
 
 
 async def begin_and_kill(world, start, backend, chosen):
@@ -19,18 +26,15 @@ async def begin_and_kill(world, start, backend, chosen):
     expected = await tell_undisturbed(world, chosen)
     await world.publish(backend)
     await world.until_usable(*start.processes, backend.name)
-    fleet = world.gateway.fleet
-    others = [one for one in fleet.workers.values() if one.pod.name != "w1"]
-    for other in others:
-        other.held_until = HOLD
+    others = [name for name in start.processes if name != "w1"]
+    hold(world, backend.name, *others)
     streams = {name: Stream(world, *CASES[name]) for name in chosen}
     for stream in streams.values():
         await stream.until(5)
-    fleet.workers[backend.uid].held_until = 0.0
+    release(world, backend.name)
     worker.process.kill()
     await until(lambda: backend.asked)
-    for other in others:
-        other.held_until = 0.0
+    release(world, *others)
     return expected, {name: await stream.end() for name, stream in streams.items()}
 
 

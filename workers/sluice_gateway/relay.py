@@ -140,8 +140,6 @@ class Relay:
             cause=last.code if transcript is not None and last is not None else "",
             source=before.variant if before is not None else "",
         )
-        if transcript is not None:
-            transcript.continuations += 1
         attempt.find_refuge = partial(self._failover.find_refuge, exchange, attempt)
         exchange.attempts.append(attempt)
         self._signals.count_dispatch(choice.pool, choice.worker)

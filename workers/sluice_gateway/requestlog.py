@@ -40,7 +40,7 @@ class RequestLog:
             tpot=_round(exchange.tpot),
             prompt_tokens=exchange.tokens[0],
             output_tokens=exchange.tokens[1],
-            continuations=sum(bool(attempt.cause) for attempt in exchange.attempts),
+            continuations=sum(bool(one.cause and one.begun) for one in exchange.attempts),
             approximate=transcript.approximate if transcript is not None else False,
             attempts=[_describe(attempt) for attempt in exchange.attempts],
         )

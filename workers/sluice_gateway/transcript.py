@@ -100,7 +100,6 @@ class Transcript:
         prompts: Token ids of the prompts, by number.
         maker: Of the worker that began it; None until it said.
         approximate: A part came of a worker that may have gone on otherwise.
-        continuations: How often another worker went on.
     """
 
     def __init__(
@@ -116,12 +115,12 @@ class Transcript:
         self._leg: Leg | None = None
         self._left = choices
         self._usage_given = False
+        self._may_differ = False
         self.trackable = True
         self.head: Json = {}
         self.prompts: dict[int, array[int]] = {}
         self.maker: Maker | None = None
         self.approximate = False
-        self.continuations = 0
 
     @property
     def complete(self) -> bool:
@@ -146,8 +145,8 @@ class Transcript:
             Whether it goes on as the stream would have gone on undisturbed.
         """
         exact = not leg.foreign and all(maker) and maker == self.maker
-        self.approximate |= not exact
         self._leg = leg
+        self._may_differ = not exact
         same = not leg.is_text and all(here == there for here, there in leg.choices.items())
         going_on = [self.choices[index] for index in leg.choices.values()] if same else []
         self._open = {b"%d" % one.index: one for one in going_on}
@@ -181,6 +180,8 @@ class Transcript:
         choice = self._open.get(index)
         if choice is None:
             return None
+        if self._may_differ:
+            self.approximate = True
         text = text or content
         if text:
             size = len(text)
@@ -218,10 +219,11 @@ class Transcript:
                 continue
             if self._leg is not None:
                 changed |= self._fit_choice(self._leg, said, opened)
-                if self._repeats(said):
+                if not self._leg.foreign and self._repeats(said):
                     changed = True
                     continue
             self._note_choice(said, document)
+            self.approximate |= self._may_differ
             kept.append(said)
         if choices and not kept:
             return None
@@ -259,7 +261,7 @@ class Transcript:
         """Return what the last chunk tells of how it was made; nothing if all of it is exact."""
         if not self.approximate:
             return {}
-        return {"sluice": {"continuation": "approximate", "continuations": self.continuations}}
+        return {"sluice": {"continuation": "approximate"}}
 
     def _note_head(self, event: bytes, document: Json) -> None:
         """Remember what every event has."""

@@ -1,4 +1,4 @@
-"""A worker's streams without a worker: from the beginning, or from any place where one broke off."""
+"""A worker's streams without a worker: from the beginning, or from where one broke off."""
 
 import hashlib
 import json
@@ -103,7 +103,9 @@ class Model:
 
     def _piece(self, index, text, place, *, ends):
         said = {"index": index}
-        said |= {"text": text} if self.path == TEXT else {"delta": {"content": text} if text else {}}
+        said |= (
+            {"text": text} if self.path == TEXT else {"delta": {"content": text} if text else {}}
+        )
         scored = self.body.get("logprobs") and place is not None
         said["logprobs"] = {"tokens": [text, '},"finish_reason":null']} if scored else None
         said["finish_reason"] = "length" if ends else None

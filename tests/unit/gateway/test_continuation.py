@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from sluice_gateway.calls import parse_call
 from sluice_gateway.continuation import (
-    COMPLETIONS_PATH,
     CONTINUE_PATH,
     CannotGoOnError,
     begin_transcript,
@@ -117,7 +116,7 @@ CALLS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(CALLS, st.lists(st.integers(0, 4000), max_size=5), st.sampled_from([7, 300, 1 << 20]))
 @example(make_call(), [], 7)
 def test_a_stream_that_breaks_off_anywhere_reaches_its_client_as_if_it_had_not(call, cuts, size):
@@ -136,3 +135,141 @@ def test_every_cut_of_one_stream(path):
     size = sum(map(len, Model(path, json.loads(call.body)).stream()))
     assert {tell_cut(call, [cut], 1 << 20) for cut in range(0, size, 3)} == {expected}
     assert expected.count(b'"usage"') == 1
+
+
+def begin_broken(call, *, tokens):
+    """Return the transcript of a stream that broke off after so many tokens of each choice."""
+    model, transcript = Model(call.path, json.loads(call.body)), begin(call)
+    events = [event for event in model.stream() if b'"finish_reason":"' not in event]
+    count = call.choices * call.prompts * (tokens + (call.path == CHAT))
+    relay(call, transcript, b"".join(events[:count]))
+    return transcript
+
+
+def write_text(*choices, ids=True):
+    """Return a completion's events as another server writes them."""
+    events = []
+    for number, (text, finish) in enumerate(choices):
+        said = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+        said |= {"token_ids": [100 + number]} if ids else {}
+        document = {"id": "theirs", "created": 1, "object": "text_completion", "choices": [said]}
+        events.append(f"data: {json.dumps(document)}\n\n".encode())
+    return b"".join([*events, b"data: [DONE]\n\n"])
+
+
+def read(data):
+    return [
+        json.loads(event[6:])
+        for event in data.decode().split("\n\n")
+        if event.startswith("data: {")
+    ]
+
+
+@pytest.mark.parametrize("usage", [False, True])
+def test_a_chat_goes_on_as_a_completion_where_nobody_knows_continuations(usage):
+    call = make_call(CHAT, seed=4, max_tokens=9, stream_options={"include_usage": usage})
+    transcript = begin_broken(call, tokens=3)
+    given = transcript.choices[0]
+    leg = plan_leg(call, transcript, foreign=True)
+    body = json.loads(leg.body)
+    assert body["prompt"] == [*b"chat", *given.tokens]
+    assert body["max_tokens"] == 9 - len(given.tokens)
+    assert (body["seed"], body["stream"], "messages" in body) == (4, True, False)
+    assert not transcript.begin_leg(leg, FOREIGN)
+    told, _ = relay(call, transcript, write_text(("more", None), ("", "stop")))
+    told += transcript.render_end()
+    first, *_, last = documents = read(told)
+    assert first["choices"][0]["delta"] == {"content": "more"}
+    assert {(one["id"], one["object"]) for one in documents} == {("id-1", "chat.completion.chunk")}
+    assert [one.get("sluice") for one in documents].count({"continuation": "approximate"}) == 1
+    assert last["sluice"]
+    assert [one["usage"]["completion_tokens"] for one in documents if "usage" in one] == (
+        [len(given.tokens)] if usage else []
+    )
+    assert told.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_choice_that_had_not_opened_gets_its_role_when_it_goes_on_as_a_completion():
+    call = make_call(CHAT, n=2)
+    transcript = begin(call)
+    events = Model(CHAT, json.loads(call.body)).stream()
+    relay(call, transcript, b"".join(events[:2]))
+    transcript.choices[0].finished = True
+    leg = plan_leg(call, transcript, foreign=True)
+    transcript.begin_leg(leg, FOREIGN)
+    told, _ = relay(call, transcript, write_text(("Hi", None), ("", "stop"), ids=False))
+    deltas = [one["choices"][0]["delta"] for one in read(told)]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "Hi"}, {}]
+    assert json.loads(leg.body)["seed"] == 2  # another choice is another draw
+
+
+def test_tokens_whose_text_was_not_sent_are_drawn_again_by_a_worker_that_cannot_know():
+    call = make_call(max_tokens=8)
+    transcript = begin(call)
+    choice = transcript.choices[0]
+    model = Model(TEXT, json.loads(call.body))
+    relay(call, transcript, model.stream()[0])
+    choice.tokens.extend([5, 6])
+    body = json.loads(plan_leg(call, transcript, foreign=True).body)
+    assert body["prompt"] == [*b"one", *model.list_ids(0)[:1]]
+    assert body["max_tokens"] == 7
+
+
+def test_a_choice_with_all_its_tokens_only_needs_its_end():
+    call = make_call(CHAT, max_tokens=4, seed=3)
+    transcript = begin_broken(call, tokens=9)
+    transcript.choices[0].tokens.extend([1] * (4 - len(transcript.choices[0].tokens)))
+    (document,) = read(end_full_choices(call, transcript))
+    assert document["choices"][0]["finish_reason"] == "length"
+    assert document["choices"][0]["delta"] == {}
+    assert transcript.complete
+
+
+def test_what_is_more_than_text_does_not_go_on_as_a_completion():
+    call = make_call(CHAT, tools=[{"type": "function"}])
+    transcript = begin_broken(call, tokens=2)
+    with pytest.raises(CannotGoOnError, match="more of its text"):
+        plan_leg(call, transcript, foreign=True)
+    assert plan_leg(call, transcript, foreign=False)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        write_text(("no ids", None), ids=False),
+        b'data: {"id":"","created":1,"choices":[{"delta":{"tool_calls":[1]},"token_ids":[1]}]}\n\n',
+        b'data: {"choices":[{"index":0,"text":"no id","token_ids":[1]}]}\n\n',
+        b'data: {"id":"x","created":1,"choices":[{"index":9,"text":"","token_ids":[1]}]}\n\n',
+        b'data: {"id":"x","created":1,"choices":[{"index":0,"text":"","token_ids":[-1]}]}\n\n',
+    ],
+)
+def test_a_stream_of_which_too_little_is_known_does_not_go_on(event):
+    call = make_call(prompt=["one"])
+    transcript = begin(call)
+    relay(call, transcript, event)
+    assert not can_go_on(call, transcript)
+    with pytest.raises(CannotGoOnError):
+        plan_leg(call, transcript, foreign=False)
+
+
+def test_a_worker_that_goes_on_with_what_nobody_asked_for_talks_nonsense():
+    call = make_call(CHAT, n=2)
+    transcript = begin_broken(call, tokens=2)
+    transcript.choices[0].finished = True
+    leg = plan_leg(call, transcript, foreign=False)
+    assert leg.choices == {1: 1}
+    transcript.begin_leg(leg, OURS)
+    progress = StreamProgress(transcript, wants_usage=False)
+    event = b'data: {"id":"id-1","created":1,"choices":[{"index":0,"delta":{"content":"x"}}]}'
+    assert progress.take([event], 1.0) == b""
+    assert "nobody asked for" in str(progress.failure)
+
+
+def test_what_is_too_long_for_one_body_takes_several():
+    call = make_call(n=3)
+    transcript = begin_broken(call, tokens=1)
+    for choice in transcript.choices:
+        choice.tokens.extend([123_456] * 20_000)
+    leg = plan_leg(call, transcript, foreign=False)
+    assert leg.choices == {0: 0}
+    assert len(leg.body) < 1 << 18
