@@ -18,7 +18,8 @@ Json = dict[str, Any]
 CONTINUE_PATH: Final = "/internal/v1/continue"
 COMPLETIONS_PATH: Final = "/v1/completions"
 _AHEAD: Final = -(1 << 30)
-"""Priority among a worker's waiting requests (lower comes first): ahead of all new ones."""
+"""Priority among a worker's waiting requests (lower comes first): ahead of all new ones. Only for
+our own: other servers may refuse what they do not order by."""
 _BODY_MOST: Final = 200 << 10
 """Bytes of one request; our workers take 256 KiB. One choice is never split."""
 _FOREIGN_FIELDS: Final = (
@@ -89,7 +90,8 @@ def plan_leg(call: Call, transcript: Transcript, *, foreign: bool) -> Leg:
     number = left[0].index // transcript.per_prompt
     prompt = transcript.prompts.get(number)
     if prompt is None:
-        return _begin_prompt(call, request, number)
+        ahead = {} if foreign else {"priority": _AHEAD}
+        return _begin_prompt(call, {**request, **ahead}, number)
     group = [one for one in left if one.index // transcript.per_prompt == number]
     if foreign:
         return _go_on_elsewhere(call, request, prompt.tolist(), group[0])
@@ -111,7 +113,7 @@ def _begin_prompt(call: Call, request: Json, number: int) -> Leg:
     """Ask afresh for the choices of a prompt of which nothing has come."""
     prompts = request["prompt"]
     one = [prompts[number]] if call.prompts > 1 else prompts
-    body = _render({**request, "prompt": one, "priority": _AHEAD})
+    body = _render({**request, "prompt": one})
     first = number * call.choices
     return Leg(COMPLETIONS_PATH, body, {here: first + here for here in range(call.choices)})
 

@@ -44,6 +44,8 @@ _OURS: Final = frozenset({401, 403, 404, 405, 408})
 
 _NO_ENDPOINT: Final = frozenset({404, 405, 501})
 """How a server says that it knows nothing of an endpoint."""
+_OTHER_MODEL: Final = b'"model_not_found"'
+"""What an answer has that speaks of the model instead."""
 
 
 class ClientLostError(Exception):
@@ -230,10 +232,8 @@ class Upstream:
                 raise tell_refused(str(error)) from error
             response = await self._open(attempt, leg.path, leg.body, request_id, streaming=True)
             try:
-                if response.status in _NO_ENDPOINT and leg.path == CONTINUE_PATH:
-                    attempt.worker.continues = False
+                if not await self._begin_leg(attempt, transcript, leg, response):
                     continue
-                await self._begin_leg(attempt, transcript, leg, response)
                 attempt.progress = StreamProgress(transcript, wants_usage=call.wants_usage)
                 await self._relay_events(
                     attempt, response, client, on_progress, lambda: transcript.leg_complete
@@ -246,8 +246,11 @@ class Upstream:
 
     async def _begin_leg(
         self, attempt: Attempt, transcript: Transcript, leg: Leg, response: aiohttp.ClientResponse
-    ) -> None:
+    ) -> bool:
         """Judge how a worker answered the request of a leg.
+
+        Returns:
+            False if it has no such endpoint, and should be asked as any other server is.
 
         Raises:
             Fault: If it does not go on. To refuse this stream says nothing against it.
@@ -255,12 +258,16 @@ class Upstream:
         status = response.status
         if status != 200:  # noqa: PLR2004
             body = await _read_body(response, _ERROR_BYTES)
+            if status in _NO_ENDPOINT and leg.path == CONTINUE_PATH and _OTHER_MODEL not in body:
+                attempt.worker.continues = False
+                return False
             if 400 <= status < 500 and status != 429:  # noqa: PLR2004
                 raise tell_refused(f"the worker answered {status}")
             raise explain_status(response, body, hold_most=self._relaying.refusal_hold_most)
         _check_stream(response)
         exact = transcript.begin_leg(leg, _note_maker(attempt, response))
         attempt.exact = exact and attempt.exact is not False
+        return True
 
     async def _relay_events(
         self,

@@ -1,0 +1,95 @@
+"""Worker processes of a real cluster, killed and stopped under parallel streams: none is lost.
+
+What each client is told is compared, token by token, with the same stream when nothing happened.
+"""
+
+import asyncio
+import signal
+from collections import Counter
+
+import pytest
+from tests.integration.story import make_pool, wait_until
+
+from .streams import end_worker, run_streams
+
+POOL = "streams"
+ROUNDS = {signal.SIGKILL: 4, signal.SIGSTOP: 2}
+"""A stopped worker is taken out and its node must prove itself: that takes its time."""
+PARALLEL = 12
+NUMBERS = range(PARALLEL)
+PINNED = "bfloat16"
+"""What both classes can compute in, so that whoever goes on gives the same tokens."""
+
+
+@pytest.fixture(params=[PINNED, pytest.param(None, marks=pytest.mark.full)], ids=["one", "own"])
+def serve(sluice, request):
+    """Serve a pool on both classes, in one numerics or in those of each; return which."""
+    numerics = {"numerics": request.param} if request.param else {}
+    variants = [
+        {"acceleratorClass": "maia-200", "min": 2, "max": 3, **numerics},
+        {"acceleratorClass": "h100", "min": 1, "max": 2, **numerics},
+    ]
+    sluice.create(make_pool(POOL, variants=variants))
+    wait_until(lambda: sluice.serving(POOL, "maia-200") >= 2, "its Maia workers serve")
+    wait_until(lambda: sluice.serving(POOL, "h100") >= 1, "its GPU worker serves")
+    yield request.param
+    sluice.delete_pool(POOL)
+    for node in [one["metadata"]["name"] for one in sluice.get("nodes")["items"]]:
+        if node in sluice.tainted():
+            sluice.release(node)
+    wait_until(lambda: not sluice.tainted(), "every node is back", 240)
+
+
+def strike_busiest(sluice, number, struck):
+    """Return what ends, or stops, the worker on which most streams began."""
+
+    def strike(found):
+        counts = Counter(told.worker for told in found.values() if not told.ended)
+        pods = {pod["metadata"]["name"]: pod for pod in sluice.workers(POOL)}
+        for name, count in counts.most_common():
+            if name in pods and end_worker(sluice, pods[name], number):
+                struck.append((pods[name], count))
+                return
+
+    return strike
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_no_stream_is_lost_and_every_token_is_as_it_would_have_been(sluice, serve, number):
+    url = sluice.gateway()
+    expected = asyncio.run(run_streams(url, POOL, NUMBERS))
+    assert [told.error for told in expected.values() if told.error] == []
+    hit = 0
+    for _ in range(ROUNDS[number]):
+        struck = []
+        strike = strike_busiest(sluice, number, struck)
+        try:
+            found = asyncio.run(run_streams(url, POOL, NUMBERS, strike=strike))
+        finally:
+            for pod, _ in struck:
+                end_worker(sluice, pod, signal.SIGCONT)
+        hit += sum(count for _, count in struck)
+        for told, undisturbed in zip(found.values(), expected.values(), strict=True):
+            check(told, undisturbed, exact=serve is not None)
+        wait_until(
+            lambda: sluice.serving(POOL, "maia-200") + sluice.serving(POOL, "h100") >= 2,
+            "two workers serve",
+        )
+    assert hit >= ROUNDS[number], "hardly a stream was on a worker when that was struck"
+
+
+def check(told, undisturbed, *, exact):
+    """Compare a stream with the undisturbed one.
+
+    In numerics of their own, workers may go on otherwise, which has to be said; and a stream may
+    begin on another class than it did undisturbed.
+    """
+    assert told.error == {}
+    assert (told.done, len(told.ids), told.finishes) == (1, 1, undisturbed.finishes)
+    assert told.usages == undisturbed.usages
+    assert len(told.tokens) == len(undisturbed.tokens)
+    if exact:
+        assert (told.text, told.tokens) == (undisturbed.text, undisturbed.tokens)
+        assert told.mark == {}
+    else:
+        assert told.mark in ({}, {"continuation": "approximate"})
