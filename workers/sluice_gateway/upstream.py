@@ -7,9 +7,7 @@ leaves as `ClientLostError`. Nothing is retried here.
 """
 
 import asyncio
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, Protocol
 
 import aiohttp
@@ -29,12 +27,17 @@ from sluice_gateway.events import EventSplitter, StreamProgress
 from sluice_gateway.faults import explain_status, tell_left, tell_lost, tell_nonsense, tell_refused
 from sluice_gateway.pace import Phase
 from sluice_gateway.prober import render_host
+from sluice_gateway.responses import (
+    check_stream,
+    note_maker,
+    read_body,
+    read_tail,
+    read_whole_usage,
+)
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
-from sluice_gateway.transcript import Leg, Maker, StreamError, Transcript
+from sluice_gateway.transcript import Leg, StreamError, Transcript
 
-_EVENT_STREAM: Final = "text/event-stream"
-_TAIL_SECONDS: Final = 0.5
 _BUFFERED_SECONDS: Final = 0.005
 """Data that came sooner than this had been lying in a buffer, and says nothing of the worker now;
 tokens come further apart."""
@@ -135,7 +138,7 @@ class Upstream:
                             on_progress(True)  # noqa: FBT003 - a callback's argument
                         return answer
                     await self._follow(attempt, call, response, client, on_progress)
-            await _read_tail(response)
+            await read_tail(response)
         except aiohttp.ClientConnectorError as error:
             raise tell_lost("connect", f"cannot connect: {error.os_error}") from error
         except aiohttp.ConnectionTimeoutError as error:
@@ -181,9 +184,9 @@ class Upstream:
         """Read an answer that does not stream, and judge it."""
         status = response.status
         most = self._relaying.answer_bytes if status == 200 else _ERROR_BYTES  # noqa: PLR2004
-        body = await _read_body(response, most)
+        body = await read_body(response, most)
         if status == 200:  # noqa: PLR2004
-            attempt.usage = _read_usage(body)
+            attempt.usage = read_whole_usage(body)
         elif status >= 500 or status < 400 or status in _OURS or status == 429:  # noqa: PLR2004
             raise explain_status(response, body, hold_most=self._relaying.refusal_hold_most)
         return Answer(status, body, response.content_type)
@@ -197,9 +200,9 @@ class Upstream:
         on_progress: Callable[[bool], None],
     ) -> None:
         """Relay a stream until the worker ends it."""
-        _check_stream(response)
+        check_stream(response)
         transcript = attempt.transcript = begin_transcript(call)
-        transcript.maker = _note_maker(attempt, response)
+        transcript.maker = note_maker(attempt.worker, response)
         progress = attempt.progress = StreamProgress(transcript, wants_usage=call.wants_usage)
         await self._relay_events(attempt, response, client, on_progress, lambda: progress.done)
         self._await_client(attempt)
@@ -257,15 +260,15 @@ class Upstream:
         """
         status = response.status
         if status != 200:  # noqa: PLR2004
-            body = await _read_body(response, _ERROR_BYTES)
+            body = await read_body(response, _ERROR_BYTES)
             if status in _NO_ENDPOINT and leg.path == CONTINUE_PATH and _OTHER_MODEL not in body:
                 attempt.worker.continues = False
                 return False
             if 400 <= status < 500 and status != 429:  # noqa: PLR2004
                 raise tell_refused(f"the worker answered {status}")
             raise explain_status(response, body, hold_most=self._relaying.refusal_hold_most)
-        _check_stream(response)
-        exact = transcript.begin_leg(leg, _note_maker(attempt, response))
+        check_stream(response)
+        exact = transcript.begin_leg(leg, note_maker(attempt.worker, response))
         attempt.exact = exact and attempt.exact is not False
         return True
 
@@ -331,59 +334,3 @@ class Upstream:
         code = "late" if attempt.phase is Phase.FIRST else "stream_idle"
         answer = answer_bad_gateway(message, code=code, status=504)
         return Fault(FaultKind.LATE, code, message, answer=answer)
-
-
-def _read_usage(body: bytes) -> dict[str, object]:
-    """Return the usage of a whole answer.
-
-    Raises:
-        Fault: If the body is not an answer at all, a 200 with an error inside included.
-    """
-    try:
-        document = json.loads(body)
-        choices = document["choices"]
-        usage = document.get("usage")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise tell_nonsense("a 200 without choices") from error
-    if document.get("error") or not isinstance(choices, list):
-        raise tell_nonsense("an error in a 200")
-    return usage if isinstance(usage, dict) else {}
-
-
-def _check_stream(response: aiohttp.ClientResponse) -> None:
-    """Return if an answer is a stream.
-
-    Raises:
-        Fault: If it is something else.
-    """
-    if response.content_type != _EVENT_STREAM:
-        raise tell_nonsense(f"content type {response.content_type} instead of a stream")
-
-
-def _note_maker(attempt: Attempt, response: aiohttp.ClientResponse) -> Maker:
-    """Remember what a worker says of its numerics and model, and return it."""
-    headers = response.headers
-    maker = (headers.get(names.HEADER_NUMERICS, ""), headers.get(names.HEADER_MODEL_DIGEST, ""))
-    attempt.worker.maker = maker
-    if not any(maker):
-        attempt.worker.continues = False  # none of ours
-    return maker
-
-
-async def _read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while part := await response.content.readany():
-        parts.append(part)
-        size += len(part)
-        if size > most:
-            raise tell_nonsense(f"more than {most} bytes")
-    return b"".join(parts)
-
-
-async def _read_tail(response: aiohttp.ClientResponse) -> None:
-    """Read to the end of a finished stream, so that its connection can be used again."""
-    with suppress(aiohttp.ClientError, OSError):
-        async with asyncio.timeout(_TAIL_SECONDS):
-            while await response.content.readany():
-                pass

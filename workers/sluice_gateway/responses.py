@@ -1,0 +1,77 @@
+"""Reads what workers answer: bodies within their bounds, what they say of themselves, usage."""
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Final
+
+import aiohttp
+
+from sluice_gateway import names
+from sluice_gateway.faults import tell_nonsense
+from sluice_gateway.members import Worker
+from sluice_gateway.transcript import Maker
+
+_EVENT_STREAM: Final = "text/event-stream"
+_TAIL_SECONDS: Final = 0.5
+
+
+def read_whole_usage(body: bytes) -> dict[str, object]:
+    """Return the usage of a whole answer.
+
+    Raises:
+        Fault: If the body is not an answer at all, a 200 with an error inside included.
+    """
+    try:
+        document = json.loads(body)
+        choices = document["choices"]
+        usage = document.get("usage")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise tell_nonsense("a 200 without choices") from error
+    if document.get("error") or not isinstance(choices, list):
+        raise tell_nonsense("an error in a 200")
+    return usage if isinstance(usage, dict) else {}
+
+
+def check_stream(response: aiohttp.ClientResponse) -> None:
+    """Return if an answer is a stream.
+
+    Raises:
+        Fault: If it is something else.
+    """
+    if response.content_type != _EVENT_STREAM:
+        raise tell_nonsense(f"content type {response.content_type} instead of a stream")
+
+
+def note_maker(worker: Worker, response: aiohttp.ClientResponse) -> Maker:
+    """Remember what a worker says of its numerics and model, and return it."""
+    headers = response.headers
+    maker = (headers.get(names.HEADER_NUMERICS, ""), headers.get(names.HEADER_MODEL_DIGEST, ""))
+    worker.maker = maker
+    if not any(maker):
+        worker.continues = False  # none of ours
+    return maker
+
+
+async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Return the body of a response.
+
+    Raises:
+        Fault: If it has more than `most` bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while part := await response.content.readany():
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise tell_nonsense(f"more than {most} bytes")
+    return b"".join(parts)
+
+
+async def read_tail(response: aiohttp.ClientResponse) -> None:
+    """Read to the end of a finished stream, so that its connection can be used again."""
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(_TAIL_SECONDS):
+            while await response.content.readany():
+                pass
