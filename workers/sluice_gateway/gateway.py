@@ -12,31 +12,29 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from sluice_gateway import names
 from sluice_gateway.adminapi import AdminApi
 from sluice_gateway.admission import Admission
+from sluice_gateway.backends import Backends
+from sluice_gateway.backendwatch import BackendWatch
 from sluice_gateway.bodies import Bodies
-from sluice_gateway.cluster import PoolSink, Sink, WorkerSink
+from sluice_gateway.clusterwatch import ClusterWatch
 from sluice_gateway.connections import LimitedServer
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.kubeaccess import KubeAccess
-from sluice_gateway.kubeapi import KubeApi
 from sluice_gateway.metrics import FleetCollector, Metrics
 from sluice_gateway.prober import Prober
 from sluice_gateway.publicapi import PublicApi
-from sluice_gateway.reflector import Reflector
 from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
 from sluice_gateway.settings import Settings
 from sluice_gateway.signals import Signals
+from sluice_gateway.sources import FleetSource, list_works
 from sluice_gateway.sweep import Sweep
 from sluice_gateway.upstream import Upstream
 
 _SEED_BITS = 31
 _WORKER_IDLE_SECONDS = 15.0
 """Idle connections to workers are closed here before the workers close them."""
-_POOLS_PATH = f"/apis/{names.GROUP}/{names.VERSION}/{names.POOL_PLURAL}"
-_PODS_PATH = "/api/v1/pods"
 
 
 class ListenError(Exception):
@@ -50,13 +48,19 @@ class PartFailedError(Exception):
 class Gateway:
     """All parts of one gateway. Inside its context it listens and serves.
 
+    Args:
+        access: The cluster whose pools it serves, or the servers that stand for one.
+
     Attributes:
         fleet: The pools and workers that it knows.
         port: Public port; the real one when the settings say 0. `admin_port` likewise.
     """
 
     def __init__(
-        self, settings: Settings, access: KubeAccess, log: structlog.stdlib.BoundLogger
+        self,
+        settings: Settings,
+        access: KubeAccess | Backends,
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -65,7 +69,7 @@ class Gateway:
         self._random = Random()
         self._draining = False
         self._stack = AsyncExitStack()
-        self._reflectors: list[Reflector] = []
+        self._source: FleetSource | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
@@ -116,11 +120,8 @@ class Gateway:
         return "draining" if self._draining else self.explain_unsynced()
 
     def explain_unsynced(self) -> str:
-        """Return which objects have not been listed yet; nothing if all have."""
-        missing = [reflector.kind for reflector in self._reflectors if not reflector.synced]
-        if missing:
-            return f"no list of {' and '.join(missing)} from {self._access.server} yet"
-        return ""
+        """Return what is not known yet of pools and workers; nothing if all is."""
+        return self._source.explain_unsynced() if self._source else "starting"
 
     async def _start(self) -> None:
         """Start every part; what is entered into the stack stops in the opposite order."""
@@ -153,33 +154,34 @@ class Gateway:
             log=self._log,
         )
         self._start_task("sweep", sweep.run())
-        self._start_watching(await self._open_session(limit=8))
-        self._registry.register(FleetCollector(self.fleet, self._reflectors, self._clock))
+        self._source = self._build_source(await self._open_session(limit=8))
+        for name, work in list_works(self._source):
+            self._start_task(name, work)
+        self._registry.register(FleetCollector(self.fleet, self._source.watches, self._clock))
         await self._start_public(relay)
         self._log.info("listening", host=settings.host, port=self.port, admin_port=self.admin_port)
 
-    def _start_watching(self, session: aiohttp.ClientSession) -> None:
-        """Mirror pools and worker pods."""
-        api = KubeApi(self._access, session, self._settings.watching)
-        pods = {"labelSelector": f"{names.LABEL_NAME}={names.WORKER}"}
-        sinks: list[tuple[str, str, dict[str, str], Sink]] = [
-            ("pools", _POOLS_PATH, {}, PoolSink(self.fleet, self._log)),
-            ("workers", _PODS_PATH, pods, WorkerSink(self.fleet, self._log)),
-        ]
-        for kind, path, selector, sink in sinks:
-            reflector = Reflector(
-                api,
-                sink,
-                kind=kind,
-                path=path,
-                selector=selector,
-                watching=self._settings.watching,
-                random=self._random.random,
+    def _build_source(self, session: aiohttp.ClientSession) -> FleetSource:
+        """Follow the cluster, or the servers that stand for one."""
+        if isinstance(self._access, Backends):
+            return BackendWatch(
+                self.fleet,
+                self._access,
+                session,
+                following=self._settings.following,
+                created=time.time(),
                 clock=self._clock,
                 log=self._log,
             )
-            self._reflectors.append(reflector)
-            self._start_task(f"watch {kind}", reflector.run())
+        return ClusterWatch(
+            self.fleet,
+            self._access,
+            session,
+            watching=self._settings.watching,
+            random=self._random.random,
+            clock=self._clock,
+            log=self._log,
+        )
 
     def _build_relay(self, session: aiohttp.ClientSession, prober: Prober) -> Relay:
         relaying = self._settings.relaying

@@ -269,5 +269,5 @@ def describe_model(pool: Pool) -> dict[str, object]:
 
 
 def _refuse_unready() -> Refusal:
-    message = "the gateway has not yet read the pools from the Kubernetes API"
+    message = "the gateway does not know yet which models there are"
     return Refusal(answer_unavailable(message, code="not_ready", retry_after=2), "not_ready")

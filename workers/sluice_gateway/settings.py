@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sluice_gateway.backends import Backends
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -146,6 +148,24 @@ class Watching:
 
 
 @dataclass(frozen=True, slots=True)
+class Following:
+    """Asking the backends of a fixed list for their models. Times in seconds.
+
+    Attributes:
+        period: Between two looks at a backend that is well; `eager_period` at any other.
+        request_seconds: One answer.
+        answer_bytes: One answer.
+        models_most: Models that one backend may name; further ones are not served.
+    """
+
+    period: float = 5.0
+    eager_period: float = 1.0
+    request_seconds: float = 5.0
+    answer_bytes: int = 1 << 20
+    models_most: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a gateway process is told.
 
@@ -155,6 +175,7 @@ class Settings:
             balancers learn of the end from `/readyz`.
         drain_seconds: How long running requests may take to finish after that; together shorter
             than the pod's grace period.
+        backends: The workers, where no cluster says which there are.
     """
 
     host: str
@@ -168,3 +189,5 @@ class Settings:
     patience: Patience = Patience()
     probing: Probing = Probing()
     watching: Watching = Watching()
+    following: Following = Following()
+    backends: Backends | None = None

@@ -18,7 +18,6 @@ from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import Call
 from sluice_gateway.events import EventSplitter, StreamError, StreamProgress
 from sluice_gateway.pace import Phase
-from sluice_gateway.prober import render_host
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
 
@@ -139,18 +138,18 @@ class Upstream:
         limit = relaying.first_token_seconds if call.streaming else relaying.whole_seconds
         attempt.deadline = attempt.dispatched + limit
         response = await self._session.post(
-            f"http://{render_host(pod.host)}:{pod.port}{call.path}",
+            f"{pod.url}{call.path}",
             data=call.body,
             headers={
                 "Content-Type": JSON_TYPE,
                 "Accept-Encoding": "identity",
-                names.HEADER_WORKER_UID: pod.uid,
+                **pod.render_headers(),
                 names.HEADER_REQUEST_ID: request_id,
             },
             allow_redirects=False,
         )
-        answering = response.headers.get(names.HEADER_WORKER_UID, pod.uid)
-        if answering != pod.uid or response.status == 421:  # noqa: PLR2004
+        answering = response.headers.get(names.HEADER_WORKER_UID, "")
+        if pod.is_other(answering) or response.status == 421:  # noqa: PLR2004
             response.close()
             raise _lost("fenced", f"pod {answering[:40]} answers at the address of {pod.uid}")
         return response
