@@ -227,6 +227,7 @@ async def test_the_program_serves_two_real_workers(tmp_path):
         ]
         environ = {"KUBECONFIG": "", "KUBERNETES_SERVICE_HOST": ""}
         program = await stack.enter_async_context(started(*arguments, **environ))
+        await until(lambda: program.find("listening"))
         await until(lambda: program.count("backend serves") == 2, seconds=60)
         url = f"http://127.0.0.1:{program.find('listening')['port']}/v1"
         client = await stack.enter_async_context(

@@ -137,6 +137,8 @@ class Exchange:
         tpot: Seconds per output token after the first; streams of two tokens and more only.
         tokens: Prompt and output tokens, as far as known.
         outcome: Short word for log and metrics, from a fixed set.
+        key: Name of the API key that it came with; empty if none is needed.
+        headers: What its answer says of the client's key and limits.
     """
 
     request_id: str
@@ -154,6 +156,8 @@ class Exchange:
     tokens: tuple[int, int] = (0, 0)
     status: int = 0
     outcome: str = ""
+    key: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def worker(self) -> Worker | None:

@@ -5,13 +5,14 @@ import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from random import Random
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from sluice_gateway.access import Access
 from sluice_gateway.adminapi import AdminApi
 from sluice_gateway.admission import Admission
 from sluice_gateway.backends import Backends
@@ -20,8 +21,10 @@ from sluice_gateway.bodies import Bodies
 from sluice_gateway.clusterwatch import ClusterWatch
 from sluice_gateway.connections import LimitedServer
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.keystore import KeyStore
 from sluice_gateway.kubeaccess import KubeAccess
 from sluice_gateway.metrics import FleetCollector, Metrics
+from sluice_gateway.mounted import MountedSecret, MountError
 from sluice_gateway.prober import Prober
 from sluice_gateway.publicapi import PublicApi
 from sluice_gateway.relay import Relay
@@ -31,6 +34,7 @@ from sluice_gateway.signals import Signals
 from sluice_gateway.sources import FleetSource, list_works
 from sluice_gateway.sweep import Sweep
 from sluice_gateway.upstream import Upstream
+from sluice_gateway.usage import UsageLog
 
 _SEED_BITS = 31
 _WORKER_IDLE_SECONDS = 15.0
@@ -38,7 +42,7 @@ _WORKER_IDLE_SECONDS = 15.0
 
 
 class ListenError(Exception):
-    """A port cannot be listened on; the message says which, and what to do."""
+    """It cannot listen as told: a port, or a Secret for it; the message says what to do."""
 
 
 class PartFailedError(Exception):
@@ -209,9 +213,9 @@ class Gateway:
     async def _start_public(self, relay: Relay) -> None:
         settings = self._settings
         api = PublicApi(
-            self.fleet,
             relay,
             Bodies(settings.limits),
+            access=await self._open_access(),
             signals=self._signals,
             metrics=self._metrics,
             request_log=RequestLog(self._log),
@@ -224,6 +228,29 @@ class Gateway:
         # aiohttp waits for handlers twice as long before it cancels them.
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
         self.port = await self._listen(runner, settings.port, "--port")
+
+    async def _open_access(self) -> Access:
+        """Read the API keys, if there are any, and follow them."""
+        usage = UsageLog(self._registry, self._log)
+        self.fleet.on_pool_removed.append(usage.forget_pool)
+        directory = self._settings.api_keys_dir
+        if directory is None:
+            return Access(None, self.fleet, usage, clock=self._clock)
+        store = KeyStore(directory, period=self._settings.mount_period, log=self._log)
+        access = Access(store, self.fleet, usage, clock=self._clock)
+        store.on_changed.append(access.forget_departed)
+        await self._follow_secret(store.secret, "--api-keys-dir")
+        self._stack.callback(usage.write)
+        self._start_task("usage log", usage.run())
+        self._log.info("API keys asked for", keys=len(store.keys))
+        return access
+
+    async def _follow_secret(self, secret: MountedSecret[Any], flag: str) -> None:
+        try:
+            await secret.start()
+        except MountError as error:
+            raise ListenError(f"{flag}: {error}") from error
+        self._start_task(flag, secret.run())
 
     async def _listen(self, runner: web.BaseRunner, port: int, flag: str) -> int:
         """Start a server; return the port that it really has."""

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import structlog
@@ -77,6 +78,12 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         metavar="SECONDS",
         help="how long new requests are still taken after SIGTERM (%(default)s)",
     )
+    parser.add_argument(
+        "--api-keys-dir",
+        type=Path,
+        metavar="DIR",
+        help="where a Secret with API keys is mounted: every request has to show one of them",
+    )
     add_backend_arguments(parser)
     arguments = parser.parse_args(argv)
     try:
@@ -93,6 +100,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         drain_delay=arguments.drain_delay,
         relaying=replace(told.relaying, wait_for_worker=arguments.wait_for_worker),
         backends=backends,
+        api_keys_dir=arguments.api_keys_dir,
     )
 
 

@@ -23,6 +23,7 @@ class RequestLog:
         self._log.info(
             "request",
             request_id=exchange.request_id,
+            key=exchange.key or None,
             path=exchange.path,
             pool=exchange.pool.spec.key if exchange.pool else None,
             model=exchange.pool.spec.model if exchange.pool else None,

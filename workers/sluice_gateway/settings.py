@@ -1,6 +1,7 @@
 """Every setting of the gateway, typed, with its default; the command line changes some of them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sluice_gateway.backends import Backends
 
@@ -176,6 +177,8 @@ class Settings:
         drain_seconds: How long running requests may take to finish after that; together shorter
             than the pod's grace period.
         backends: The workers, where no cluster says which there are.
+        api_keys_dir: Where the Secret with the API keys is mounted; None if nobody needs one.
+        mount_period: Between two looks at mounted Secrets, in seconds.
     """
 
     host: str
@@ -191,3 +194,5 @@ class Settings:
     watching: Watching = Watching()
     following: Following = Following()
     backends: Backends | None = None
+    api_keys_dir: Path | None = None
+    mount_period: float = 1.0
