@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from ..unit.gateway.gatewayworld import SETTINGS, GatewayWorld
-from ..unit.gateway.polling import until
+from ..unit.gateway.polling import until, until_async
 from ..unit.gateway.secrets import MountedFiles, entry_of
 from .test_gateway_process import started
 
@@ -111,9 +111,7 @@ async def test_keys_come_and_go_without_a_restart_and_a_broken_one_harms_nobody(
         world.workers["w1"].step = 0.05
         await until(lambda: world.workers["w1"].got)
         files.put(two=entry_of("sk-two"), three="sk-three-in-the-clear")
-        async with asyncio.timeout(15):
-            while (await ask(world, "sk-two", max_tokens=1))[0] != 200:
-                await asyncio.sleep(0.01)
+        await until_async(lambda: is_served(world, "sk-two"))
         assert (await ask(world, ONE))[0] == 401
         assert (await ask(world, "sk-three-in-the-clear"))[0] == 401
         assert (await stream).endswith(b"data: [DONE]\n\n")
@@ -180,7 +178,7 @@ async def test_a_client_that_leaves_gives_its_place_back(tmp_path):
         left.cancel()
         await until(lambda: worker.ended)
         worker.step = 0
-        await until(lambda: world.request_lines())
+        await until(world.request_lines)
         assert (await ask(world))[0] == 200
 
 
@@ -220,7 +218,7 @@ async def test_a_stream_that_its_client_leaves_counts_what_came(tmp_path):
         async with world.post(headers=headers, stream=True, max_tokens=500) as response:
             await response.content.readany()
             response.close()
-        await until(lambda: world.request_lines())
+        await until(world.request_lines)
         lines = await metrics(world, 'sluice_gateway_key_tokens_total{accelerator_class="maia"')
         found = {("output" in line): float(line.split()[-1]) for line in lines}
         assert found[False] == 2  # the prompt, estimated
@@ -257,9 +255,15 @@ async def test_a_key_that_is_gone_leaves_the_metrics(tmp_path):
     async with guarded(tmp_path, one=entry_of(ONE), two=entry_of("sk-two")) as (world, files):
         await ask(world)
         files.put(two=entry_of("sk-two"))
-        async with asyncio.timeout(15):
-            while await metrics(world, "sluice_gateway_key_requests_total"):
-                await asyncio.sleep(0.01)
+        await until_async(lambda: is_forgotten(world))
+
+
+async def is_served(world, key):
+    return (await ask(world, key, max_tokens=1))[0] == 200
+
+
+async def is_forgotten(world):
+    return not await metrics(world, "sluice_gateway_key_requests_total")
 
 
 async def test_the_program_says_what_is_wrong_with_the_directory(tmp_path):

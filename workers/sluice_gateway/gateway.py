@@ -33,10 +33,13 @@ from sluice_gateway.settings import Settings
 from sluice_gateway.signals import Signals
 from sluice_gateway.sources import FleetSource, list_works
 from sluice_gateway.sweep import Sweep
+from sluice_gateway.tls import Certificate
+from sluice_gateway.tlssite import TlsSite
 from sluice_gateway.upstream import Upstream
 from sluice_gateway.usage import UsageLog
 
 _SEED_BITS = 31
+_BACKLOG = 1024
 _WORKER_IDLE_SECONDS = 15.0
 """Idle connections to workers are closed here before the workers close them."""
 
@@ -227,7 +230,31 @@ class Gateway:
         server = LimitedServer(api.handle, limits=settings.limits, log=self._log)
         # aiohttp waits for handlers twice as long before it cancels them.
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
-        self.port = await self._listen(runner, settings.port, "--port")
+        certificate = await self._open_certificate()
+        if certificate is None:
+            self.port = await self._listen(runner, settings.port, "--port")
+            return
+        await runner.setup()
+        site = TlsSite(
+            runner,
+            server,
+            settings.host,
+            settings.port,
+            context=certificate.context,
+            backlog=_BACKLOG,
+            log=self._log,
+        )
+        await self._start_site(runner, site, settings.port, "--port")
+        self.port = site.port
+
+    async def _open_certificate(self) -> Certificate | None:
+        """Read the certificate, if there is one, and follow it."""
+        if self._settings.tls_dir is None:
+            return None
+        period = self._settings.mount_period
+        certificate = Certificate(self._settings.tls_dir, period=period, log=self._log)
+        await self._follow_secret(certificate.secret, "--tls-dir")
+        return certificate
 
     async def _open_access(self) -> Access:
         """Read the API keys, if there are any, and follow them."""
@@ -253,18 +280,24 @@ class Gateway:
         self._start_task(flag, secret.run())
 
     async def _listen(self, runner: web.BaseRunner, port: int, flag: str) -> int:
-        """Start a server; return the port that it really has."""
-        host = self._settings.host
+        """Start a plain server; return the port that it really has."""
         await runner.setup()
+        site = web.TCPSite(runner, self._settings.host, port, backlog=_BACKLOG)
+        await self._start_site(runner, site, port, flag)
+        return int(runner.addresses[0][1])
+
+    async def _start_site(
+        self, runner: web.BaseRunner, site: web.BaseSite, port: int, flag: str
+    ) -> None:
+        host = self._settings.host
         self._stack.push_async_callback(runner.cleanup)
         try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
+            await site.start()
         except OSError as error:
             raise ListenError(
                 f"cannot listen on {host}:{port} ({error.strerror}); "
                 f"free the port, or name another with {flag}"
             ) from error
-        return int(runner.addresses[0][1])
 
     async def _open_session(self, *, limit: int = 0) -> aiohttp.ClientSession:
         """Open a client session without time limits, cookies or decompression of its own."""

@@ -84,6 +84,12 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         metavar="DIR",
         help="where a Secret with API keys is mounted: every request has to show one of them",
     )
+    parser.add_argument(
+        "--tls-dir",
+        type=Path,
+        metavar="DIR",
+        help="where a Secret with tls.crt and tls.key is mounted: the public port speaks HTTPS",
+    )
     add_backend_arguments(parser)
     arguments = parser.parse_args(argv)
     try:
@@ -101,6 +107,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         relaying=replace(told.relaying, wait_for_worker=arguments.wait_for_worker),
         backends=backends,
         api_keys_dir=arguments.api_keys_dir,
+        tls_dir=arguments.tls_dir,
     )
 
 

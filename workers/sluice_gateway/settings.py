@@ -12,6 +12,8 @@ class Limits:
 
     Attributes:
         connections: Open client connections; further ones get a 503 and are closed.
+        handshakes: TLS handshakes that have not ended; further connections are dropped.
+        handshake_seconds: From the connection to the end of its TLS handshake.
         header_seconds: From a request's first byte to the end of its headers.
         body_seconds: From the end of the headers to the end of the body.
         body_bytes: One request's body.
@@ -22,6 +24,8 @@ class Limits:
     """
 
     connections: int = 4096
+    handshakes: int = 512
+    handshake_seconds: float = 5.0
     header_seconds: float = 5.0
     body_seconds: float = 30.0
     body_bytes: int = 4 << 20
@@ -178,6 +182,7 @@ class Settings:
             than the pod's grace period.
         backends: The workers, where no cluster says which there are.
         api_keys_dir: Where the Secret with the API keys is mounted; None if nobody needs one.
+        tls_dir: Where the Secret with certificate and key is mounted; None for plain HTTP.
         mount_period: Between two looks at mounted Secrets, in seconds.
     """
 
@@ -195,4 +200,5 @@ class Settings:
     following: Following = Following()
     backends: Backends | None = None
     api_keys_dir: Path | None = None
+    tls_dir: Path | None = None
     mount_period: float = 1.0

@@ -1,0 +1,131 @@
+"""Listens for TLS, and bounds what comes before the first request: handshakes that never end.
+
+A server that asyncio wraps in TLS tells nobody of a connection before its handshake is over, and
+lets it take a minute. Here connections are accepted one by one, and count from then on.
+"""
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from sluice_gateway.connections import LimitedServer
+
+_WRITE_BYTES: Final = 64 << 10
+"""What waits for a slow client in TLS's own buffer; asyncio's default is eight times as much."""
+_SHUTDOWN_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.5
+"""Before the next try, when the system has no more files to give."""
+
+
+class TlsSite(web.BaseSite):
+    """A listening socket whose connections speak TLS.
+
+    Args:
+        runner: Of the server; the site is started like aiohttp's own.
+        server: What connections are given to once their handshake is over.
+
+    Attributes:
+        port: The real one once it listens.
+    """
+
+    def __init__(
+        self,
+        runner: web.BaseRunner,
+        server: LimitedServer,
+        host: str,
+        port: int,
+        *,
+        context: ssl.SSLContext,
+        backlog: int,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        super().__init__(runner, ssl_context=context, backlog=backlog)
+        self._context = context
+        self._limited = server
+        self._host = host
+        self._log = log
+        self._socket: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self.port = port
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"https://{self._host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: If it cannot.
+        """
+        await super().start()
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(
+            self._host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, address = found[0]
+        listening = socket.create_server(address, family=family, backlog=self._backlog)
+        listening.settimeout(0)
+        self._socket = listening
+        self.port = listening.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept(listening), name="accept TLS")
+
+    async def stop(self) -> None:
+        """Listen no more; what has not shaken hands yet is dropped."""
+        await super().stop()
+        tasks = [*self._handshakes, *([self._accepting] if self._accepting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except ConnectionError:
+                continue  # it was gone before we came
+            except OSError as error:
+                self._log.error("cannot accept connections", reason=error.strerror)
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
+            if self._is_full():
+                connection.close()  # without TLS there is nothing to say it in
+                continue
+            with suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            handshake = asyncio.create_task(self._shake_hands(connection), name="TLS handshake")
+            self._handshakes.add(handshake)
+            handshake.add_done_callback(self._handshakes.discard)
+
+    def _is_full(self) -> bool:
+        limits = self._limited.limits
+        pending = len(self._handshakes)
+        return (
+            pending >= limits.handshakes
+            or pending + self._limited.open_connections >= limits.connections
+        )
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        """Secure a connection, and hand it to the server."""
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                self._limited,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=self._limited.limits.handshake_seconds,
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
+        except OSError:  # of time, too; and ssl.SSLError is one
+            connection.close()
+            return
+        transport.set_write_buffer_limits(high=_WRITE_BYTES)
