@@ -9,6 +9,7 @@ from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress
 from sluice_gateway.members import Pool, Worker
 from sluice_gateway.pace import Phase
+from sluice_gateway.tracing import Trace
 
 _PROMPT_SECONDS = 0.005
 """A client that takes what it is sent sooner than this does not keep its worker waiting."""
@@ -34,6 +35,8 @@ class Attempt:
         outcome: Short word for the log, from a fixed set.
         progress: What has come of the answer.
         begun: The client has been sent a part of the stream.
+        trace: Its span, which its worker is told of.
+        ended_at: Wall time of its end; 0 while it runs.
     """
 
     worker: Worker
@@ -54,6 +57,8 @@ class Attempt:
     outcome: str = "running"
     progress: StreamProgress | None = None
     begun: bool = False
+    trace: Trace | None = None
+    ended_at: float = 0.0
     _scope: asyncio.Timeout | None = None
 
     def cut(self, why: str) -> None:
@@ -138,6 +143,7 @@ class Exchange:
         tokens: Prompt and output tokens, as far as known.
         outcome: Short word for log and metrics, from a fixed set.
         key: Name of the API key that it came with; empty if none is needed.
+        trace: Its span.
         headers: What its answer says of the client's key and limits.
     """
 
@@ -157,6 +163,7 @@ class Exchange:
     status: int = 0
     outcome: str = ""
     key: str = ""
+    trace: Trace | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -25,6 +25,7 @@ from sluice_gateway.keystore import KeyStore
 from sluice_gateway.kubeaccess import KubeAccess
 from sluice_gateway.metrics import FleetCollector, Metrics
 from sluice_gateway.mounted import MountedSecret, MountError
+from sluice_gateway.otlp import SpanExporter
 from sluice_gateway.prober import Prober
 from sluice_gateway.publicapi import PublicApi
 from sluice_gateway.relay import Relay
@@ -35,6 +36,7 @@ from sluice_gateway.sources import FleetSource, list_works
 from sluice_gateway.sweep import Sweep
 from sluice_gateway.tls import Certificate
 from sluice_gateway.tlssite import TlsSite
+from sluice_gateway.tracer import Tracer
 from sluice_gateway.upstream import Upstream
 from sluice_gateway.usage import UsageLog
 
@@ -219,6 +221,7 @@ class Gateway:
             relay,
             Bodies(settings.limits),
             access=await self._open_access(),
+            tracer=await self._open_tracer(),
             signals=self._signals,
             metrics=self._metrics,
             request_log=RequestLog(self._log),
@@ -271,6 +274,17 @@ class Gateway:
         self._start_task("usage log", usage.run())
         self._log.info("API keys asked for", keys=len(store.keys))
         return access
+
+    async def _open_tracer(self) -> Tracer:
+        """Export spans, if the settings say where to."""
+        export = self._settings.export
+        if export is None:
+            return Tracer(self._random.getrandbits, None, None)
+        session = await self._open_session(limit=1)
+        exporter = SpanExporter(export, session, self._registry, self._log)
+        self._stack.push_async_callback(exporter.close)
+        self._start_task("span export", exporter.run())
+        return Tracer(self._random.getrandbits, exporter, export.sampler)
 
     async def _follow_secret(self, secret: MountedSecret[Any], flag: str) -> None:
         try:

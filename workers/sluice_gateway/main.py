@@ -23,6 +23,7 @@ from sluice_gateway.backends import (
 )
 from sluice_gateway.gateway import Gateway, ListenError, PartFailedError
 from sluice_gateway.kubeaccess import AccessError, KubeAccess, find_access
+from sluice_gateway.otelsettings import ExportError, read_export
 from sluice_gateway.settings import Settings
 
 _PORT_MAX = 65535
@@ -96,18 +97,24 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         backends = read_backends(arguments)
     except BackendError as error:
         parser.error(str(error))
+    uid = os.environ.get("POD_UID") or str(uuid4())
+    try:
+        export = read_export(os.environ, uid=uid)
+    except ExportError as error:
+        parser.error(str(error))
     told = _give_slots(_DEFAULTS, backends)
     return replace(
         told,
         host=arguments.host,
         port=arguments.port,
         admin_port=arguments.admin_port,
-        uid=os.environ.get("POD_UID") or str(uuid4()),
+        uid=uid,
         drain_delay=arguments.drain_delay,
         relaying=replace(told.relaying, wait_for_worker=arguments.wait_for_worker),
         backends=backends,
         api_keys_dir=arguments.api_keys_dir,
         tls_dir=arguments.tls_dir,
+        export=export,
     )
 
 

@@ -30,6 +30,7 @@ from sluice_gateway.metrics import Metrics
 from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
 from sluice_gateway.signals import Signals
+from sluice_gateway.tracer import Tracer
 from sluice_gateway.upstream import ClientLostError
 
 _HEALTH: Final = "/health"
@@ -57,6 +58,7 @@ class PublicApi:
         bodies: Bodies,
         *,
         access: Access,
+        tracer: Tracer,
         signals: Signals,
         metrics: Metrics,
         request_log: RequestLog,
@@ -66,6 +68,7 @@ class PublicApi:
         wall: Callable[[], float],
     ) -> None:
         self._access = access
+        self._tracer = tracer
         self._relay = relay
         self._bodies = bodies
         self._signals = signals
@@ -84,6 +87,7 @@ class PublicApi:
             path=path if path in ENDPOINTS else "other",
             arrival=self._clock(),
             arrived_at=self._wall(),
+            trace=self._tracer.begin(request.headers),
         )
         if path in ENDPOINTS and request.method == "POST":
             return await self._complete(exchange, request)
@@ -154,6 +158,7 @@ class PublicApi:
         )
         self._metrics.requests.labels(*labels).inc()
         self._request_log.write(exchange, duration=self._clock() - exchange.arrival)
+        self._tracer.finish(exchange, self._wall())
 
     def _answer_plain(self, method: str, path: str, key: ApiKey | None) -> Answer:
         """Answer what is not a completion."""

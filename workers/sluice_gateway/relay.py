@@ -102,6 +102,7 @@ class Relay:
             tokens_most=call.tokens_most,
             alone=not choice.worker.running,
             waiting_since=now,
+            trace=exchange.trace.begin_child() if exchange.trace else None,
         )
         exchange.attempts.append(attempt)
         self._signals.count_dispatch(choice.pool, choice.worker)
@@ -128,6 +129,7 @@ class Relay:
             attempt.outcome = "ok" if answer is None or answer.status == 200 else "refused"  # noqa: PLR2004
             return answer
         finally:
+            attempt.ended_at = self._wall()
             self._fleet.stop_running(worker, attempt)
             key = exchange.pool.spec.key if exchange.pool else ""
             self._metrics.attempts.labels(key, worker.variant, attempt.outcome).inc()

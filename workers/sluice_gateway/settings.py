@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluice_gateway.backends import Backends
+from sluice_gateway.otelsettings import Export
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ class Settings:
         backends: The workers, where no cluster says which there are.
         api_keys_dir: Where the Secret with the API keys is mounted; None if nobody needs one.
         tls_dir: Where the Secret with certificate and key is mounted; None for plain HTTP.
+        export: Where spans go; None if nowhere.
         mount_period: Between two looks at mounted Secrets, in seconds.
     """
 
@@ -201,4 +203,5 @@ class Settings:
     backends: Backends | None = None
     api_keys_dir: Path | None = None
     tls_dir: Path | None = None
+    export: Export | None = None
     mount_period: float = 1.0

@@ -144,6 +144,7 @@ class Upstream:
                 "Content-Type": JSON_TYPE,
                 "Accept-Encoding": "identity",
                 **pod.render_headers(),
+                **(attempt.trace.render_headers() if attempt.trace else {}),
                 names.HEADER_REQUEST_ID: request_id,
             },
             allow_redirects=False,
