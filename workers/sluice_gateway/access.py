@@ -94,7 +94,6 @@ class Access:
                 most = allowance.requests.most
                 self.refuse(key, "requests", f"{most} requests a minute", wait=wait)
             allowance.requests.take(1, now)
-        exchange.headers |= allowance.render_headers(now)
         return Visit(key, exchange, self, allowance)
 
     def list_pools(self, key: ApiKey | None) -> list[Pool]:

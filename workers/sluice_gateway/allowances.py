@@ -23,6 +23,8 @@ class Level:
 
     def read(self, now: float) -> float:
         """Return what is left now."""
+        if now == self._at:
+            return self._level
         gained = max(0.0, now - self._at) * self.most / _MINUTE
         self._level = min(float(self.most), self._level + gained)
         self._at = now
@@ -66,10 +68,11 @@ class Allowance:
         for name, level in (("requests", self.requests), ("tokens", self.tokens)):
             if level is None:
                 continue
-            left = max(0, int(level.read(now)))
+            left = level.read(now)
+            missing = (level.most - left) * _MINUTE / level.most
             headers[f"x-ratelimit-limit-{name}"] = str(level.most)
-            headers[f"x-ratelimit-remaining-{name}"] = str(left)
-            headers[f"x-ratelimit-reset-{name}"] = render_wait(level.find_wait(level.most, now))
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(left)))
+            headers[f"x-ratelimit-reset-{name}"] = render_wait(missing)
         return headers
 
 

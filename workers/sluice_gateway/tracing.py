@@ -51,7 +51,7 @@ class Sampler:
         return int(trace_id[16:], 16) < self.ratio * 2.0**_SPAN_BITS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes three times as long to make, per attempt
 class Trace:
     """One span's place in its trace.
 

@@ -1,8 +1,8 @@
 """Who used how much: counts by key, model and class, as metrics and one log line a minute."""
 
 import asyncio
-from collections import Counter as Tally
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -10,7 +10,30 @@ from prometheus_client import CollectorRegistry, Counter
 
 _PERIOD: Final = 60.0
 _KEY_MODEL_CLASS: Final = ("key", "pool", "model", "accelerator_class")
-_Row = tuple[str, str, str]
+_Row = tuple[str, str, str, str]
+
+
+@dataclass(slots=True)
+class _Used:
+    """What one key used of one model and class since the last line, and its metrics.
+
+    These are looked up once: that takes longer than to count.
+    """
+
+    request_counter: Counter
+    prompt_counter: Counter
+    output_counter: Counter
+    requests: int = 0
+    prompt: int = 0
+    output: int = 0
+
+    def add(self, prompt: int, output: int) -> None:
+        self.requests += 1
+        self.prompt += prompt
+        self.output += output
+        self.request_counter.inc()
+        self.prompt_counter.inc(prompt)
+        self.output_counter.inc(output)
 
 
 class UsageLog:
@@ -18,9 +41,7 @@ class UsageLog:
 
     def __init__(self, registry: CollectorRegistry, log: structlog.stdlib.BoundLogger) -> None:
         self._log = log
-        self._requests: Tally[_Row] = Tally()
-        self._prompt: Tally[_Row] = Tally()
-        self._output: Tally[_Row] = Tally()
+        self._used: dict[_Row, _Used] = {}
         self._request_counter = Counter(
             "sluice_gateway_key_requests",
             "Requests of API keys that were within their limits.",
@@ -44,14 +65,15 @@ class UsageLog:
         self, key: str, *, pool: str, model: str, variant: str, tokens: tuple[int, int]
     ) -> None:
         """Count one request; `tokens` are those of prompt and output."""
-        row = (key, model, variant)
-        self._requests[row] += 1
-        self._prompt[row] += tokens[0]
-        self._output[row] += tokens[1]
-        labels = (key, pool, model, variant)
-        self._request_counter.labels(*labels).inc()
-        for kind, count in zip(("prompt", "output"), tokens, strict=True):
-            self._token_counter.labels(*labels, kind).inc(count)
+        row = (key, pool, model, variant)
+        used = self._used.get(row)
+        if used is None:
+            used = self._used[row] = _Used(
+                self._request_counter.labels(*row),
+                self._token_counter.labels(*row, "prompt"),
+                self._token_counter.labels(*row, "output"),
+            )
+        used.add(*tokens)
 
     def note_refusal(self, key: str, limit: str) -> None:
         """Count one request that a key's limits did not allow."""
@@ -76,23 +98,28 @@ class UsageLog:
 
     def write(self) -> None:
         """Write what was used since the last line; nothing if that is nothing."""
-        if self._requests:
-            self._log.info("usage", keys=[self._describe(row) for row in sorted(self._requests)])
-        for tally in (self._requests, self._prompt, self._output):
-            tally.clear()
+        if self._used:
+            rows = [_describe(row, used) for row, used in sorted(self._used.items(), key=_row_of)]
+            self._log.info("usage", keys=rows)
+        self._used.clear()
 
-    def _describe(self, row: _Row) -> dict[str, object]:
-        key, model, variant = row
-        return {
-            "key": key,
-            "model": model,
-            "accelerator_class": variant,
-            "requests": self._requests[row],
-            "prompt_tokens": self._prompt[row],
-            "output_tokens": self._output[row],
-        }
-
-    @staticmethod
-    def _forget(labels: dict[str, str], *counters: Counter) -> None:
+    def _forget(self, labels: dict[str, str], *counters: Counter) -> None:
+        self.write()  # what is counted is written before its metrics are looked up afresh
         for counter in counters:
             counter.remove_by_labels(labels)
+
+
+def _row_of(item: tuple[_Row, _Used]) -> _Row:
+    return item[0]
+
+
+def _describe(row: _Row, used: _Used) -> dict[str, object]:
+    key, _, model, variant = row
+    return {
+        "key": key,
+        "model": model,
+        "accelerator_class": variant,
+        "requests": used.requests,
+        "prompt_tokens": used.prompt,
+        "output_tokens": used.output,
+    }
