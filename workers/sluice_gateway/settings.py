@@ -13,7 +13,7 @@ class Limits:
 
     Attributes:
         connections: Open client connections; further ones get a 503 and are closed.
-        handshakes: TLS handshakes that have not ended; further connections are dropped.
+        handshakes: TLS handshakes that have not ended; beyond that the oldest gives way.
         handshake_seconds: From the connection to the end of its TLS handshake.
         header_seconds: From a request's first byte to the end of its headers.
         body_seconds: From the end of the headers to the end of the body.

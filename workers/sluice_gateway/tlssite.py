@@ -51,7 +51,8 @@ class TlsSite(web.BaseSite):
         self._log = log
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._handshakes: set[asyncio.Task[None]] = set()
+        # In the order in which they began; over when the connection has a transport.
+        self._handshakes: dict[asyncio.Task[None], web.RequestHandler] = {}
         self.port = port
 
     @property
@@ -98,28 +99,39 @@ class TlsSite(web.BaseSite):
                 self._log.error("cannot accept connections", reason=error.strerror)
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            if self._is_full():
+            if not self._make_room():
                 connection.close()  # without TLS there is nothing to say it in
                 continue
             with suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            handshake = asyncio.create_task(self._shake_hands(connection), name="TLS handshake")
-            self._handshakes.add(handshake)
-            handshake.add_done_callback(self._handshakes.discard)
+            client = self._limited()
+            handshake = asyncio.create_task(self._shake_hands(connection, client), name="TLS")
+            self._handshakes[handshake] = client
+            handshake.add_done_callback(self._handshakes.pop)
 
-    def _is_full(self) -> bool:
+    def _make_room(self) -> bool:
+        """Return whether one more connection may come in; the oldest handshake gives way to it.
+
+        Honest ones take milliseconds: with those that never end, somebody who keeps all places
+        taken would keep everybody out.
+        """
         limits = self._limited.limits
-        pending = len(self._handshakes)
-        return (
-            pending >= limits.handshakes
-            or pending + self._limited.open_connections >= limits.connections
-        )
+        pending = [task for task, client in self._handshakes.items() if client.transport is None]
+        taken = len(pending) + self._limited.open_connections
+        if len(pending) < limits.handshakes and taken < limits.connections:
+            return True
+        if not pending:
+            return False
+        pending[0].remove_done_callback(self._handshakes.pop)
+        del self._handshakes[pending[0]]
+        pending[0].cancel()
+        return True
 
-    async def _shake_hands(self, connection: socket.socket) -> None:
-        """Secure a connection, and hand it to the server."""
+    async def _shake_hands(self, connection: socket.socket, client: web.RequestHandler) -> None:
+        """Secure a connection; it is the client's from the end of its handshake on."""
         try:
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-                self._limited,
+                lambda: client,
                 connection,
                 ssl=self._context,
                 ssl_handshake_timeout=self._limited.limits.handshake_seconds,
