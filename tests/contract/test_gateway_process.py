@@ -45,6 +45,9 @@ class Program:
     def find(self, event):
         return next((line for line in self.lines if line["event"] == event), None)
 
+    def count(self, event):
+        return sum(line["event"] == event for line in self.lines)
+
 
 @asynccontextmanager
 async def started(*arguments, **environ):

@@ -15,6 +15,7 @@ from sluice_accel.memory import choose_devices, startup_time
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.profiles import PROFILES
 from sluice_accel.timing import StepBatch, step_time
+from sluice_gateway.main import parse_arguments
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 PUBLISHED_CLAIM = 1.3
@@ -54,6 +55,34 @@ def test_no_right_is_a_wildcard_or_a_way_to_more_rights():
             # the secrets and accounts there.
             ours = role["kind"] == "Role" and role["metadata"]["namespace"] == "sluice-system"
             assert ours or "pods" not in rule["resources"] or "create" not in rule["verbs"]
+
+
+@pytest.mark.parametrize(
+    ("component", "field", "secret"),
+    [
+        ("gateway-api-keys", "api_keys_dir", "sluice-gateway-keys"),
+        ("gateway-tls", "tls_dir", "sluice-gateway-tls"),
+    ],
+)
+def test_a_switched_on_secret_is_mounted_where_the_gateway_looks(component, field, secret):
+    (kustomization,) = read("components", component, "kustomization.yaml")
+    (patch,) = read("components", component, "deployment.yaml")
+    operations = yaml.safe_load(kustomization["patches"][1]["patch"])
+    arguments = [operation["value"] for operation in operations]
+    directory = getattr(parse_arguments(["--host=x", *arguments]), field)
+    spec = patch["spec"]["template"]["spec"]
+    (volume,) = spec["volumes"]
+    (mount,) = spec["containers"][0]["volumeMounts"]
+    assert volume["secret"] == {"secretName": secret, "defaultMode": 0o440}
+    assert (mount["name"], mount["mountPath"]) == (volume["name"], str(directory))
+    assert mount["readOnly"]
+    # Its own file mode lets only the pod's group read: the base says which that is.
+    (deployment,) = (
+        one for one in list_of("Deployment") if one["metadata"]["name"] == patch["metadata"]["name"]
+    )
+    base = deployment["spec"]["template"]["spec"]
+    assert spec["securityContext"]["fsGroup"] == base["securityContext"]["runAsGroup"]
+    assert spec["containers"][0]["name"] == base["containers"][0]["name"]
 
 
 def test_the_gateway_only_looks():

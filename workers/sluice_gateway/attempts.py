@@ -9,6 +9,7 @@ from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress, Usage, read_usage
 from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.pace import Phase
+from sluice_gateway.tracing import Trace
 from sluice_gateway.transcript import Transcript
 
 _PROMPT_SECONDS = 0.005
@@ -42,6 +43,8 @@ class Attempt:
         exact: It goes on as the stream would have gone on undisturbed; None while not known.
         leave_why: Why it should go on elsewhere, since it was last asked to.
         find_refuge: Returns whether there is a place elsewhere, given why it should go there.
+        trace: Its span, which its worker is told of.
+        ended_at: Wall time of its end; 0 while it runs.
     """
 
     worker: Worker
@@ -69,6 +72,8 @@ class Attempt:
     exact: bool | None = None
     find_refuge: Callable[[str], bool] | None = None
     leave_why: str = ""
+    trace: Trace | None = None
+    ended_at: float = 0.0
     _scope: asyncio.Timeout | None = None
 
     def cut(self, why: str) -> None:
@@ -170,6 +175,9 @@ class Exchange:
         refuge: Where it goes on next, if that was found before it left.
         moved: Why it left which workers, by uid: once each is free.
         outcome: Short word for log and metrics, from a fixed set.
+        key: Name of the API key that it came with; empty if none is needed.
+        trace: Its span.
+        headers: What its answer says of the client's key and limits.
     """
 
     request_id: str
@@ -192,6 +200,9 @@ class Exchange:
     tokens: tuple[int, int] = (0, 0)
     status: int = 0
     outcome: str = ""
+    key: str = ""
+    trace: Trace | None = None
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def worker(self) -> Worker | None:

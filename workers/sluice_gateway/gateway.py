@@ -5,43 +5,50 @@ import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from random import Random
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from sluice_gateway import names
+from sluice_gateway.access import Access
 from sluice_gateway.adminapi import AdminApi
 from sluice_gateway.admission import Admission
+from sluice_gateway.backends import Backends
+from sluice_gateway.backendwatch import BackendWatch
 from sluice_gateway.bodies import Bodies
-from sluice_gateway.cluster import PoolSink, Sink, WorkerSink
+from sluice_gateway.clusterwatch import ClusterWatch
 from sluice_gateway.connections import LimitedServer
 from sluice_gateway.failover import Failover
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.keystore import KeyStore
 from sluice_gateway.kubeaccess import KubeAccess
-from sluice_gateway.kubeapi import KubeApi
 from sluice_gateway.metrics import FleetCollector, Metrics
+from sluice_gateway.mounted import MountedSecret, MountError
+from sluice_gateway.otlp import SpanExporter
 from sluice_gateway.prober import Prober
 from sluice_gateway.publicapi import PublicApi
-from sluice_gateway.reflector import Reflector
 from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
 from sluice_gateway.settings import Settings
 from sluice_gateway.signals import Signals
+from sluice_gateway.sources import FleetSource, list_works
 from sluice_gateway.sweep import Sweep
+from sluice_gateway.tls import Certificate
+from sluice_gateway.tlssite import TlsSite
+from sluice_gateway.tracer import Tracer
 from sluice_gateway.upstream import Upstream
+from sluice_gateway.usage import UsageLog
 
 _SEED_BITS = 31
+_BACKLOG = 1024
 _WORKER_IDLE_SECONDS = 15.0
 """Idle connections to workers are closed here before the workers close them."""
-_POOLS_PATH = f"/apis/{names.GROUP}/{names.VERSION}/{names.POOL_PLURAL}"
-_PODS_PATH = "/api/v1/pods"
 
 
 class ListenError(Exception):
-    """A port cannot be listened on; the message says which, and what to do."""
+    """It cannot listen as told: a port, or a Secret for it; the message says what to do."""
 
 
 class PartFailedError(Exception):
@@ -51,13 +58,19 @@ class PartFailedError(Exception):
 class Gateway:
     """All parts of one gateway. Inside its context it listens and serves.
 
+    Args:
+        access: The cluster whose pools it serves, or the servers that stand for one.
+
     Attributes:
         fleet: The pools and workers that it knows.
         port: Public port; the real one when the settings say 0. `admin_port` likewise.
     """
 
     def __init__(
-        self, settings: Settings, access: KubeAccess, log: structlog.stdlib.BoundLogger
+        self,
+        settings: Settings,
+        access: KubeAccess | Backends,
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -66,7 +79,7 @@ class Gateway:
         self._random = Random()
         self._draining = False
         self._stack = AsyncExitStack()
-        self._reflectors: list[Reflector] = []
+        self._source: FleetSource | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
@@ -117,11 +130,8 @@ class Gateway:
         return "draining" if self._draining else self.explain_unsynced()
 
     def explain_unsynced(self) -> str:
-        """Return which objects have not been listed yet; nothing if all have."""
-        missing = [reflector.kind for reflector in self._reflectors if not reflector.synced]
-        if missing:
-            return f"no list of {' and '.join(missing)} from {self._access.server} yet"
-        return ""
+        """Return what is not known yet of pools and workers; nothing if all is."""
+        return self._source.explain_unsynced() if self._source else "starting"
 
     async def _start(self) -> None:
         """Start every part; what is entered into the stack stops in the opposite order."""
@@ -154,33 +164,34 @@ class Gateway:
             log=self._log,
         )
         self._start_task("sweep", sweep.run())
-        self._start_watching(await self._open_session(limit=8))
-        self._registry.register(FleetCollector(self.fleet, self._reflectors, self._clock))
+        self._source = self._build_source(await self._open_session(limit=8))
+        for name, work in list_works(self._source):
+            self._start_task(name, work)
+        self._registry.register(FleetCollector(self.fleet, self._source.watches, self._clock))
         await self._start_public(relay)
         self._log.info("listening", host=settings.host, port=self.port, admin_port=self.admin_port)
 
-    def _start_watching(self, session: aiohttp.ClientSession) -> None:
-        """Mirror pools and worker pods."""
-        api = KubeApi(self._access, session, self._settings.watching)
-        pods = {"labelSelector": f"{names.LABEL_NAME}={names.WORKER}"}
-        sinks: list[tuple[str, str, dict[str, str], Sink]] = [
-            ("pools", _POOLS_PATH, {}, PoolSink(self.fleet, self._log)),
-            ("workers", _PODS_PATH, pods, WorkerSink(self.fleet, self._log)),
-        ]
-        for kind, path, selector, sink in sinks:
-            reflector = Reflector(
-                api,
-                sink,
-                kind=kind,
-                path=path,
-                selector=selector,
-                watching=self._settings.watching,
-                random=self._random.random,
+    def _build_source(self, session: aiohttp.ClientSession) -> FleetSource:
+        """Follow the cluster, or the servers that stand for one."""
+        if isinstance(self._access, Backends):
+            return BackendWatch(
+                self.fleet,
+                self._access,
+                session,
+                following=self._settings.following,
+                created=time.time(),
                 clock=self._clock,
                 log=self._log,
             )
-            self._reflectors.append(reflector)
-            self._start_task(f"watch {kind}", reflector.run())
+        return ClusterWatch(
+            self.fleet,
+            self._access,
+            session,
+            watching=self._settings.watching,
+            random=self._random.random,
+            clock=self._clock,
+            log=self._log,
+        )
 
     def _build_relay(self, session: aiohttp.ClientSession, prober: Prober) -> Relay:
         relaying = self._settings.relaying
@@ -217,9 +228,10 @@ class Gateway:
     async def _start_public(self, relay: Relay) -> None:
         settings = self._settings
         api = PublicApi(
-            self.fleet,
             relay,
             Bodies(settings.limits),
+            access=await self._open_access(),
+            tracer=await self._open_tracer(),
             signals=self._signals,
             metrics=self._metrics,
             request_log=RequestLog(self._log),
@@ -231,21 +243,85 @@ class Gateway:
         server = LimitedServer(api.handle, limits=settings.limits, log=self._log)
         # aiohttp waits for handlers twice as long before it cancels them.
         runner = web.ServerRunner(server, shutdown_timeout=settings.drain_seconds / 2)
-        self.port = await self._listen(runner, settings.port, "--port")
+        certificate = await self._open_certificate()
+        if certificate is None:
+            self.port = await self._listen(runner, settings.port, "--port")
+            return
+        await runner.setup()
+        site = TlsSite(
+            runner,
+            server,
+            settings.host,
+            settings.port,
+            context=certificate.context,
+            backlog=_BACKLOG,
+            log=self._log,
+        )
+        await self._start_site(runner, site, settings.port, "--port")
+        self.port = site.port
+
+    async def _open_certificate(self) -> Certificate | None:
+        """Read the certificate, if there is one, and follow it."""
+        if self._settings.tls_dir is None:
+            return None
+        period = self._settings.mount_period
+        certificate = Certificate(self._settings.tls_dir, period=period, log=self._log)
+        await self._follow_secret(certificate.secret, "--tls-dir")
+        return certificate
+
+    async def _open_access(self) -> Access:
+        """Read the API keys, if there are any, and follow them."""
+        usage = UsageLog(self._registry, self._log)
+        self.fleet.on_pool_removed.append(usage.forget_pool)
+        directory = self._settings.api_keys_dir
+        if directory is None:
+            return Access(None, self.fleet, usage, clock=self._clock)
+        store = KeyStore(directory, period=self._settings.mount_period, log=self._log)
+        access = Access(store, self.fleet, usage, clock=self._clock)
+        store.on_changed.append(access.forget_departed)
+        await self._follow_secret(store.secret, "--api-keys-dir")
+        self._stack.callback(usage.write)
+        self._start_task("usage log", usage.run())
+        self._log.info("API keys asked for", keys=len(store.keys))
+        return access
+
+    async def _open_tracer(self) -> Tracer:
+        """Export spans, if the settings say where to."""
+        export = self._settings.export
+        if export is None:
+            return Tracer(self._random.getrandbits, None, None)
+        session = await self._open_session(limit=1)
+        exporter = SpanExporter(export, session, self._registry, self._log)
+        self._stack.push_async_callback(exporter.close)
+        self._start_task("span export", exporter.run())
+        return Tracer(self._random.getrandbits, exporter, export.sampler)
+
+    async def _follow_secret(self, secret: MountedSecret[Any], flag: str) -> None:
+        try:
+            await secret.start()
+        except MountError as error:
+            raise ListenError(f"{flag}: {error}") from error
+        self._start_task(flag, secret.run())
 
     async def _listen(self, runner: web.BaseRunner, port: int, flag: str) -> int:
-        """Start a server; return the port that it really has."""
-        host = self._settings.host
+        """Start a plain server; return the port that it really has."""
         await runner.setup()
+        site = web.TCPSite(runner, self._settings.host, port, backlog=_BACKLOG)
+        await self._start_site(runner, site, port, flag)
+        return int(runner.addresses[0][1])
+
+    async def _start_site(
+        self, runner: web.BaseRunner, site: web.BaseSite, port: int, flag: str
+    ) -> None:
+        host = self._settings.host
         self._stack.push_async_callback(runner.cleanup)
         try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
+            await site.start()
         except OSError as error:
             raise ListenError(
                 f"cannot listen on {host}:{port} ({error.strerror}); "
                 f"free the port, or name another with {flag}"
             ) from error
-        return int(runner.addresses[0][1])
 
     async def _open_session(self, *, limit: int = 0) -> aiohttp.ClientSession:
         """Open a client session without time limits, cookies or decompression of its own."""

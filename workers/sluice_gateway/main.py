@@ -9,13 +9,21 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import structlog
 import uvloop
 
+from sluice_gateway.backends import (
+    BackendError,
+    Backends,
+    add_backend_arguments,
+    read_backends,
+)
 from sluice_gateway.gateway import Gateway, ListenError, PartFailedError
 from sluice_gateway.kubeaccess import AccessError, KubeAccess, find_access
+from sluice_gateway.otelsettings import ExportError, read_export
 from sluice_gateway.settings import Settings
 
 _PORT_MAX = 65535
@@ -31,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse_arguments(argv)
     log = configure_logging()
     try:
-        access = find_access(os.environ)
+        access = settings.backends or find_access(os.environ)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings, access, log))
     except (AccessError, ListenError) as error:
@@ -48,8 +56,9 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
     """Return the settings that the command line describes."""
     parser = argparse.ArgumentParser(
         prog="sluice-gateway",
-        description="Routes OpenAI requests to the workers of all InferencePools.",
-        epilog="Finds the Kubernetes API by KUBECONFIG or by the pod's service account.",
+        description="Routes OpenAI requests to the workers of all InferencePools, or of a list.",
+        epilog="Finds the Kubernetes API by KUBECONFIG or by the pod's service account, unless "
+        "--backend says that there is none.",
     )
     parser.add_argument("--host", required=True, help="address to listen on")
     parser.add_argument("--port", type=_read_port, default=_DEFAULTS.port, help="%(default)s")
@@ -70,15 +79,55 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         metavar="SECONDS",
         help="how long new requests are still taken after SIGTERM (%(default)s)",
     )
+    parser.add_argument(
+        "--api-keys-dir",
+        type=Path,
+        metavar="DIR",
+        help="where a Secret with API keys is mounted: every request has to show one of them",
+    )
+    parser.add_argument(
+        "--tls-dir",
+        type=Path,
+        metavar="DIR",
+        help="where a Secret with tls.crt and tls.key is mounted: the public port speaks HTTPS",
+    )
+    add_backend_arguments(parser)
     arguments = parser.parse_args(argv)
+    try:
+        backends = read_backends(arguments)
+    except BackendError as error:
+        parser.error(str(error))
+    uid = os.environ.get("POD_UID") or str(uuid4())
+    try:
+        export = read_export(os.environ, uid=uid)
+    except ExportError as error:
+        parser.error(str(error))
+    told = _give_slots(_DEFAULTS, backends)
     return replace(
-        _DEFAULTS,
+        told,
         host=arguments.host,
         port=arguments.port,
         admin_port=arguments.admin_port,
-        uid=os.environ.get("POD_UID") or str(uuid4()),
+        uid=uid,
         drain_delay=arguments.drain_delay,
-        relaying=replace(_DEFAULTS.relaying, wait_for_worker=arguments.wait_for_worker),
+        relaying=replace(told.relaying, wait_for_worker=arguments.wait_for_worker),
+        backends=backends,
+        api_keys_dir=arguments.api_keys_dir,
+        tls_dir=arguments.tls_dir,
+        export=export,
+    )
+
+
+def _give_slots(settings: Settings, backends: Backends | None) -> Settings:
+    """Return settings for workers that run so many requests at once as the backends do."""
+    slots = backends.slots if backends else None
+    if slots is None:
+        return settings
+    beyond = settings.relaying.inflight_most - settings.patience.slots
+    return replace(
+        settings,
+        relaying=replace(settings.relaying, inflight_most=slots + beyond),
+        patience=replace(settings.patience, slots=slots),
     )
 
 
@@ -125,7 +174,9 @@ def configure_logging() -> structlog.stdlib.BoundLogger:
     return log
 
 
-async def _run(settings: Settings, access: KubeAccess, log: structlog.stdlib.BoundLogger) -> None:
+async def _run(
+    settings: Settings, access: KubeAccess | Backends, log: structlog.stdlib.BoundLogger
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from sluice_gateway.attempts import Attempt
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.members import Pool, Worker
-from sluice_gateway.reflector import Reflector
+from sluice_gateway.sources import Watch
 
 _TTFT_BUCKETS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)
 _TPOT_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
@@ -121,11 +121,9 @@ class Metrics:
 class FleetCollector(Collector):
     """Gauges of the present state."""
 
-    def __init__(
-        self, fleet: Fleet, reflectors: Sequence[Reflector], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, fleet: Fleet, watches: Sequence[Watch], clock: Callable[[], float]) -> None:
         self._fleet = fleet
-        self._reflectors = reflectors
+        self._watches = watches
         self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
@@ -154,17 +152,19 @@ class FleetCollector(Collector):
                 running = sum(w.inflight for w in pool.workers.values() if w.variant == variant)
                 inflight.add_metric((key, variant), running)
         connected = GaugeMetricFamily(
-            "sluice_gateway_watch_connected", "1 while the API server answers.", labels=("kind",)
+            "sluice_gateway_watch_connected",
+            "1 while the API server, or the backend, answers.",
+            labels=("kind",),
         )
         age = GaugeMetricFamily(
             "sluice_gateway_watch_age_seconds",
-            "Seconds since the API server was last heard.",
+            "Seconds since the API server, or the backend, was last heard.",
             labels=("kind",),
         )
-        for reflector in self._reflectors:
-            connected.add_metric((reflector.kind,), reflector.connected)
-            if reflector.synced:
-                age.add_metric((reflector.kind,), self._clock() - reflector.heard_at)
+        for watch in self._watches:
+            connected.add_metric((watch.kind,), watch.connected)
+            if watch.synced:
+                age.add_metric((watch.kind,), self._clock() - watch.heard_at)
         yield from (workers, inflight, waiting, connected, age)
 
 

@@ -100,6 +100,10 @@ class WorkerPod:
         host: Pod address; empty until the kubelet reports one.
         ready: The kubelet says that its containers are ready, and nobody deleted it.
         leaving: Somebody deleted it.
+        base: URL in front of the API's paths, where host and port do not say it.
+        fence: The uid that must answer there: None is the pod's own, empty is anybody's.
+        health_path: What probes ask for.
+        key: Bearer key that it wants; empty if none.
     """
 
     uid: str
@@ -110,6 +114,32 @@ class WorkerPod:
     port: int
     ready: bool
     leaving: bool = False
+    base: str = ""
+    fence: str | None = None
+    health_path: str = "/healthz"
+    key: str = field(default="", repr=False)
+
+    @property
+    def url(self) -> str:
+        """URL in front of the API's paths, without a slash at its end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.base or f"http://{host}:{self.port}"
+
+    @property
+    def fencing_uid(self) -> str:
+        """The uid that must answer; empty if anybody may."""
+        return self.uid if self.fence is None else self.fence
+
+    def render_headers(self) -> dict[str, str]:
+        """Return the headers of every request to it: whom it is meant for, and its key."""
+        headers = {names.HEADER_WORKER_UID: self.fencing_uid} if self.fencing_uid else {}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        return headers
+
+    def is_other(self, answering: str | None) -> bool:
+        """Return whether an answer that names this uid, or none, comes from another worker."""
+        return bool(answering and self.fencing_uid) and answering != self.fencing_uid
 
 
 def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:

@@ -117,15 +117,16 @@ class Prober:
                 self._log.warning("probe repeated", pod=worker.pod.name, stalled_seconds=late)
 
     async def _ask(self, worker: Worker) -> str | None:
-        url = f"http://{render_host(worker.pod.host)}:{worker.pod.port}/healthz"
-        headers = {names.HEADER_WORKER_UID: worker.uid}
+        pod = worker.pod
+        url = f"{pod.url}{pod.health_path}"
+        headers = pod.render_headers()
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-                answering = response.headers.get(names.HEADER_WORKER_UID, worker.uid)
-                if answering != worker.uid:
+                answering = response.headers.get(names.HEADER_WORKER_UID, "")
+                if pod.is_other(answering):
                     return f"pod {answering[:40]} answers at this address"
                 if response.status != 200:  # noqa: PLR2004
-                    return f"/healthz answered {response.status}"
+                    return f"{pod.health_path} answered {response.status}"
                 return None
         except (aiohttp.ClientError, OSError) as error:
             return f"{type(error).__name__}: {error}"[:200]
@@ -140,8 +141,3 @@ class Prober:
         except TimeoutError:
             return
         nudge.clear()
-
-
-def render_host(host: str) -> str:
-    """Return a pod address as it stands in a URL."""
-    return f"[{host}]" if ":" in host else host

@@ -13,23 +13,24 @@ from uuid import uuid4
 from aiohttp import web
 
 from sluice_gateway import names
+from sluice_gateway.access import Access
 from sluice_gateway.answers import (
     Answer,
     Refusal,
     answer_unavailable,
-    refuse_model,
     refuse_request,
     render_json,
 )
+from sluice_gateway.apikeys import ApiKey
 from sluice_gateway.attempts import Exchange
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.calls import ENDPOINTS, parse_call
-from sluice_gateway.fleet import Fleet
 from sluice_gateway.members import Pool
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
 from sluice_gateway.signals import Signals
+from sluice_gateway.tracer import Tracer
 from sluice_gateway.upstream import ClientLostError
 
 _HEALTH: Final = "/health"
@@ -53,10 +54,11 @@ class PublicApi:
 
     def __init__(
         self,
-        fleet: Fleet,
         relay: Relay,
         bodies: Bodies,
         *,
+        access: Access,
+        tracer: Tracer,
         signals: Signals,
         metrics: Metrics,
         request_log: RequestLog,
@@ -65,7 +67,8 @@ class PublicApi:
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
-        self._fleet = fleet
+        self._access = access
+        self._tracer = tracer
         self._relay = relay
         self._bodies = bodies
         self._signals = signals
@@ -84,11 +87,13 @@ class PublicApi:
             path=path if path in ENDPOINTS else "other",
             arrival=self._clock(),
             arrived_at=self._wall(),
+            trace=self._tracer.begin(request.headers),
         )
         if path in ENDPOINTS and request.method == "POST":
             return await self._complete(exchange, request)
         try:
-            answer = self._answer_plain(request.method, path)
+            key = None if path == _HEALTH else self._access.identify(request.headers, exchange)
+            answer = self._answer_plain(request.method, path, key)
         except Refusal as refusal:
             answer = refusal.answer
         self._metrics.requests.labels("", "", str(answer.status)).inc()
@@ -118,14 +123,16 @@ class PublicApi:
     async def _serve(
         self, exchange: Exchange, request: web.BaseRequest, client: "ResponseStream"
     ) -> Answer | None:
-        if not self._is_synced():
-            raise _refuse_unready()
-        raw = await self._bodies.read(request)
-        try:
-            call = exchange.call = parse_call(request.path, raw, seed=self._draw_seed())
-            return await self._relay.serve(exchange, call, client)
-        finally:
-            self._bodies.release(len(raw))
+        with self._access.visit(request.headers, exchange) as visit:
+            if not self._is_synced():
+                raise _refuse_unready()
+            raw = await self._bodies.read(request)
+            try:
+                call = exchange.call = parse_call(request.path, raw, seed=self._draw_seed())
+                visit.claim(call)
+                return await self._relay.serve(exchange, call, client)
+            finally:
+                self._bodies.release(len(raw))
 
     def _conclude(
         self, exchange: Exchange, answer: Answer | None, client: "ResponseStream"
@@ -151,8 +158,9 @@ class PublicApi:
         )
         self._metrics.requests.labels(*labels).inc()
         self._request_log.write(exchange, duration=self._clock() - exchange.arrival)
+        self._tracer.finish(exchange, self._wall())
 
-    def _answer_plain(self, method: str, path: str) -> Answer:
+    def _answer_plain(self, method: str, path: str, key: ApiKey | None) -> Answer:
         """Answer what is not a completion."""
         if path in ENDPOINTS:
             message = f"{path} takes POST, not {method[:20]}"
@@ -167,17 +175,14 @@ class PublicApi:
             return refuse_request(message, code="method_not_allowed", status=405)
         if not self._is_synced():
             raise _refuse_unready()
-        return render_json({"status": "ok"}) if path == _HEALTH else self._answer_models(path)
+        return render_json({"status": "ok"}) if path == _HEALTH else self._answer_models(path, key)
 
-    def _answer_models(self, path: str) -> Answer:
-        """Answer with the list of models, or with one of them."""
+    def _answer_models(self, path: str, key: ApiKey | None) -> Answer:
+        """Answer with the list of models that a key may use, or with one of them."""
         if path == _MODELS:
-            data = [describe_model(pool) for pool in self._fleet.list_models()]
+            data = [describe_model(pool) for pool in self._access.list_pools(key)]
             return render_json({"object": "list", "data": data})
-        model = path.removeprefix(f"{_MODELS}/")
-        pool = self._fleet.find_pool(model)
-        if pool is None:
-            return refuse_model(model, [known.spec.model for known in self._fleet.list_models()])
+        pool = self._access.find_pool(key, path.removeprefix(f"{_MODELS}/"))
         return render_json(describe_model(pool))
 
 
@@ -238,7 +243,7 @@ def pick_request_id(request: web.BaseRequest) -> str:
 
 def render_headers(exchange: Exchange) -> dict[str, str]:
     """Return the headers that every answer carries."""
-    headers = {names.HEADER_REQUEST_ID: exchange.request_id}
+    headers = {names.HEADER_REQUEST_ID: exchange.request_id, **exchange.headers}
     worker = exchange.worker
     if worker is not None:
         headers[names.HEADER_WORKER] = worker.pod.name
@@ -269,5 +274,5 @@ def describe_model(pool: Pool) -> dict[str, object]:
 
 
 def _refuse_unready() -> Refusal:
-    message = "the gateway has not yet read the pools from the Kubernetes API"
+    message = "the gateway does not know yet which models there are"
     return Refusal(answer_unavailable(message, code="not_ready", retry_after=2), "not_ready")

@@ -139,6 +139,7 @@ class Relay:
             transcript=transcript,
             cause=last.code if transcript is not None and last is not None else "",
             source=before.variant if before is not None else "",
+            trace=exchange.trace.begin_child() if exchange.trace else None,
         )
         attempt.find_refuge = partial(self._failover.find_refuge, exchange, attempt)
         exchange.attempts.append(attempt)
@@ -166,6 +167,7 @@ class Relay:
             attempt.outcome = "ok" if answer is None or answer.status == 200 else "refused"  # noqa: PLR2004
             return answer
         finally:
+            attempt.ended_at = self._wall()
             self._fleet.stop_running(worker, attempt)
             key = exchange.pool.spec.key if exchange.pool else ""
             self._metrics.attempts.labels(key, worker.variant, attempt.outcome).inc()

@@ -24,6 +24,9 @@ class RequestLog:
         self._log.info(
             "request",
             request_id=exchange.request_id,
+            key=exchange.key or None,
+            trace_id=exchange.trace.trace_id if exchange.trace else None,
+            span_id=exchange.trace.span_id if exchange.trace else None,
             path=exchange.path,
             pool=exchange.pool.spec.key if exchange.pool else None,
             model=exchange.pool.spec.model if exchange.pool else None,

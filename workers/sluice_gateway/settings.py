@@ -1,6 +1,10 @@
 """Every setting of the gateway, typed, with its default; the command line changes some of them."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from sluice_gateway.backends import Backends
+from sluice_gateway.otelsettings import Export
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,6 +13,8 @@ class Limits:
 
     Attributes:
         connections: Open client connections; further ones get a 503 and are closed.
+        handshakes: TLS handshakes that have not ended; beyond that the oldest gives way.
+        handshake_seconds: From the connection to the end of its TLS handshake.
         header_seconds: From a request's first byte to the end of its headers.
         body_seconds: From the end of the headers to the end of the body.
         body_bytes: One request's body.
@@ -19,6 +25,8 @@ class Limits:
     """
 
     connections: int = 4096
+    handshakes: int = 512
+    handshake_seconds: float = 5.0
     header_seconds: float = 5.0
     body_seconds: float = 30.0
     body_bytes: int = 4 << 20
@@ -149,6 +157,24 @@ class Watching:
 
 
 @dataclass(frozen=True, slots=True)
+class Following:
+    """Asking the backends of a fixed list for their models. Times in seconds.
+
+    Attributes:
+        period: Between two looks at a backend that is well; `eager_period` at any other.
+        request_seconds: One answer.
+        answer_bytes: One answer.
+        models_most: Models that one backend may name; further ones are not served.
+    """
+
+    period: float = 5.0
+    eager_period: float = 1.0
+    request_seconds: float = 5.0
+    answer_bytes: int = 1 << 20
+    models_most: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a gateway process is told.
 
@@ -158,6 +184,11 @@ class Settings:
             balancers learn of the end from `/readyz`.
         drain_seconds: How long running requests may take to finish after that; together shorter
             than the pod's grace period.
+        backends: The workers, where no cluster says which there are.
+        api_keys_dir: Where the Secret with the API keys is mounted; None if nobody needs one.
+        tls_dir: Where the Secret with certificate and key is mounted; None for plain HTTP.
+        export: Where spans go; None if nowhere.
+        mount_period: Between two looks at mounted Secrets, in seconds.
     """
 
     host: str
@@ -171,3 +202,9 @@ class Settings:
     patience: Patience = Patience()
     probing: Probing = Probing()
     watching: Watching = Watching()
+    following: Following = Following()
+    backends: Backends | None = None
+    api_keys_dir: Path | None = None
+    tls_dir: Path | None = None
+    export: Export | None = None
+    mount_period: float = 1.0

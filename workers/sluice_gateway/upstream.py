@@ -26,7 +26,6 @@ from sluice_gateway.continuation import (
 from sluice_gateway.events import EventSplitter, StreamProgress
 from sluice_gateway.faults import explain_status, tell_left, tell_lost, tell_nonsense, tell_refused
 from sluice_gateway.pace import Phase
-from sluice_gateway.prober import render_host
 from sluice_gateway.responses import (
     check_stream,
     note_maker,
@@ -164,18 +163,19 @@ class Upstream:
         limit = relaying.first_token_seconds if streaming else relaying.whole_seconds
         attempt.deadline = attempt.dispatched + limit
         response = await self._session.post(
-            f"http://{render_host(pod.host)}:{pod.port}{path}",
+            f"{pod.url}{path}",
             data=body,
             headers={
                 "Content-Type": JSON_TYPE,
                 "Accept-Encoding": "identity",
-                names.HEADER_WORKER_UID: pod.uid,
+                **pod.render_headers(),
+                **(attempt.trace.render_headers() if attempt.trace else {}),
                 names.HEADER_REQUEST_ID: request_id,
             },
             allow_redirects=False,
         )
-        answering = response.headers.get(names.HEADER_WORKER_UID, pod.uid)
-        if answering != pod.uid or response.status == 421:  # noqa: PLR2004
+        answering = response.headers.get(names.HEADER_WORKER_UID, "")
+        if pod.is_other(answering) or response.status == 421:  # noqa: PLR2004
             response.close()
             raise tell_lost("fenced", f"pod {answering[:40]} answers at the address of {pod.uid}")
         return response

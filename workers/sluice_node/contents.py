@@ -17,7 +17,7 @@ class VolumeError(Exception):
 
 
 def choose_items(files: Content, source: Mapping[str, Any]) -> Content:
-    """Apply the `items` of a config map source: which keys, and where they go.
+    """Apply the `items` of a config map or Secret: which keys, and where they go.
 
     Raises:
         VolumeError: A key does not exist.

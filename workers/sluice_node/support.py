@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-_VOLUMES = {"configMap", "emptyDir", "projected"}
+_VOLUMES = {"configMap", "emptyDir", "projected", "secret"}
 _SOURCES = {"serviceAccountToken", "configMap", "downwardAPI"}
 
 
@@ -55,7 +55,7 @@ def _check_container(container: Mapping[str, Any]) -> str | None:
                 "emulated nodes know literals, fieldRef and configMapKeyRef."
             )
     if any("secretRef" in source for source in container.get("envFrom") or ()):
-        return f"Container '{name}' takes its environment from a Secret; emulated nodes have none."
+        return f"Container '{name}' takes its environment from a Secret; mount it as a volume."
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = container.get(kind)
         if probe and not (probe.get("httpGet") or probe.get("tcpSocket")):

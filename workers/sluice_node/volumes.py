@@ -1,7 +1,7 @@
-"""The volumes of one pod as directories of this machine: config maps, emptyDir, projections.
+"""The volumes of one pod as directories of this machine: config maps, Secrets, projections, empty.
 
-Prepared before the pod's containers start and refreshed while they run: config maps are looked at
-again, service-account tokens are renewed before they end.
+Prepared before the pod's containers start and refreshed while they run: config maps and Secrets are
+looked at again, service-account tokens are renewed before they end.
 """
 
 import base64
@@ -75,6 +75,8 @@ class PodVolumes:
             directory.mkdir(parents=True, exist_ok=True)
             if "configMap" in volume:
                 write_content(directory, await self._read_config_map(volume["configMap"]))
+            elif "secret" in volume:
+                write_content(directory, await self._read_secret(volume["secret"]))
             elif "projected" in volume:
                 content: Content = {}
                 for source in volume["projected"].get("sources") or ():
@@ -100,6 +102,16 @@ class PodVolumes:
         for key, value in (config_map.get("binaryData") or {}).items():
             files[key] = base64.b64decode(value)
         return choose_items(files, source)
+
+    async def _read_secret(self, source: Mapping[str, Any]) -> Content:
+        name = source["secretName"]
+        secret = await _fetch(self._api, self._namespace, "secrets", name)
+        if secret is None:
+            if source.get("optional"):
+                return {}
+            raise VolumeError(f'secret "{name}" not found')
+        data = (secret.get("data") or {}).items()
+        return choose_items({key: base64.b64decode(value) for key, value in data}, source)
 
     def _read_fields(self, source: Mapping[str, Any]) -> Content:
         content: Content = {}
@@ -146,8 +158,12 @@ async def fetch_config_map(api: KubeApi, namespace: str, name: str) -> dict[str,
     Raises:
         ApiError: The API server cannot be asked.
     """
+    return await _fetch(api, namespace, "configmaps", name)
+
+
+async def _fetch(api: KubeApi, namespace: str, plural: str, name: str) -> dict[str, Any] | None:
     try:
-        return await api.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+        return await api.get(f"/api/v1/namespaces/{namespace}/{plural}/{name}")
     except ApiError as error:
         if error.status == HTTPStatus.NOT_FOUND:
             return None

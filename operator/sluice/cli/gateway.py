@@ -1,20 +1,79 @@
-"""`sluice gateway`: says where a cluster's gateway listens."""
+"""`sluice gateway`: says where a cluster's gateway listens, and makes keys for it."""
 
+import hashlib
+import json
+import re
+import secrets
 from typing import Any
 
 import click
 
 from sluice.cli.errors import CommandError, ExitCode
 from sluice.cli.output import name_option, output_option, print_result
+from sluice.model.gatewaypods import find_scheme
 
 _NAMESPACE = "sluice-system"
 _SELECTOR = "app.kubernetes.io/name=sluice-gateway"
 _PORT = 8080
+_COUNT = click.IntRange(min=1)
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @click.group()
 def gateway() -> None:
-    """Find the gateway of a cluster."""
+    """Find the gateway of a cluster, make API keys for it."""
+
+
+@gateway.group()
+def key() -> None:
+    """Make API keys."""
+
+
+@key.command()
+@click.argument("key_name", metavar="NAME")
+@click.option("--concurrency", type=_COUNT, metavar="N", help="Requests at a time, a gateway.")
+@click.option("--requests-per-minute", type=_COUNT, metavar="N", help="Requests a minute.")
+@click.option("--tokens-per-minute", type=_COUNT, metavar="N", help="Prompt and output together.")
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="May use it; repeatable.")
+@click.option(
+    "--pool", "pools", multiple=True, metavar="NAMESPACE/NAME", help="May use it; repeatable."
+)
+@output_option
+def create(*, key_name: str, output: str, **limits: Any) -> None:
+    """Make an API key called NAME: print it, this once, and its entry in the Secret.
+
+    The entry holds the key's hash and its limits. Put it into the Secret sluice-gateway-keys in
+    sluice-system: gateways take it within a minute or so, when the kubelet has it.
+    """
+    if not _KEY_NAME.fullmatch(key_name):
+        raise CommandError(
+            f"The key's name {key_name[:60]!r} cannot be a Secret's entry: use up to 63 letters, "
+            "digits, '-', '_' and '.', and a letter or digit first.",
+            ExitCode.USAGE,
+        )
+    token = f"sk-{secrets.token_urlsafe(32)}"
+    entry = render_entry(token, limits)
+    patch = json.dumps({"stringData": {key_name: entry}})
+    text = (
+        f"key:   {token}\nentry: {entry}\n\n"
+        "Once:  kubectl -n sluice-system create secret generic sluice-gateway-keys\n"
+        f"Then:  kubectl -n sluice-system patch secret sluice-gateway-keys -p '{patch}'"
+    )
+    print_result({"name": key_name, "key": token, "entry": entry}, text, output=output)
+
+
+def render_entry(token: str, limits: dict[str, Any]) -> str:
+    """Return a Secret's entry for a key: its hash, and the limits that are set."""
+    named = {
+        "concurrency": limits["concurrency"],
+        "requestsPerMinute": limits["requests_per_minute"],
+        "tokensPerMinute": limits["tokens_per_minute"],
+        "models": list(limits["models"]),
+        "pools": list(limits["pools"]),
+    }
+    told = {field: value for field, value in named.items() if value}
+    digest = f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+    return f"{digest} {json.dumps(told)}" if told else digest
 
 
 @gateway.command()
@@ -47,7 +106,7 @@ def choose_address(pods: list[dict[str, Any]]) -> str:
     ordered = sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
     for pod in ordered:
         if _is_ready(pod):
-            return f"http://{pod['status']['podIP']}:{_PORT}"
+            return f"{find_scheme(pod)}://{pod['status']['podIP']}:{_PORT}"
     states = ", ".join(f"{pod['metadata']['name']} is {_describe(pod)}" for pod in ordered)
     raise CommandError(f"No gateway is ready yet: {states}.", ExitCode.NOT_READY)
 

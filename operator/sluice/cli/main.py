@@ -28,7 +28,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "node": LazyCommand(
         "sluice.cli.node", "node", "Kill, freeze, stop, start, break and heal emulated nodes."
     ),
-    "gateway": LazyCommand("sluice.cli.gateway", "gateway", "Find the gateway of a cluster."),
+    "gateway": LazyCommand(
+        "sluice.cli.gateway", "gateway", "Find the gateway of a cluster, make API keys for it."
+    ),
     "demo": LazyCommand(
         "sluice.cli.demo.command",
         "demo",

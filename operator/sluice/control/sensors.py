@@ -10,6 +10,7 @@ from sluice.control.settings import Settings
 from sluice.decide.matching import list_workers
 from sluice.kube.client import KubeClient
 from sluice.model.clock import Clock
+from sluice.model.gatewaypods import find_scheme
 from sluice.model.memory import NodeState
 from sluice.model.names import LABEL_CLASS
 from sluice.model.snapshot import Snapshot
@@ -185,7 +186,7 @@ class Sensors:
     def _find_endpoint(self) -> str:
         if self._settings.gateway.endpoint:
             return self._settings.gateway.endpoint
-        urls = [find_url(pod, "http") for pod in self._list_gateways()]
+        urls = [find_url(pod, "http", find_scheme(pod)) for pod in self._list_gateways()]
         return f"{urls[0]}/v1" if urls else ""
 
     def _list_gateways(self) -> list[Object]:
@@ -217,13 +218,13 @@ class Sensors:
         await read_leases(self._client, self._leases, self._clock)
 
 
-def find_url(pod: Object, port: str) -> str:
+def find_url(pod: Object, port: str, scheme: str = "http") -> str:
     """Return the base URL of a pod's named port, or "" while it has no address."""
     address = pod.get("status", {}).get("podIP", "")
     for container in pod.get("spec", {}).get("containers", ()):
         for entry in container.get("ports", ()):
             if address and entry.get("name") == port:
-                return f"http://{_bracket(address)}:{entry['containerPort']}"
+                return f"{scheme}://{_bracket(address)}:{entry['containerPort']}"
     return ""
 
 

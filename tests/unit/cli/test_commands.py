@@ -1,5 +1,6 @@
 """Commands without a cluster: help, what is refused, and how results are printed."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -199,6 +200,32 @@ def pod(name: str, *, ready: bool, phase: str = "Running", gone: bool = False) -
 def test_the_gateway_is_a_pod_that_is_ready_and_stays() -> None:
     pods = [pod("ccc", ready=True), pod("a", ready=True, gone=True), pod("bb", ready=False)]
     assert choose_address(pods) == "http://127.10.0.3:8080"
+
+
+def test_a_gateway_with_a_certificate_is_found_by_https() -> None:
+    secured = {**pod("a", ready=True), "spec": {"containers": [{"args": ["--tls-dir=/tls"]}]}}
+    assert choose_address([secured]) == "https://127.10.0.1:8080"
+
+
+def test_a_key_is_shown_once_and_its_entry_holds_only_its_hash(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["gateway", "key", "create", "team-a", "--requests-per-minute", "60"]
+    command += ["--model", "compact", "--output", "json"]
+    assert run_command(sluice, command) == 0
+    made = json.loads(capsys.readouterr().out)
+    digest, _, limits = made["entry"].partition(" ")
+    assert digest == f"sha256:{hashlib.sha256(made['key'].encode()).hexdigest()}"
+    assert json.loads(limits) == {"requestsPerMinute": 60, "models": ["compact"]}
+    assert run_command(sluice, ["gateway", "key", "create", "team-a"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("sk-") == 1
+    assert "{" not in text.splitlines()[1]  # no limits, no object
+
+
+def test_a_key_s_name_has_to_be_an_entry_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(sluice, ["gateway", "key", "create", "team/a"]) == ExitCode.USAGE
+    assert "'team/a' cannot be a Secret's entry" in capsys.readouterr().err
 
 
 def test_without_a_ready_gateway_its_pods_are_described() -> None:

@@ -40,6 +40,15 @@ def test_a_pod_elsewhere_cannot_pose_as_the_gateway():
     assert (snapshot.endpoint, snapshot.gateways) == ("http://10.0.0.1:8000/v1", 1)
 
 
+def test_a_gateway_with_a_certificate_is_reached_by_https():
+    sensors = make_sensors()
+    pod = gateway("sluice-system", "10.0.0.1")
+    pod["spec"]["containers"][0]["args"] = ["--port=8080", "--tls-dir", "/etc/sluice/tls"]
+    sensors.store.put(Kind.GATEWAYS, pod)
+    snapshot, _ = sensors.take_snapshot()
+    assert snapshot.endpoint == "https://10.0.0.1:8000/v1"
+
+
 class FakeAsker:
     """Notes whom the known answers are asked of."""
 

@@ -8,3 +8,10 @@ async def until(condition, *, seconds=15.0):
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is observed has no event of its own
             await asyncio.sleep(0.005)
+
+
+async def until_async(condition, *, seconds=15.0):
+    """The same for a condition that has to be awaited."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - what is observed has no event of its own
+            await asyncio.sleep(0.01)

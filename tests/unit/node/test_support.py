@@ -14,6 +14,7 @@ def make_spec(container: dict[str, Any] | None = None, **more: Any) -> dict[str,
     [
         make_spec(),
         make_spec(volumes=[{"name": "v", "configMap": {"name": "m"}}, {"name": "e"}]),
+        make_spec(volumes=[{"name": "s", "secret": {"secretName": "s"}}]),
         make_spec(volumes=[{"name": "d", "emptyDir": {"sizeLimit": "300Mi"}}]),
         make_spec({"livenessProbe": {"tcpSocket": {"port": 1}}}),
         make_spec(volumes=[{"name": "t", "projected": {"sources": [{"serviceAccountToken": {}}]}}]),
