@@ -1,6 +1,7 @@
 """The HTTP server: routes, health, metrics; the engine's thread is beside it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +41,8 @@ from sluice_worker.watchdog import LOOK_EVERY, Watchdog
 
 log = structlog.get_logger()
 
+WRITE_SECONDS = 0.002
+"""How long a step may wait until its tokens were written, where the device leaves time for it."""
 OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 """What needs no API key."""
 ELSEWHERE = {
@@ -109,6 +112,7 @@ class Server:
             },
             identity.seed,
         )
+        self._written = threading.Event()
         self._probes: dict[GenerationRequest, asyncio.Future[str]] = {}
         self._started = int(time.time())
         self.not_ready = "starting"
@@ -135,12 +139,22 @@ class Server:
             self._watch.cancel()
 
     def emit(self, emissions: Sequence[Emission]) -> None:
-        """Take what a step brought; called from the engine's thread."""
-        if emissions and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._dispatch, emissions)
+        """Take what a step brought; called from the engine's thread.
+
+        Where the device leaves time, this waits until the tokens are on their way: the engine
+        would hold the interpreter, and on a small machine the processor, just when the loop needs
+        them.
+        """
+        if not emissions or self._loop is None or self._loop.is_closed():
+            return
+        self._written.clear()
+        self._loop.call_soon_threadsafe(self._dispatch, emissions)
+        if self._engine is not None and self._engine.has_time:
+            self._written.wait(WRITE_SECONDS)
 
     def _dispatch(self, emissions: Sequence[Emission]) -> None:
         self._completions.take(emissions)
+        self._written.set()
         for emission in emissions:
             if emission.finish is not None and emission.sequence.probe:
                 self._end_probe(emission.sequence, emission.finish)
