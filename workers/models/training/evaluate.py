@@ -4,7 +4,8 @@
 
 Prints a Markdown table for the model card, a row a task: the share of right answers in each of the
 worker's numerics, and in float32 also at the end of a chat of other questions. All questions of a
-task differ, none was in the training, and they are others than the training measured itself by.
+task differ, and none was in the training. They are drawn anew, but tasks with few questions (those
+of units and dates) repeat some of those that the training measured itself by.
 """
 
 import argparse
