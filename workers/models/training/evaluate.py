@@ -177,6 +177,11 @@ def main() -> None:
     }
     parts = list_parts(arguments.checkpoint, tasks, counts, arguments.in_chat)
     right, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    try:
+        for task in tasks:
+            _draw(task, max(*counts.values(), arguments.in_chat))
+    except ValueError as error:
+        parser.error(str(error))
     with ProcessPoolExecutor(arguments.processes) as pool, Progress() as bar:
         done = pool.map(count_right, [part for _, part in parts])
         for (column, part), count in bar.track(zip(parts, done, strict=True), total=len(parts)):
