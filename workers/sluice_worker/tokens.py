@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from sluice_worker.errors import CheckpointError, RequestError
+
+# Whoever encodes is a thread already; another for each of the machine's processors helps nobody.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROLES = ("system", "user", "assistant")
 SAME_ROLES = {"developer": "system"}
@@ -84,7 +88,9 @@ class Vocabulary:
             text.encode()
         except UnicodeEncodeError as error:
             raise RequestError("the prompt has half a surrogate pair, which is no text") from error
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        # A batch of one, as the library's `encode` keeps the interpreter locked while it works.
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoded.ids)
 
     def decode_bytes(self, token: int) -> bytes:
         """Return the bytes of a token, none if it is a special one or unknown."""

@@ -4,7 +4,8 @@
 
 Prints a Markdown table for the model card, a row a task: the share of right answers in each of the
 worker's numerics, and in float32 also at the end of a chat of other questions. All questions of a
-task differ, none was in the training, and they are others than the training measured itself by.
+task differ, and none was in the training. They are drawn anew, but tasks with few questions (those
+of units and dates) repeat some of those that the training measured itself by.
 """
 
 import argparse
@@ -176,6 +177,11 @@ def main() -> None:
     }
     parts = list_parts(arguments.checkpoint, tasks, counts, arguments.in_chat)
     right, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    try:
+        for task in tasks:
+            _draw(task, max(*counts.values(), arguments.in_chat))
+    except ValueError as error:
+        parser.error(str(error))
     with ProcessPoolExecutor(arguments.processes) as pool, Progress() as bar:
         done = pool.map(count_right, [part for _, part in parts])
         for (column, part), count in bar.track(zip(parts, done, strict=True), total=len(parts)):
