@@ -200,6 +200,22 @@ def test_the_tolerance_is_wider_than_other_orders_of_summation_move_a_round(mode
     assert made["tolerance"] >= 0.99 * recording.SAFETY * moved
 
 
+@pytest.mark.parametrize(
+    ("noise", "tolerance"),
+    [
+        ((0.026121493, 0.0), 0.053),  # twice that is 0.05224
+        ((0.0, 0.0521), 0.053),
+        ((0.01, 0.0), 0.02),
+        ((0.0, 0.07), 0.07),
+        ((1.1, 9.91), 10.0),
+        ((0.0, 0.0), recording.LEAST_TOLERANCES["float32"]),
+    ],
+)
+def test_no_tolerance_is_smaller_than_what_was_measured(model, monkeypatch, noise, tolerance):
+    monkeypatch.setattr(recording, "measure_noise", lambda *_: noise)
+    assert record_known_answers(model, 2)["tolerance"] == tolerance
+
+
 def test_record_takes_held_out_prompts_of_several_tasks(model):
     lines = [{"task": t, "prompt": f"{t}: {n}"} for t in ("add", "sort") for n in range(20)]
     (model / "heldout.jsonl").write_text("\n".join(json.dumps(one) for one in lines))
