@@ -157,8 +157,11 @@ class AnswerProber:
         try:
             answer = _read_answer(reply, kind, number)
         except UnreadableError as error:
+            if reply.signed:
+                return f"prompt {number}: the answer cannot be read: {error}"
             raise UnavailableError(
-                f"the worker's answer to prompt {number} cannot be read: {error}"
+                f"the answer to prompt {number} cannot be read, and names no worker that gave it:"
+                f" {error}"
             ) from error
         return judged.judge(answer.output, answer.logprobs)
 
