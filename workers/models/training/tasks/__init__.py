@@ -35,6 +35,9 @@ TASKS: Final[dict[str, Task]] = {
     "story": STORY,
 }
 
+_MOST_KNOWN: Final = 10_000
+"""Questions in a row that were drawn before, after which there are no others to wait for."""
+
 
 def find_task(prompt: str) -> str:
     """Return the name of the task that a prompt is a question of.
@@ -83,11 +86,21 @@ def draw_item(name: str, rng: random.Random, *, held_out: bool, level: float = 1
 
 
 def draw_items(name: str, rng: random.Random, count: int) -> Iterator[Item]:
-    """Yield so many held-out questions of one task, no two of the same identity."""
-    task, seen = TASKS[name], set[str]()
+    """Yield so many held-out questions of one task, no two of the same identity.
+
+    Raises:
+        ValueError: the task has fewer.
+    """
+    task, seen, known = TASKS[name], set[str](), 0
     while len(seen) < count:
         item = draw_item(name, rng, held_out=True)
         identity = task.identify(item.prompt)
         if identity not in seen:
             seen.add(identity)
+            known = 0
             yield item
+        elif (known := known + 1) >= _MOST_KNOWN:
+            raise ValueError(
+                f"{name} has hardly more than {len(seen)} held-out questions, and {count} are asked"
+                " for: ask for fewer"
+            )
