@@ -123,7 +123,7 @@ def record_known_answers(path: Path, count: int, numerics: str = FLOAT32.name) -
     # The first is what a worker without kernels has.
     orders: list[Any] = [np.matmul, *ORDERS.values()]
     others = [Decoder(checkpoint, NUMERICS[numerics], order) for order in orders]
-    longest = min(LONGEST_PROMPT, decoder.config.max_position_embeddings // 2)
+    longest = max(1, min(LONGEST_PROMPT, decoder.config.max_position_embeddings // 2))
     prompts = {
         "drawn": draw_prompts(decoder.config.vocab_size, longest),
         "held out": read_held_out(path, vocabulary, longest),
@@ -188,7 +188,11 @@ def draw_prompts(vocabulary: int, length: int) -> list[tuple[str, list[int]]]:
 
 
 def answer_prompts(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> list[Candidate]:
-    """Answer prompts greedily, side by side: it takes less time and changes no bit of an answer."""
+    """Answer prompts greedily, side by side: it takes less time and changes no bit of an answer.
+
+    Raises:
+        KnownAnswersError: there is an infinity or no number among the logits.
+    """
     context = decoder.config.max_position_embeddings
     positions = min(context, LONGEST_PROMPT + LONGEST_OUTPUT)
     answers = [Candidate(task, prompt, [], float("inf")) for task, prompt in prompts]
@@ -198,6 +202,10 @@ def answer_prompts(decoder: Decoder, prompts: list[tuple[str, list[int]]]) -> li
     }
     while chunks:
         rows = decoder.run(list(chunks.values()))
+        if not np.isfinite(rows).all():
+            raise KnownAnswersError(
+                "the logits are not finite: this model cannot be computed in these numerics"
+            )
         following = {}
         for number, row in zip(chunks, rows, strict=True):
             token = _take(answers[number], row, decoder.config.eos_token_id)

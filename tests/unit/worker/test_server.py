@@ -187,26 +187,6 @@ async def test_a_dead_engine_is_neither(client, engine):
     assert (await ask(client, "/readyz"))[0] == 503
 
 
-@pytest.mark.parametrize(
-    "body", [{"prompt": "a b"}, {"messages": [{"role": "user", "content": "a b"}]}]
-)
-async def test_a_text_that_takes_long_to_be_tokens_holds_nobody_up(client, monkeypatch, body):
-    begun, seen = threading.Event(), threading.Event()
-
-    def encode(*_, **__):
-        begun.set()
-        return [1, 2] if seen.wait(30) else []
-
-    monkeypatch.setattr(Vocabulary, "encode_text", encode)
-    monkeypatch.setattr(Vocabulary, "encode_chat", encode)
-    asked = asyncio.create_task(client.post("/tokenize", json=body))
-    assert await asyncio.to_thread(begun.wait, 30)
-    assert await ask(client, "/healthz") == (200, "ok")
-    seen.set()
-    async with await asked as answer:
-        assert (await answer.json())["tokens"] == [1, 2]
-
-
 async def test_an_engine_that_fails_before_the_first_token_gives_a_status(client, engine):
     engine.script = [(None, "error")]
     async with client.post("/v1/completions", json=ASKED) as answer:

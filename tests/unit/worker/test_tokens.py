@@ -64,6 +64,16 @@ def test_others_go_on_while_a_thread_makes_tokens_of_a_long_text(vocabulary):
     assert max(pauses) < (last - began) / 2
 
 
+def test_what_a_file_says_of_batches_for_training_changes_no_prompt(tmp_path, vocabulary):
+    cut = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    filled = {"strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": None}
+    filled |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"}
+    document = make_tokenizer() | {"truncation": cut, "padding": filled}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    other = Vocabulary(tmp_path / "tokenizer.json")
+    assert other.encode_text("a long prompt") == vocabulary.encode_text("a long prompt")
+
+
 def test_half_a_surrogate_pair_is_no_text(vocabulary):
     with pytest.raises(RequestError, match="half a surrogate pair"):
         vocabulary.encode_text("\ud800")

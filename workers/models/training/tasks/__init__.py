@@ -102,6 +102,6 @@ def draw_items(name: str, rng: random.Random, count: int) -> Iterator[Item]:
             yield item
         elif known >= _KNOWN_IN_A_ROW:
             raise ValueError(
-                f"{name} has some {len(seen)} held-out questions; {count} are asked for: ask for"
-                " fewer"
+                f"{name} has hardly more than {len(seen)} held-out questions, and {count} are asked"
+                " for: ask for fewer"
             )
