@@ -64,7 +64,8 @@ def time_steps(decoders: dict[str, Decoder], repeats: int) -> Iterator[dict[str,
     """Yield the median time of each step, ms; numerics take turns, so that all see one machine."""
     rng = np.random.default_rng(1)
     for label, sequences, length in STEPS:
-        drawn = rng.integers(0, 261, (sequences, DEPTH + length)).tolist()
+        size = next(iter(decoders.values())).config.vocab_size
+        drawn = rng.integers(0, size, (sequences, DEPTH + length)).tolist()
         work = {}
         for name, decoder in decoders.items():
             caches = [KeyValueCache(decoder.config, DEPTH + length) for _ in drawn]

@@ -5,9 +5,10 @@
 First the way of a token from the end of the engine's step to the client's socket: the real engine
 and server, a decoder that computes nothing and a device whose steps take 20 ms, so that all that is
 left is ours. The client spins on its sockets, so that its own waking up is no part of it; of a step
-with 16 streams, the last byte to come counts. Then a real worker process with the compact model,
-paced as an emulated device whose steps take about 20 ms: gaps between tokens, processor time of
-the whole process and steps that overran.
+with 16 streams, the last byte to come counts. Before that the same way in a bare event loop that a
+thread wakes, which says how much of it is this machine's. Then a real worker process with the
+compact model, paced as an emulated device whose steps take about 20 ms: gaps between tokens,
+processor time of the whole process and steps that overran.
 
 Clients run on the last core, the servers on the first, where there is more than one.
 """
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -51,6 +53,8 @@ COMPACT = Path(__file__).parents[2] / "workers" / "models" / "compact"
 STEP = 0.02
 STREAMS = 16
 LETTER = 70
+BARE_EVENT = b'data: {"choices":[{"index":0,"text":"a"}]}'.ljust(220) + b"\n\n"
+"""As long as the real ones."""
 PROFILE, NOMINAL, SCALE = "maia-200-neutral", "llama-3.3-70b", 8
 """A device whose step with 16 sequences takes about 20 ms."""
 
@@ -81,6 +85,7 @@ class Fixed:
 def serve(pipe: Connection, core: int | None) -> None:
     """Serve in this process; tell the port, when each token was emitted, and the loop's time."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    logging.disable()  # clients leave before the last event
     if core is not None:
         os.sched_setaffinity(0, {core})
     checkpoint, vocabulary = load_model(COMPACT)
@@ -88,7 +93,7 @@ def serve(pipe: Connection, core: int | None) -> None:
     server = Server(Identity("m"), vocabulary, metrics, KnownAnswers("", "float32"))
     emitted: dict[int, list[float]] = {}
 
-    def emit(emissions: list[Emission]) -> None:
+    def emit(emissions: Sequence[Emission]) -> None:
         now = time.monotonic()
         for one in emissions:
             emitted.setdefault(one.sequence.prompt[1], []).append(now)
@@ -113,6 +118,59 @@ def serve(pipe: Connection, core: int | None) -> None:
         await runner.cleanup()
 
     uvloop.run(run())
+
+
+def serve_bare(pipe: Connection, core: int | None, tokens: int) -> None:
+    """Serve one connection with nothing but a thread that wakes a loop, which writes."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    emitted: list[float] = []
+
+    async def run() -> None:
+        loop, met = asyncio.get_running_loop(), asyncio.Event()
+        writers: list[asyncio.StreamWriter] = []
+
+        def meet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            met.set()
+
+        def step() -> None:
+            for _ in range(tokens):
+                time.sleep(STEP)
+                emitted.append(time.monotonic())
+                loop.call_soon_threadsafe(writers[0].write, BARE_EVENT)
+
+        server = await asyncio.start_server(meet, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await met.wait()
+        await asyncio.to_thread(step)
+        await asyncio.to_thread(pipe.recv)
+
+    uvloop.run(run())
+    pipe.send(emitted)
+
+
+def measure_bare(seconds: float, cores: list[int]) -> dict[str, float]:
+    """Return microseconds from a thread's wake-up call to the socket: what no server can undercut.
+
+    Any server whose engine is a thread beside an event loop pays that much on this machine.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    tokens = int(seconds / STEP)
+    core = cores[0] if len(cores) > 1 else None
+    process = context.Process(target=serve_bare, args=(theirs, core, tokens))
+    process.start()
+    client = socket.create_connection(("127.0.0.1", ours.recv()))
+    client.settimeout(0)
+    (came,) = read_streams([client], tokens, spin=True)
+    ours.send("end")
+    ways = sorted(1e6 * (b - a) for a, b in zip(ours.recv(), came, strict=False))
+    process.join()
+    return {
+        "bare loop, p50 µs": statistics.median(ways),
+        "bare loop, p99 µs": ways[int(0.99 * len(ways))],
+    }
 
 
 def ask(port: int, number: int, tokens: int, model: str = "m") -> socket.socket:
@@ -192,9 +250,7 @@ def measure_pace(seconds: float, cores: list[int]) -> dict[str, float]:
     tokens = int(seconds / STEP)
     tokens = min(tokens, 480)
     step = device.run_step([(1, tokens // 2, False)] * STREAMS).seconds
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_port()
     command = [sys.executable, "-m", "sluice_worker", f"--model={COMPACT}", f"--port={port}"]
     command += [f"--profile={PROFILE}", f"--nominal={NOMINAL}", f"--token-scale={SCALE}"]
     command += [f"--max-num-seqs={STREAMS}", "--max-num-batched-tokens=64"]
@@ -221,6 +277,13 @@ def measure_pace(seconds: float, cores: list[int]) -> dict[str, float]:
         "of one core, %": 100 * used / took,
         "steps overrun, %": 100 * metrics["sluice_worker_steps_overrun_total"] / steps,
     }
+
+
+def find_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def is_ready(port: int) -> bool:
@@ -251,7 +314,11 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[-1]})
-    result = measure_way(arguments.seconds, cores) | measure_pace(arguments.seconds, cores)
+    result = {
+        **measure_bare(arguments.seconds, cores),
+        **measure_way(arguments.seconds, cores),
+        **measure_pace(arguments.seconds, cores),
+    }
     result["load average"] = os.getloadavg()[0]
     for name, value in result.items():
         print(f"{name:48} {value:8.1f}")

@@ -1,4 +1,4 @@
-"""A gateway with one pool on a fake API server, and the openai client for it."""
+"""What several files start: a gateway on a fake API server, and a worker whose devices may fail."""
 
 # ruff: noqa: TID252 - the fakes live with the unit tests; tests are no installed package
 
@@ -6,6 +6,9 @@ import openai
 import pytest
 
 from ..unit.gateway.gatewayworld import GatewayWorld
+from ..unit.worker.fakedevice import FakeDevice
+from ..unit.worker.workerprocess import WorkerProcess
+from .faultyworker import COMPACT
 
 
 @pytest.fixture
@@ -22,3 +25,27 @@ async def client(world):
         base_url=f"{world.url}/v1", api_key="unused", max_retries=0
     ) as client:
         yield client
+
+
+@pytest.fixture
+def devices(tmp_path):
+    devices = [FakeDevice(tmp_path, number) for number in range(2)]
+    yield devices
+    for device in devices:
+        device.close()
+
+
+@pytest.fixture
+def start(tmp_path, devices):
+    started = []
+
+    def start(*args, ready=True, model=COMPACT, **over):
+        worker = WorkerProcess(model, tmp_path, *args, devices=devices, **over)
+        started.append(worker)
+        if ready:
+            worker.until("/readyz", 200)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.close()

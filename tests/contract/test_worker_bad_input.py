@@ -143,6 +143,7 @@ def test_what_is_wrong_gets_a_sentence_and_disturbs_nobody(worker):
     [
         b"POST /v1/completions HTTP/1.1\r\nContent-Length: 1\r\n\r\n unheard-of words\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nAuthorization: unheard-of \x00 words\r\n\r\n",
+        b"POST /tokenize HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nunheard-of",
     ],
 )
 def test_what_is_no_http_is_logged_without_what_it_was(worker, sent):
@@ -156,6 +157,7 @@ def test_what_is_no_http_is_logged_without_what_it_was(worker, sent):
         time.sleep(0.02)
     log = worker.log.read_text()
     assert "unheard-of" not in log
+    assert "Traceback" not in log
     assert all(json.loads(line) for line in log.splitlines())
 
 

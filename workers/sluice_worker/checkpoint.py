@@ -6,7 +6,7 @@ silence gives a model that talks, and talks worse.
 """
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,8 +184,10 @@ def _read_number(raw: dict[str, Any], name: str, path: Path) -> float:
     least = 0 if name in ("bos_token_id", "eos_token_id") else 1
     if not fraction and not least <= value <= MOST:
         raise CheckpointError(f"{path}: {name} is {value!r}; supported is {least} to {MOST}")
-    if fraction and not 0 < value < math.inf:
-        raise CheckpointError(f"{path}: {name} is {value!r}; it must be positive and finite")
+    if fraction and not 0 < value <= sys.float_info.max:  # JSON's integers go far beyond
+        raise CheckpointError(
+            f"{path}: {name} is {str(value)[:40]}; it must be positive and finite"
+        )
     return value
 
 

@@ -75,6 +75,11 @@ class Engine:
         """The device call that the engine waits for, None while it computes or rests."""
         return self._pacer.call
 
+    @property
+    def has_time(self) -> bool:
+        """Whether the device is slower than we are: a short wait delays no step."""
+        return self._pacer.has_time
+
     def stop(self, patience: float = 10.0) -> None:
         """End the thread after its step, if that ends within so many seconds."""
         with self._changed:

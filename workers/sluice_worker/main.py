@@ -49,13 +49,15 @@ CLOSE_SECONDS = 5.0
 """After that, how long clients that still read may take for what is written already."""
 
 
-class _LibraryHandler(logging.Handler):
+class LibraryHandler(logging.Handler):
     """Writes what libraries warn of as we would."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; not what a client sent instead of HTTP, which may be anybody's prompt."""
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
+        if isinstance(error, ConnectionResetError):
+            return  # the client has gone, which is no fault, and its request has its line
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError):
             log.warning("a client sent no HTTP", error=type(error).__name__)
         else:
             log.log(record.levelno, record.getMessage(), of=record.name, exc_info=record.exc_info)
@@ -63,7 +65,7 @@ class _LibraryHandler(logging.Handler):
 
 def configure_logging() -> None:
     """Write JSON lines to standard error; never any text of a prompt or an answer."""
-    logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()])
+    logging.basicConfig(level=logging.WARNING, handlers=[LibraryHandler()])
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

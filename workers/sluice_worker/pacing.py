@@ -164,6 +164,11 @@ class Pacer:
         self.energy = 0.0
         self._steps = 0
 
+    @property
+    def has_time(self) -> bool:
+        """Whether a device sets the pace, and the last step was computed sooner than it took."""
+        return self._device is not None and not self.overran
+
     def rest(self) -> None:
         """Note that there is nothing to do: the schedule begins anew with the next step."""
         self._end = None

@@ -32,6 +32,8 @@ Positive = Annotated[int, Field(ge=1, le=TOKENS_MOST)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Top = Annotated[int, Field(ge=0, le=TOP_MOST)]
 Tokens = Annotated[list[int], FailFast()]
+BIAS_DIGITS: Final = 20
+"""Of a token as a key of logit_bias, zeros before it included."""
 
 
 class _Model(BaseModel):
@@ -84,7 +86,9 @@ class _Options(_Model):
     @classmethod
     def _check_bias(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         for token in value or ():
-            if not (token.isascii() and token.isdigit() and int(token[:20]) <= TOKENS_MOST):
+            # First their length, for Python reads no integers of thousands of digits.
+            short = token.isascii() and token.isdigit() and len(token) <= BIAS_DIGITS
+            if not (short and int(token) <= TOKENS_MOST):
                 raise ValueError("its keys should be token ids")
         return value
 

@@ -1,10 +1,10 @@
 """The HTTP server: routes, health, metrics; the engine's thread is beside it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import structlog
 from aiohttp import web
@@ -28,18 +28,16 @@ from sluice_worker.incoming import (
 )
 from sluice_worker.knownanswers import KnownAnswers
 from sluice_worker.metrics import Metrics
-from sluice_worker.parsing import Json, check_body, describe_error, parse_body, parse_request
-from sluice_worker.protocol import (
-    DetokenizeRequest,
-    KnownPromptRequest,
-    TokenizeChatRequest,
-    TokenizeRequest,
-)
+from sluice_worker.parsing import Json, describe_error, parse_request
+from sluice_worker.protocol import KnownPromptRequest
+from sluice_worker.tokenizing import Tokenizing
 from sluice_worker.tokens import Vocabulary
 from sluice_worker.watchdog import LOOK_EVERY, Watchdog
 
 log = structlog.get_logger()
 
+WRITE_SECONDS = 0.002
+"""How long a step may wait until its tokens were written, where the device leaves time for it."""
 OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 """What needs no API key."""
 ELSEWHERE = {
@@ -109,6 +107,10 @@ class Server:
             },
             identity.seed,
         )
+        self._written = threading.Event()
+        self._tokenizing = Tokenizing(
+            vocabulary, self._completions.check_model, self._require_engine
+        )
         self._probes: dict[GenerationRequest, asyncio.Future[str]] = {}
         self._started = int(time.time())
         self.not_ready = "starting"
@@ -135,12 +137,22 @@ class Server:
             self._watch.cancel()
 
     def emit(self, emissions: Sequence[Emission]) -> None:
-        """Take what a step brought; called from the engine's thread."""
-        if emissions and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._dispatch, emissions)
+        """Take what a step brought; called from the engine's thread.
+
+        Where the device leaves time, this waits until the tokens are on their way: the engine
+        would hold the interpreter, and on a small machine the processor, just when the loop needs
+        them.
+        """
+        if not emissions or self._loop is None or self._loop.is_closed():
+            return
+        self._written.clear()
+        self._loop.call_soon_threadsafe(self._dispatch, emissions)
+        if self._engine is not None and self._engine.has_time:
+            self._written.wait(WRITE_SECONDS)
 
     def _dispatch(self, emissions: Sequence[Emission]) -> None:
         self._completions.take(emissions)
+        self._written.set()
         for emission in emissions:
             if emission.finish is not None and emission.sequence.probe:
                 self._end_probe(emission.sequence, emission.finish)
@@ -159,7 +171,7 @@ class Server:
     def make_app(self) -> web.Application:
         """Return the application."""
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
-        app.on_cleanup.append(self._stop_watching)
+        app.on_cleanup.extend([self._stop_watching, self._tokenizing.close])
         app.add_routes(
             [
                 web.post("/v1/completions", self._completions.complete),
@@ -167,8 +179,8 @@ class Server:
                 web.post("/internal/v1/continue", self._completions.go_on),
                 web.get("/v1/models", self._list_models),
                 web.get("/v1/models/{model}", self._show_model),
-                web.post("/tokenize", self._tokenize),
-                web.post("/detokenize", self._detokenize),
+                web.post("/tokenize", self._tokenizing.tokenize),
+                web.post("/detokenize", self._tokenizing.detokenize),
                 web.get("/internal/known-answers", self._list_known_answers),
                 web.post("/internal/known-answers", self._answer_known),
                 web.get("/health", self._healthz),
@@ -251,47 +263,6 @@ class Server:
             status=404,
             code="unsupported_endpoint",
         )
-
-    async def _tokenize(self, request: web.Request) -> web.Response:
-        """Return the tokens of a text or a chat, as vLLM's /tokenize does.
-
-        A text may be far longer than any prompt, so a thread takes the time, and no stream waits.
-        """
-        document = parse_body(await read_body(request))
-        if isinstance(given := document.get("model"), str):
-            self._completions.check_model(given)
-        asked: TokenizeRequest | TokenizeChatRequest
-        if "messages" in document:
-            asked = check_body(TokenizeChatRequest, document)
-            messages = asked.list_messages()
-            tokens = await asyncio.to_thread(self._vocabulary.encode_chat, messages)
-        else:
-            asked = check_body(TokenizeRequest, document)
-            begin = asked.add_special_tokens is not False
-            encode = partial(self._vocabulary.encode_text, asked.prompt, begin=begin)
-            tokens = await asyncio.to_thread(encode)
-        named = None
-        if asked.return_token_strs:
-            named = [self._vocabulary.describe(one) for one in tokens]
-        return web.json_response(
-            {
-                "count": len(tokens),
-                "max_model_len": self._require_engine().context,
-                "tokens": tokens,
-                "token_strs": named,
-            }
-        )
-
-    async def _detokenize(self, request: web.Request) -> web.Response:
-        """Return the text of tokens, as vLLM's /detokenize does."""
-        asked = parse_request(DetokenizeRequest, await read_body(request))
-        size = self._vocabulary.size
-        odd = next((token for token in asked.tokens if not 0 <= token < size), None)
-        if odd is not None:
-            raise RequestError(
-                f"tokens has {str(odd)[:40]}; the vocabulary ends at {size - 1}", param="tokens"
-            )
-        return web.json_response({"prompt": self._vocabulary.decode(asked.tokens)})
 
     async def _list_known_answers(self, _: web.Request) -> web.Response:
         if self.known.unavailable:

@@ -1,14 +1,17 @@
 """Text to tokens and back, streaming included."""
 
 import codecs
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from sluice_worker.errors import CheckpointError, RequestError
+
+# Whoever encodes is a thread already; more of them help nobody, and forks would warn of them.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROLES = ("system", "user", "assistant")
 SAME_ROLES = {"developer": "system"}
@@ -33,21 +36,25 @@ class Vocabulary:
             raise CheckpointError(f"cannot read {path}: {error}") from error
         # What a user writes is text: nobody can end a turn by writing `</s>`.
         self._tokenizer.encode_special_tokens = True
+        # Some files say how batches were made for training, which is nothing for a prompt.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._special = {name: self._find(f"<|{name}|>", path) for name in ROLES}
         self._begin, self._end = self._find("<s>", path), self._find("</s>", path)
-        decoder = (json.loads(self._tokenizer.to_str())["decoder"] or {}).get("type")
-        if decoder != "ByteLevel":
-            raise CheckpointError(f"{path} has the decoder {decoder}; only ByteLevel is supported")
+        decoder = self._tokenizer.decoder
+        if not isinstance(decoder, decoders.ByteLevel):
+            named = None if decoder is None else type(decoder).__name__
+            raise CheckpointError(f"{path} has the decoder {named}; only ByteLevel is supported")
         entries = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(entries.values()) + 1
         """One more than the largest token."""
         self._names = {number: name for name, number in entries.items()}
-        self._bytes = [b""] * self.size
         special = self._tokenizer.get_added_tokens_decoder()
-        for name, number in entries.items():
-            if number not in special:
-                self._bytes[number] = _read_bytes(name)
-        self.longest = max(map(len, self._bytes))
+        # No list: nobody has said yet that the numbers are small.
+        self._bytes = {
+            number: _read_bytes(name) for name, number in entries.items() if number not in special
+        }
+        self.longest = max(map(len, self._bytes.values()), default=0)
         """Bytes of the longest token of text: no more characters can one stand for."""
 
     def _find(self, token: str, path: Path) -> int:
@@ -84,11 +91,13 @@ class Vocabulary:
             text.encode()
         except UnicodeEncodeError as error:
             raise RequestError("the prompt has half a surrogate pair, which is no text") from error
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        # A batch of one, as the library's `encode` keeps the interpreter locked while it works.
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoded.ids)
 
     def decode_bytes(self, token: int) -> bytes:
         """Return the bytes of a token, none if it is a special one or unknown."""
-        return self._bytes[token] if 0 <= token < self.size else b""
+        return self._bytes.get(token, b"")
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""

@@ -23,6 +23,9 @@ _HEADER_BYTES: Final = 8
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes; as the safetensors library has it."""
 
+_LONGEST_NAME: Final = 255
+"""Characters; file systems take no longer ones."""
+
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -77,8 +80,14 @@ def _read_index(path: Path) -> Mapping[str, str]:
         raise CheckpointError(f"{path} names no tensors in its weight_map")
     for name, file in files.items():
         # A name that leads out of the directory is nobody's checkpoint.
-        if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
-            raise CheckpointError(f"{path} has {name} in {file!r}, which is no name of a file")
+        if (
+            not isinstance(file, str)
+            or Path(file).name != file
+            or file in ("", ".", "..")
+            or len(file) > _LONGEST_NAME
+        ):
+            told = f"{path} has {name[:80]} in {str(file)[:80]!r}"
+            raise CheckpointError(f"{told}, which is no name of a file")
     return files
 
 

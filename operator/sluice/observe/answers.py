@@ -10,36 +10,28 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from http import HTTPStatus
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from sluice.decide import limits
 from sluice.model.clock import Clock
 from sluice.model.snapshot import KnownAnswers
-from sluice.observe.probes import UID_HEADER
+from sluice.observe.asking import (
+    NoVerdictError,
+    Reply,
+    SilentError,
+    UnavailableError,
+    UnreadableError,
+    ask,
+    parse,
+)
+from sluice.observe.knownlists import Kind, KnownList, ListBook, Named, Pair, Ruling, Token
 from sluice.observe.rounds import Round
-from sluice.observe.text import clean_text
 
-PATH = "/internal/known-answers"
 PER_SECOND = 4.0
 """Rounds a second over all targets: 40 workers, each every 10 s."""
-
-BODY_LIMIT = 1 << 20
-"""Bytes; the lists are a few kilobytes."""
-
-LISTS_KEPT = 64
-"""Lists of different models or numerics that are remembered; beyond, those nobody uses go."""
-
-_BUSY = {
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.MISDIRECTED_REQUEST,  # another pod at the address: a matter of liveness
-    HTTPStatus.TOO_EARLY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,88 +55,16 @@ class AnswerTarget:
     proving: bool = False
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel, frozen=True, strict=True, protected_namespaces=()
-    )
-
-
-_Token = Annotated[int, Field(ge=0, lt=1 << 31)]
-_Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
-_Logprob = Annotated[float, Field(le=0, allow_inf_nan=False)]
-_Tolerance = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class _Pair(_Wire):
-    prompt: Annotated[list[_Token], Field(min_length=1, max_length=8192)]
-    output: Annotated[list[_Token], Field(min_length=1, max_length=1024)]
-    logprobs: list[_Logprob] | None = None
-
-
-class _Ruling(_Wire):
-    """What is compared with: without scores, as of other workers than ours, tokens alone."""
-
-    tolerance: _Tolerance | None = None
-    answers: Annotated[list[_Pair], Field(max_length=256)]
-
-
-class _List(_Ruling):
-    model_digest: _Name
-    numerics: _Name
-
-    @model_validator(mode="after")
-    def _check_scores(self) -> Self:
-        for number, pair in enumerate(self.answers, 1):
-            if (pair.logprobs is None) != (self.tolerance is None):
-                raise ValueError(f"answer {number} has scores or the list a tolerance, not both")
-            if pair.logprobs is not None and len(pair.logprobs) != len(pair.prompt) - 1:
-                raise ValueError(
-                    f"answer {number} has {len(pair.logprobs)} scores of {len(pair.prompt)} tokens;"
-                    " all after the first have one"
-                )
-        return self
-
-    def rule(self) -> _Ruling:
-        """Return what rules for the model."""
-        return _Ruling.model_construct(tolerance=self.tolerance, answers=self.answers)
-
-
-class _Answer(_Wire):
-    output: Annotated[list[_Token], Field(max_length=8192)]
+class _Answer(Named):
+    output: Annotated[list[Token], Field(max_length=8192)]
     logprobs: Annotated[list[float | None], Field(max_length=8192)] | None = None
-    model_digest: _Name
-    numerics: _Name
-
-
-class _Message(_Wire):
-    message: str
-
-
-class _Refusal(_Wire):
-    error: _Message
-
-
-_Kind = tuple[str, str]
-_Parsed = TypeVar("_Parsed", bound=_Wire)
-
-
-class _NoVerdictError(Exception):
-    """Nobody answered in time: the round does not count."""
-
-
-class _SilentError(_NoVerdictError):
-    """It did not come in time."""
-
-
-class _UnavailableError(Exception):
-    """Nothing can be judged; the message says why."""
 
 
 class AnswerProber:
     """One task a target; results by the target's key.
 
-    The first list seen of a model and its numerics rules for as long as this process lives: a
-    worker that brings another one cannot lower the bar, neither for itself nor for others.
+    A worker whose list is not the one that rules (`ListBook`) is not judged, and says so: it cannot
+    lower the bar, neither for itself nor for others.
 
     Args:
         session: HTTP client for all rounds.
@@ -171,8 +91,7 @@ class AnswerProber:
         self._free_at = 0.0
         self._tasks: dict[str, tuple[AnswerTarget, asyncio.Task[None]]] = {}
         self._results: dict[str, KnownAnswers] = {}
-        self._lists: dict[_Kind, _Ruling] = {}
-        self._kinds: dict[str, _Kind] = {}
+        self._book = ListBook()
         self.unanswered = 0
 
     def results(self) -> dict[str, KnownAnswers]:
@@ -185,7 +104,7 @@ class AnswerProber:
         for key in [key for key in self._tasks if key not in wanted]:
             self._tasks.pop(key)[1].cancel()
             self._results.pop(key, None)
-            self._kinds.pop(key, None)
+            self._book.drop(key)
         for key, target in wanted.items():
             running = self._tasks.get(key)
             # As with liveness: a task that ended by a mistake of ours is begun again.
@@ -205,10 +124,10 @@ class AnswerProber:
             began = time.monotonic()
             try:
                 wrong = await self._run_round(target)
-            except _NoVerdictError as error:
+            except NoVerdictError as error:
                 self.unanswered += 1
-                self._note_no_verdict(target.key, timed_out=isinstance(error, _SilentError))
-            except _UnavailableError as why:
+                self._note_no_verdict(target.key, timed_out=isinstance(error, SilentError))
+            except UnavailableError as why:
                 self._note_unavailable(target.key, str(why))
             else:
                 self._note(target.key, wrong)
@@ -224,84 +143,63 @@ class AnswerProber:
         kind, ruling = await self._fetch_list(target)
         judged = Round(ruling.answers, ruling.tolerance)
         for number, pair in enumerate(ruling.answers, 1):
-            body = {"prompt": pair.prompt, "maxTokens": len(pair.output)}
-            answer = _parse(_Answer, await self._call(target, body), f"answer to prompt {number}")
-            if (answer.model_digest, answer.numerics) != kind:
-                raise _UnavailableError(
-                    f"the answer to prompt {number} is of {_name(answer)}, the list of known"
-                    f" answers of model {kind[0]} in {kind[1]}: both must be of what is loaded"
-                )
             # What was wrong stays wrong, also if the worker hangs at the next prompt.
-            if wrong := judged.judge(answer.output, answer.logprobs):
+            if wrong := await self._ask_one(target, kind, number, pair, judged):
                 return wrong
         return ""
 
-    async def _fetch_list(self, target: AnswerTarget) -> tuple[_Kind, _Ruling]:
-        given = _parse(_List, await self._call(target), "list of known answers")
-        if not given.answers:
-            raise _UnavailableError(
-                f"its list of known answers for {_name(given)} is empty; record one with"
-                " 'sluice model record'"
-            )
-        kind = (given.model_digest, given.numerics)
-        if self._kinds.get(target.key) != kind:
-            # Rounds of another model prove nothing of this one.
+    async def _ask_one(
+        self, target: AnswerTarget, kind: Kind, number: int, pair: Pair, judged: Round
+    ) -> str:
+        """Ask one prompt; return what is wrong with the round so far, or ""."""
+        body = {"prompt": pair.prompt, "maxTokens": len(pair.output)}
+        reply = await ask(self._session, target.url, target.uid, target.timeout, body)
+        try:
+            answer = _read_answer(reply, kind, number)
+        except UnreadableError as error:
+            if reply.signed:
+                return f"prompt {number}: the answer cannot be read: {error}"
+            raise UnavailableError(
+                f"the answer to prompt {number} cannot be read, and names no worker that gave it:"
+                f" {error}"
+            ) from error
+        return judged.judge(answer.output, answer.logprobs)
+
+    async def _fetch_list(self, target: AnswerTarget) -> tuple[Kind, Ruling]:
+        try:
+            given = await self._read_list(target)
+        except UnavailableError:
+            self._book.drop(target.key)
+            raise
+        own = given.rule()
+        if not self._book.has(target.key, given.kind, own):
+            # Rounds of another model prove nothing of this one, nor do those by another list.
             before = self._results.get(target.key)
             if before is not None and before.right:
                 self._results[target.key] = replace(before, right=0, right_at=())
-            self._kinds[target.key] = kind
-        own = given.rule()
-        ruling = self._remember(kind, own)
+        ruling = self._book.take(target.key, target.uid, given.kind, own)
         if ruling != own:
-            raise _UnavailableError(
-                f"its list of known answers for {_name(given)} contradicts the one that was seen"
-                f" first ({_describe(own)}, first seen {_describe(ruling)}): probes.json must be"
-                " the same beside all copies of a model; restart the operator if it was recorded"
-                " again"
+            raise UnavailableError(
+                f"its list of known answers for {_name(given)} contradicts that of most workers,"
+                f" or a stricter one of as many ({_describe(own)}, the other {_describe(ruling)}):"
+                " probes.json must be the same beside all copies of a model"
             )
-        return kind, ruling
+        return given.kind, ruling
 
-    def _remember(self, kind: _Kind, ruling: _Ruling) -> _Ruling:
-        if kind not in self._lists:
-            if len(self._lists) >= LISTS_KEPT:
-                used = set(self._kinds.values())
-                self._lists = {k: known for k, known in self._lists.items() if k in used}
-            if len(self._lists) >= LISTS_KEPT:
-                raise _UnavailableError(
-                    f"known answers of {LISTS_KEPT} models are in use; no more are remembered"
-                )
-            self._lists[kind] = ruling
-        return self._lists[kind]
-
-    async def _call(self, target: AnswerTarget, body: dict[str, Any] | None = None) -> bytes:
-        """Send one request and return the body of its 200.
-
-        Raises:
-            _NoVerdictError: no answer in time, or the worker is busy or broken.
-            _UnavailableError: it answers that it cannot, or with too much.
-        """
+    async def _read_list(self, target: AnswerTarget) -> KnownList:
+        reply = await ask(self._session, target.url, target.uid, target.timeout)
         try:
-            async with self._session.request(
-                "GET" if body is None else "POST",
-                target.url + PATH,
-                json=body,
-                headers={UID_HEADER: target.uid, "Accept-Encoding": "identity"},
-                timeout=aiohttp.ClientTimeout(total=target.timeout),
-                allow_redirects=False,  # a worker sends us nowhere
-            ) as response:
-                data = await _read_bounded(response)
-                status = response.status
-                other = response.headers.get(UID_HEADER, target.uid) != target.uid
-        except TimeoutError as error:
-            raise _SilentError from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _NoVerdictError from error
-        if other or status in _BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _NoVerdictError
-        if status != HTTPStatus.OK:
-            said = _find_message(data)
-            raise _UnavailableError(said or f"the worker answers {status} without a reason")
-        return data
+            given = parse(KnownList, reply.data)
+        except UnreadableError as error:
+            raise UnavailableError(
+                f"the worker's list of known answers cannot be read: {error}"
+            ) from error
+        if not given.answers:
+            raise UnavailableError(
+                f"its list of known answers for {_name(given)} is empty; record one with"
+                " 'sluice model record'"
+            )
+        return given
 
     def _note(self, key: str, wrong: str) -> None:
         before = self._results.get(key, KnownAnswers())
@@ -337,41 +235,26 @@ def _add_right(before: KnownAnswers, at: float) -> KnownAnswers:
     )
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    data = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        data += chunk
-        if len(data) > BODY_LIMIT:
-            response.close()
-            raise _UnavailableError(
-                f"the worker sends more than {BODY_LIMIT} bytes for a known answer"
-            )
-    return bytes(data)
+def _read_answer(reply: Reply, kind: Kind, number: int) -> _Answer:
+    """Return the answer to a prompt.
+
+    Raises:
+        UnavailableError: it is of another model or other numerics.
+        UnreadableError: it is no answer.
+    """
+    named = parse(Named, reply.data)
+    if named.kind != kind:
+        raise UnavailableError(
+            f"the answer to prompt {number} is of {_name(named)}, the list of known answers of"
+            f" model {kind[0]} in {kind[1]}: both must be of what is loaded"
+        )
+    return parse(_Answer, reply.data)
 
 
-def _parse(kind: type[_Parsed], data: bytes, what: str) -> _Parsed:
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        said = clean_text(f"{place}: {first['msg']}" if place else first["msg"])
-        raise _UnavailableError(f"the worker's {what} cannot be read: {said}") from error
-
-
-def _find_message(data: bytes) -> str:
-    """Return the message of an error body in OpenAI's form, cleaned, or ""."""
-    try:
-        found = _Refusal.model_validate_json(data)
-    except ValidationError:
-        return ""
-    return clean_text(found.error.message)
-
-
-def _name(wire: _List | _Answer) -> str:
+def _name(wire: Named) -> str:
     return f"model {wire.model_digest} in {wire.numerics}"
 
 
-def _describe(ruling: _Ruling) -> str:
+def _describe(ruling: Ruling) -> str:
     within = "no scores" if ruling.tolerance is None else f"scores within {ruling.tolerance:.3g}"
     return f"{len(ruling.answers)} answers, {within}"

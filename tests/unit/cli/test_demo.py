@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import threading
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -295,6 +296,23 @@ def test_the_trace_is_small_and_its_gaps_keep_a_mean_of_one() -> None:
     gaps = list_gaps(load_trace())
     assert len(text) <= 20_000
     assert sum(gaps) / len(gaps) == pytest.approx(1.0)
+
+
+def test_questions_are_of_most_tasks_and_lengths_and_short_enough_for_two_cores() -> None:
+    lines = Path("workers/models/compact/heldout.jsonl").read_text().splitlines()
+    entries = {one["prompt"]: one for one in map(json.loads, lines)}
+    chosen = [
+        entries[one.prompt] | {"told": one.tokens}
+        for one in load_questions(Path("workers/models"), 24)
+    ]
+    assert all(one["told"] == one["tokens"] <= 200 for one in chosen)
+    assert all(one["answerTokens"] <= 64 for one in chosen)
+    asked = Counter(one["task"] for one in chosen)
+    # Long ones are of few tasks: by length alone, half would be of one, and five of six of three.
+    assert len(asked) >= 8
+    assert max(asked.values()) <= 24 / 3
+    assert chosen[0]["tokens"] < 20
+    assert chosen[-1]["tokens"] > 150
 
 
 def test_requests_follow_the_trace_and_stay_small() -> None:

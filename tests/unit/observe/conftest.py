@@ -7,7 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from sluice.observe.answers import PATH, AnswerProber
+from sluice.observe.answers import AnswerProber
+from sluice.observe.asking import PATH
 
 from .fakeworker import FakeWorker
 

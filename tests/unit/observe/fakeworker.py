@@ -32,6 +32,7 @@ class FakeWorker:
         self.heard, self.asked, self.listed = asyncio.Event(), 0, 0
         self.heard.set()
         self.uid, self.limits, self.times = None, [], []
+        self.signed = True  # or not, as what a proxy says
 
     def know_scores(self):
         """Know the scores of the prompts, too, and give them."""
@@ -67,7 +68,8 @@ class FakeWorker:
         self.limits.append(question["maxTokens"])
         await self.heard.wait()
         if self.body is not None:
-            return web.Response(body=self.body)
+            signed = {UID_HEADER: self.uid or request.headers[UID_HEADER]}
+            return web.Response(body=self.body, headers=signed if self.signed else {})
         document = {
             "output": self.outputs[tuple(question["prompt"])],
             "modelDigest": self.spoken_digest or self.digest,

@@ -64,17 +64,3 @@ async def test_a_list_with_nonsense_for_scores_is_no_list(prober, worker, fields
     prober.set_targets([target(worker)])
     await until(lambda: find(prober).unavailable)
     assert "list of known answers cannot be read" in find(prober).unavailable
-
-
-async def test_a_worker_cannot_lower_the_bar_with_a_tolerance_of_its_own(prober, start):
-    honest, liar = await start(), await start()
-    honest.know_scores()
-    liar.know_scores()
-    liar.tolerance = 9.0
-    prober.set_targets([target(honest, "honest")])
-    await until(lambda: find(prober, "honest").right >= 1)
-    prober.set_targets([target(honest, "honest"), target(liar, "liar")])
-    await until(lambda: find(prober, "liar").unavailable)
-    said = find(prober, "liar").unavailable
-    assert "(3 answers, scores within 9, first seen 3 answers, scores within 0.1)" in said
-    assert find(prober, "liar").right == 0

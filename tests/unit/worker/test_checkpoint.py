@@ -15,7 +15,7 @@ from sluice_worker.knownanswers import compute_digest
 from sluice_worker.loading import load_model
 from sluice_worker.tokens import Vocabulary
 
-from .checkpoints import write_checkpoint
+from .checkpoints import make_tokenizer, write_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,8 @@ from .checkpoints import write_checkpoint
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"rope_theta": 0}, "rope_theta is 0; it must be positive and finite"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is 1000.* must be positive and finite"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000.* must be positive and finite"),
         ({"head_dim": 7}, "head_dim is 7"),
         ({"num_key_value_heads": 3}, "num_attention_heads is 4; it must be a multiple"),
     ],
@@ -149,7 +151,8 @@ def test_shards_are_the_same_model_as_one_file(tmp_path):
         ({"model.extra": "model-00001-of-00002.safetensors"}, "lacks the tensor model.extra that"),
         ({"model.extra": "lost.safetensors"}, "lacks lost.safetensors, which has model.extra"),
         ({"model.extra": "../lost.safetensors"}, "'../lost.safetensors', which is no name"),
-        ({"model.extra": 7}, "model.extra in 7, which is no name"),
+        ({"model.extra": 7}, "model.extra in '7', which is no name"),
+        ({"model.extra": "a" * 5000}, "model.extra in 'a{80}', which is no name"),
     ],
 )
 def test_an_index_that_does_not_fit_is_named(tmp_path, index, said):
@@ -292,6 +295,15 @@ def test_a_broken_tokenizer_is_named(tmp_path):
 def test_a_tokenizer_of_another_model_is_named(tmp_path):
     path = write_checkpoint(tmp_path, vocab_size=90)
     with pytest.raises(CheckpointError, match=r"tokens up to 99; .* end at 89"):
+        load_model(path)
+
+
+def test_a_tokenizer_with_a_huge_number_is_named_and_fills_no_memory(tmp_path):
+    path = write_checkpoint(tmp_path)
+    document = make_tokenizer()
+    document["model"]["vocab"]["zz"] = 3_000_000_000
+    (path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"tokens up to 3000000000; .* end at 99"):
         load_model(path)
 
 

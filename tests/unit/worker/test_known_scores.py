@@ -55,7 +55,7 @@ def test_healthy_devices_are_right_in_whatever_order_they_sum(checkpoint, name):
 
 @pytest.mark.parametrize("name", NUMERICS)
 def test_one_wrong_value_in_a_hundred_is_seen_in_nearly_every_round(checkpoint, name):
-    """By tokens alone, narrow numerics miss it in every second to fourth round."""
+    """By tokens alone, narrow numerics miss it in seven rounds of ten."""
     known, decoder = load(checkpoint, name), Decoder(checkpoint, NUMERICS[name])
     wrong = 0
     for seed in range(ROUNDS):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
 
 from sluice_worker import record as recording
 from sluice_worker.checkpoint import load_checkpoint
@@ -39,6 +40,15 @@ def model(tmp_path, monkeypatch):
 
 def load(path):
     return load_known_answers(path, vocabulary=100, context=128)
+
+
+def enlarge(path, factor):
+    """Make weights so large that products of what they make are beyond float32."""
+    tensors = load_file(path / "model.safetensors")
+    for name in tensors:
+        if ".mlp." in name:
+            tensors[name] = tensors[name].astype(np.float32) * np.float32(factor)
+    save_file(tensors, path / "model.safetensors")
 
 
 def answer(decoder, prompt, count):
@@ -200,6 +210,22 @@ def test_the_tolerance_is_wider_than_other_orders_of_summation_move_a_round(mode
     assert made["tolerance"] >= 0.99 * recording.SAFETY * moved
 
 
+@pytest.mark.parametrize(
+    ("noise", "tolerance"),
+    [
+        ((0.026121493, 0.0), 0.053),  # twice that is 0.05224
+        ((0.0, 0.0521), 0.053),
+        ((0.01, 0.0), 0.02),
+        ((0.0, 0.07), 0.07),
+        ((1.1, 9.91), 10.0),
+        ((0.0, 0.0), recording.LEAST_TOLERANCES["float32"]),
+    ],
+)
+def test_no_tolerance_is_smaller_than_what_was_measured(model, monkeypatch, noise, tolerance):
+    monkeypatch.setattr(recording, "measure_noise", lambda *_: noise)
+    assert record_known_answers(model, 2)["tolerance"] == tolerance
+
+
 def test_record_takes_held_out_prompts_of_several_tasks(model):
     lines = [{"task": t, "prompt": f"{t}: {n}"} for t in ("add", "sort") for n in range(20)]
     (model / "heldout.jsonl").write_text("\n".join(json.dumps(one) for one in lines))
@@ -216,6 +242,7 @@ def test_record_takes_held_out_prompts_of_several_tasks(model):
         (lambda m: (m / "model.safetensors").unlink(), "lacks model.safetensors"),
         (lambda m: (m / "heldout.jsonl").write_text("{}"), "a line without a task and a prompt"),
         (lambda m: (m / FILE).mkdir(), "cannot write"),
+        (lambda m: enlarge(m, 1e30), "the logits are not finite: this model cannot be computed"),
     ],
 )
 def test_record_refuses_by_a_sentence_what_it_cannot_do(model, spoil, said):

@@ -1,9 +1,13 @@
 """Options out of their range end the worker with a sentence, before it loads anything."""
 
+import logging
+
 import pytest
 import structlog
+from aiohttp import web
 from click import UsageError
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
 from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.numerics import NUMERICS as STORED
@@ -11,7 +15,7 @@ from sluice_accel.profiles import PROFILES
 from sluice_accel.rounding import FORMATS
 from sluice_worker.emulation import choose_emulation, describe
 from sluice_worker.errors import EmulationError
-from sluice_worker.main import main
+from sluice_worker.main import LibraryHandler, main
 from sluice_worker.numerics import NUMERICS
 from sluice_worker.pacing import EmulatedDevice
 
@@ -182,3 +186,23 @@ def test_compression_shortens_the_start_and_no_step_and_is_told():
         "uncompressed_seconds": round(usual.startup, 3),
         "time_compression": 10.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (ConnectionResetError("the client has gone"), []),
+        (web.RequestPayloadError("no gzip"), ["a client sent no HTTP"]),
+        (ValueError("ours"), ["Unhandled exception"]),
+    ],
+)
+def test_what_clients_do_is_logged_without_a_traceback(error, logged):
+    record = logging.LogRecord(
+        "aiohttp.server", logging.ERROR, "", 0, "Unhandled exception", (), (None, error, None)
+    )
+    with capture_logs() as lines:
+        LibraryHandler().emit(record)
+    assert [line["event"] for line in lines] == logged
+    assert [bool(line.get("exc_info")) for line in lines] == [type(error) is ValueError] * len(
+        lines
+    )

@@ -50,6 +50,7 @@ def say(content, role="user"):
         ({"stop": "x" * 257}, "longer than 256 characters"),
         ({"stop_token_ids": [1] * 65}, "stop_token_ids is"),
         ({"logit_bias": {"a": 1}}, "its keys should be token ids"),
+        ({"logit_bias": {"0" * 5000 + "5": 1}}, "its keys should be token ids"),
         ({"logit_bias": {"5": 101}}, r"logit_bias\.5 is 101"),
         ({"prompt_logprobs": 5, "stream": True}, "not possible with stream"),
         ({"n": 2, "best_of": 3}, "best_of is 3, which is not n"),

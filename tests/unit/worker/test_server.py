@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from sluice_worker import incoming, watchdog
+from sluice_worker import server as server_module
 from sluice_worker.engine import Emission, Engine, GenerationRequest
 from sluice_worker.knownanswers import KnownAnswer, KnownAnswers
 from sluice_worker.metrics import Metrics
@@ -27,6 +28,7 @@ from .checkpoints import write_checkpoint
 ASKED = {"model": "m", "prompt": "text", "stream": True}
 
 
+PARAMS = SamplingParams(temperature=0, top_p=1, seed=0, max_tokens=9)
 KNOWN = KnownAnswers("sha256:0", "float32", (KnownAnswer((5, 6), (7, 8), (-1.5,)),), tolerance=0.25)
 
 
@@ -39,6 +41,7 @@ class ScriptedEngine:
     def __init__(self):
         self.beat = time.monotonic()
         self.call = None
+        self.has_time = False
         self.alive = True
         self.script = []
         self.scores = []
@@ -116,6 +119,39 @@ async def test_a_working_engine_is_healthy_and_ready(client):
     assert await ask(client, "/readyz") == (200, "ok")
 
 
+@pytest.mark.parametrize(
+    ("has_time", "order"), [(True, ["written", "next step"]), (False, ["next step", "written"])]
+)
+async def test_a_step_waits_for_its_tokens_where_the_device_leaves_time(
+    client, engine, monkeypatch, has_time, order
+):
+    assert (await ask(client, "/readyz"))[0] == 200
+    monkeypatch.setattr(server_module, "WRITE_SECONDS", 30)
+    engine.has_time, seen = has_time, []
+    sequence = GenerationRequest([5], PARAMS, 0.0)
+    monkeypatch.setattr(engine.server._completions, "take", lambda _: seen.append("written"))
+
+    def step():
+        engine.server.emit([Emission(sequence, 7, None)])
+        seen.append("next step")
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join(0.2)  # the loop is busy with this test
+    await asyncio.to_thread(thread.join, 30)
+    assert seen == order
+
+
+async def test_a_step_does_not_wait_for_ever_for_a_busy_loop(client, engine):
+    assert (await ask(client, "/readyz"))[0] == 200
+    engine.has_time = True
+    sequence = GenerationRequest([5], PARAMS, 0.0)
+    thread = threading.Thread(target=engine.server.emit, args=([Emission(sequence, 7, None)],))
+    thread.start()
+    thread.join(30)  # the loop stands still meanwhile
+    assert not thread.is_alive()
+
+
 async def test_a_stuck_engine_is_neither(client, engine, monkeypatch):
     monkeypatch.setattr(watchdog, "CONFIRM_AFTER", 0.05)
     engine.beat -= STUCK_AFTER + 1
@@ -149,26 +185,6 @@ async def test_a_dead_engine_is_neither(client, engine):
     engine.alive = False
     assert await ask(client, "/healthz") == (503, "the engine's thread has ended")
     assert (await ask(client, "/readyz"))[0] == 503
-
-
-@pytest.mark.parametrize(
-    "body", [{"prompt": "a b"}, {"messages": [{"role": "user", "content": "a b"}]}]
-)
-async def test_a_text_that_takes_long_to_be_tokens_holds_nobody_up(client, monkeypatch, body):
-    begun, seen = threading.Event(), threading.Event()
-
-    def encode(*_, **__):
-        begun.set()
-        return [1, 2] if seen.wait(30) else []
-
-    monkeypatch.setattr(Vocabulary, "encode_text", encode)
-    monkeypatch.setattr(Vocabulary, "encode_chat", encode)
-    asked = asyncio.create_task(client.post("/tokenize", json=body))
-    assert await asyncio.to_thread(begun.wait, 30)
-    assert await ask(client, "/healthz") == (200, "ok")
-    seen.set()
-    async with await asked as answer:
-        assert (await answer.json())["tokens"] == [1, 2]
 
 
 async def test_an_engine_that_fails_before_the_first_token_gives_a_status(client, engine):

@@ -1,6 +1,8 @@
 """Text as it becomes final: whole characters, and never half a stop text."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,29 @@ def test_what_a_user_writes_is_never_a_control_token(vocabulary):
     chat = vocabulary.encode_chat([{"role": "user", "content": text}])
     assert chat == [begin, user, *rest, assistant]
     assert vocabulary.decode(rest) == text
+
+
+def test_others_go_on_while_a_thread_makes_tokens_of_a_long_text(vocabulary):
+    """The library can keep the interpreter locked, and then a thread of its own frees nobody."""
+    text, pauses = "a b c d " * 25_000, [0.0]
+    with ThreadPoolExecutor(1) as pool:
+        began = last = time.monotonic()
+        encoding = pool.submit(vocabulary.encode_text, text)
+        while not encoding.done():
+            time.sleep(1e-3)
+            pauses.append(time.monotonic() - last)
+            last = time.monotonic()
+    assert max(pauses) < (last - began) / 2
+
+
+def test_what_a_file_says_of_batches_for_training_changes_no_prompt(tmp_path, vocabulary):
+    cut = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    filled = {"strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": None}
+    filled |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"}
+    document = make_tokenizer() | {"truncation": cut, "padding": filled}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    other = Vocabulary(tmp_path / "tokenizer.json")
+    assert other.encode_text("a long prompt") == vocabulary.encode_text("a long prompt")
 
 
 def test_half_a_surrogate_pair_is_no_text(vocabulary):

@@ -1,6 +1,8 @@
 """How the compact model is measured, and the held-out questions that go with it."""
 
 import json
+import random
+import sys
 from collections import Counter
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from ml_dtypes import bfloat16
 from safetensors.numpy import save_file
 
-from models.training import evaluate, heldout, layout, tasks
+from models.training import evaluate, heldout, layout, tasks, train
 from models.training.tokenizer import write_tokenizer
 from sluice_worker.tokens import Vocabulary
 
@@ -43,6 +45,49 @@ def test_only_right_answers_count(checkpoint, chat, monkeypatch):
     monkeypatch.setattr(evaluate, "answer_all", answer_all)
     assert evaluate.count_right(part) == 3
     assert (min(map(len, asked)) > 100) is chat
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--per-task", "0"], "--per-task: '0' is no whole number of at least 1"),
+        (["--in-chat", "-5"], "--in-chat: '-5' is no whole number"),
+        (["--processes", "many"], "--processes: 'many' is no whole number"),
+        (["--numerics", "int4"], "invalid choice: 'int4'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_by_name(given, said, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.read_arguments(["DIR", *given])
+    assert said in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"cannot measure .* lacks config\.json"):
+        evaluate.main()
+
+
+def test_more_questions_than_a_task_has_are_an_error_and_no_wait(monkeypatch):
+    few = tasks.base.Task("Say ", lambda rng, _: f"Say {rng.randrange(64)}", str.upper, str)
+    monkeypatch.setitem(tasks.TASKS, "add", few)
+    with pytest.raises(ValueError, match=r"add has hardly more than .* and 100 are asked"):
+        list(tasks.draw_items("add", random.Random(1), 100))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--minutes", "nan"], "--minutes: 'nan' is no finite number of at least 0"),
+        (["--decay-tokens=-1"], "--decay-tokens: '-1' is no finite number"),
+        (["--decay-tokens", "inf"], "--decay-tokens: 'inf' is no finite number"),
+        (["--threads", "0"], "--threads: '0' is no whole number of at least 1"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_by_name(given, said, capsys):
+    with pytest.raises(SystemExit):
+        train.parse_arguments(["--checkpoints", "DIR", *given])
+    assert said in capsys.readouterr().err
 
 
 def test_every_question_is_in_one_part(tmp_path):

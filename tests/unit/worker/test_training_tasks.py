@@ -4,10 +4,11 @@ import datetime as dt
 import json
 import random
 import re
+import sys
 
 import pytest
 
-from models.training import tasks
+from models.training import evaluate, tasks
 from models.training.tasks import facts
 
 EVERY = sorted(tasks.TASKS)
@@ -144,6 +145,17 @@ def test_single_facts_are_all_told_in_training():
 @pytest.mark.parametrize("task", EVERY)
 def test_the_same_seed_draws_the_same_questions(task):
     assert draw(task, 20) == draw(task, 20)
+
+
+def test_more_questions_than_there_are_held_out_end_in_a_sentence(monkeypatch):
+    begun = []
+    monkeypatch.setattr(tasks, "_KNOWN_IN_A_ROW", 30)  # some of them are missed, and it is quick
+    monkeypatch.setattr(evaluate, "ProcessPoolExecutor", lambda *_: begun.append("work"))
+    monkeypatch.setattr(evaluate, "load_model", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "model", "--per-task=3000", "--tasks=date"])
+    with pytest.raises(SystemExit, match=r"date has hardly more than \d+ .* 3000 are asked for"):
+        evaluate.main()
+    assert not begun
 
 
 def test_a_prompt_of_no_task_is_named():

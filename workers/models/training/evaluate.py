@@ -4,12 +4,14 @@
 
 Prints a Markdown table for the model card, a row a task: the share of right answers in each of the
 worker's numerics, and in float32 also at the end of a chat of other questions. All questions of a
-task differ, none was in the training, and they are others than the training measured itself by.
+task differ, and none was in the training. They are drawn anew, but tasks with few questions (those
+of units and dates) repeat some of those that the training measured itself by.
 """
 
 import argparse
 import os
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +28,7 @@ from rich.progress import Progress
 from models.training.tasks import TASKS, Item, draw_item, draw_items
 from sluice_worker.decoder import Decoder
 from sluice_worker.engine import Engine, Limits
+from sluice_worker.errors import CheckpointError, RequestError
 from sluice_worker.loading import choose_kernels, load_model
 from sluice_worker.metrics import Metrics
 from sluice_worker.numerics import FLOAT32, NUMERICS
@@ -80,7 +83,7 @@ def answer_all(decoder: Decoder, vocabulary: Vocabulary, prompts: Sequence[list[
     engine = Engine(decoder, limits, Pacer(None), Metrics("m"), lambda _: None)
     asked = []
     for prompt in prompts:
-        most = min(_LONGEST_ANSWER, engine.context - len(prompt))
+        most = max(1, min(_LONGEST_ANSWER, engine.context - len(prompt)))
         params = SamplingParams(temperature=0, top_p=1, seed=0, max_tokens=most)
         asked.append(engine.submit(prompt, params))
     while engine.step():
@@ -154,21 +157,53 @@ def render_table(right: Mapping[tuple[str, str], int], asked: Mapping[tuple[str,
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the share of right answers for each task."""
+def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m models.training.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--per-task", type=int, default=1000, help="questions in float32")
-    parser.add_argument("--narrow", type=int, default=300, help="questions in other numerics")
-    parser.add_argument("--in-chat", type=int, default=200)
+    parser.add_argument("--per-task", type=_read_count, default=1000, help="questions in float32")
+    parser.add_argument(
+        "--narrow", type=_read_count, default=300, help="questions in other numerics"
+    )
+    parser.add_argument("--in-chat", type=_read_count, default=200)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--numerics", nargs="+", choices=list(NUMERICS), default=list(NUMERICS))
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
+    parser.add_argument("--processes", type=_read_count, default=os.cpu_count())
+    return parser.parse_args(given)
+
+
+def _read_count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number of at least 1")
+    return count
+
+
+def main() -> None:
+    """Print the share of right answers for each task, or why there is none."""
+    arguments = read_arguments()
+    try:
+        load_model(arguments.checkpoint)  # before there are processes to fail at it
+        measure(arguments)
+    except (CheckpointError, RequestError, ValueError) as error:
+        sys.exit(f"cannot measure {arguments.checkpoint}: {error}")
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Ask the questions and print the table.
+
+    Raises:
+        CheckpointError: a process cannot load the model.
+        RequestError: a question does not fit the context of the model.
+        ValueError: a task has fewer questions.
+    """
     tasks: list[str] = arguments.tasks
     counts = {
         name: arguments.per_task if name == FLOAT32.name else arguments.narrow
@@ -176,6 +211,8 @@ def main() -> None:
     }
     parts = list_parts(arguments.checkpoint, tasks, counts, arguments.in_chat)
     right, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for task in tasks:  # before there are processes to fail at it
+        _draw(task, max(*counts.values(), arguments.in_chat))
     with ProcessPoolExecutor(arguments.processes) as pool, Progress() as bar:
         done = pool.map(count_right, [part for _, part in parts])
         for (column, part), count in bar.track(zip(parts, done, strict=True), total=len(parts)):

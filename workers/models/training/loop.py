@@ -24,6 +24,7 @@ from models.training.optimiser import Training, find_wrong, start_training, take
 from models.training.packing import Batch, Packer, pack_held_out
 from models.training.state import (
     Progress,
+    StateError,
     export_checkpoint,
     load_state,
     save_state,
@@ -71,17 +72,18 @@ def run(plan: Plan) -> None:
     """Train, save, and export if that is asked for."""
     network = Network(plan.shape, plan.half)
     jax.config.update("jax_compilation_cache_dir", str(plan.directory / "compiled"))
-    tokenizer = _find_tokenizer(plan.directory)
+    file = _find_tokenizer(plan.directory)
+    tokenizer = _load_tokenizer(file)
     training, progress = _find_start(plan, network)
     if plan.seconds or plan.decay_tokens:
-        session = _Session(plan, network, Tokenizer.from_file(str(tokenizer)), training, progress)
+        session = _Session(plan, network, tokenizer, training, progress)
         session.train()
         training = session.training
     if plan.out is not None:
         # What the rate fell on needs no mean.
         weights = training.mean if progress.decay_from is None else training.weights
         about = {"step": int(training.step), **asdict(progress)}
-        export_checkpoint(plan.out, plan.shape, tokenizer, weights, about)
+        export_checkpoint(plan.out, plan.shape, file, weights, about)
         print(f"{plan.out} has the checkpoint after {progress.tokens:,} tokens.")
 
 
@@ -89,6 +91,18 @@ def _find_tokenizer(directory: Path) -> Path:
     """Return the tokenizer that the training began with; a new training makes its own."""
     file = directory / "tokenizer.json"
     return file if file.exists() else write_tokenizer(directory)
+
+
+def _load_tokenizer(file: Path) -> Tokenizer:
+    """Return a tokenizer.
+
+    Raises:
+        StateError: the file is none.
+    """
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise StateError(f"cannot read {file}: {error}") from error
 
 
 def _find_start(plan: Plan, network: Network) -> tuple[Training, Progress]:
@@ -276,7 +290,7 @@ def measure_right(
 
 def measure_speed(directory: Path, seed: int) -> None:
     """Print tokens a second for each length of rows, in both precisions."""
-    tokenizer = Tokenizer.from_file(str(_find_tokenizer(directory)))
+    tokenizer = _load_tokenizer(_find_tokenizer(directory))
     packer, shares = Packer(tokenizer, seed), choose_shares({})
     for half in (False, True):
         network = Network(COMPACT, half)

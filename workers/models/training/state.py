@@ -9,15 +9,16 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import jax.numpy as jnp
 import numpy as np
 from ml_dtypes import bfloat16
 from safetensors.numpy import save_file
 
-from models.training.layout import Shape, write_files
+from models.training.layout import Shape, list_shapes, write_files
 from models.training.network import Weights
-from models.training.optimiser import Training
+from models.training.optimiser import Training, is_matrix
 
 LOG: Final = "log.jsonl"
 
@@ -73,22 +74,51 @@ def load_state(file: Path, shape: Shape, seed: int) -> tuple[Training, Progress]
     """Read a state.
 
     Raises:
-        StateError: it is of another shape or seed.
+        StateError: it is of another shape or seed, or damaged.
     """
-    with np.load(file) as stored:
-        about = json.loads(str(stored["about"]))
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        about = json.loads(str(arrays.pop("about")))
         progress = Progress(**about["progress"])
-        if Shape(**about["shape"]) != shape or progress.seed != seed:
-            raise StateError(
-                f"{file} is a training of seed {progress.seed} and shape {about['shape']}; begin"
-                f" in another directory, or go on with these"
-            )
-        parts: dict[str, Weights] = {"weights": {}, "first": {}, "second": {}, "mean": {}}
-        for name in stored.files:
-            part, _, weight = name.partition("/")
-            if weight:
-                parts[part][weight] = jnp.asarray(stored[name])
-        return Training(**parts, step=jnp.asarray(stored["step"])), progress
+        made_for = Shape(**about["shape"])
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        BadZipFile,
+    ) as error:
+        raise _damaged(file, repr(error)) from error
+    if made_for != shape or progress.seed != seed:
+        raise StateError(
+            f"{file} is a training of seed {progress.seed} and shape {about['shape']}; begin"
+            f" in another directory, or go on with these"
+        )
+    step = arrays.pop("step", None)
+    parts: dict[str, Weights] = {"weights": {}, "first": {}, "second": {}, "mean": {}}
+    for name, array in arrays.items():
+        part, _, weight = name.partition("/")
+        if part not in parts or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise _damaged(file, f"{name} is no part of a state, or not finite")
+        parts[part][weight] = jnp.asarray(array)
+    every = list_shapes(shape)
+    adam = {name: one for name, one in every.items() if not is_matrix(name)}
+    for part, found in parts.items():
+        wanted = adam if part == "second" else every
+        if {name: one.shape for name, one in found.items()} != wanted:
+            raise _damaged(file, f"its {part} are not those of the model")
+    if step is None or step.shape:
+        raise _damaged(file, "it does not say how many steps it took")
+    return Training(**parts, step=jnp.asarray(step)), progress
+
+
+def _damaged(file: Path, why: str) -> StateError:
+    return StateError(
+        f"{file} is damaged ({why[:200]}): put a copy in its place, or remove it and begin anew"
+    )
 
 
 def write_log(directory: Path, **entry: Any) -> None:

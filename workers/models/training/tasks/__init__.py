@@ -35,6 +35,9 @@ TASKS: Final[dict[str, Task]] = {
     "story": STORY,
 }
 
+_KNOWN_IN_A_ROW: Final = 1000
+"""Draws that bring nothing new after which a task's questions count as all drawn."""
+
 
 def find_task(prompt: str) -> str:
     """Return the name of the task that a prompt is a question of.
@@ -83,11 +86,22 @@ def draw_item(name: str, rng: random.Random, *, held_out: bool, level: float = 1
 
 
 def draw_items(name: str, rng: random.Random, count: int) -> Iterator[Item]:
-    """Yield so many held-out questions of one task, no two of the same identity."""
-    task, seen = TASKS[name], set[str]()
+    """Yield so many held-out questions of one task, no two of the same identity.
+
+    Raises:
+        ValueError: the task has not so many, or hardly.
+    """
+    task, seen, known = TASKS[name], set[str](), 0
     while len(seen) < count:
         item = draw_item(name, rng, held_out=True)
         identity = task.identify(item.prompt)
+        known += 1
         if identity not in seen:
+            known = 0
             seen.add(identity)
             yield item
+        elif known >= _KNOWN_IN_A_ROW:
+            raise ValueError(
+                f"{name} has hardly more than {len(seen)} held-out questions, and {count} are asked"
+                " for: ask for fewer"
+            )
