@@ -115,6 +115,7 @@ class Transcript:
         self._leg: Leg | None = None
         self._left = choices
         self._usage_given = False
+        self._end_given = False
         self._may_differ = False
         self.trackable = True
         self.head: Json = {}
@@ -126,6 +127,11 @@ class Transcript:
     def complete(self) -> bool:
         """Whether every choice has ended."""
         return not self._left
+
+    @property
+    def needs_no_worker(self) -> bool:
+        """Whether nothing is missing but its end, or not even that."""
+        return self._end_given or (self.complete and self.trackable)
 
     @property
     def leg_complete(self) -> bool:
@@ -164,6 +170,10 @@ class Transcript:
     def note_usage(self) -> None:
         """The client was given the token counts."""
         self._usage_given = True
+
+    def note_end(self) -> None:
+        """The client was given the very end."""
+        self._end_given = True
 
     def take_token(self, event: bytes) -> bytes | None:
         """Take an event with one token in our workers' form; return what the client gets.
@@ -235,7 +245,10 @@ class Transcript:
         return b"\n\n".join([*opened, written])
 
     def render_end(self) -> bytes:
-        """Return the events that end it: token counts, if they are still due, and the very end."""
+        """Return the events that end it, as far as they are still due: counts, and the very end."""
+        if self._end_given:
+            return b""
+        self._end_given = True
         ending = [DONE_EVENT]
         if self._wants_usage and not self._usage_given:
             prompt, output = self.count_tokens()

@@ -165,6 +165,18 @@ def read(data):
     ]
 
 
+def test_the_end_comes_once_however_the_last_of_it_was_lost():
+    call = make_call(stream_options={"include_usage": True})
+    *events, usage, end = Model(TEXT, json.loads(call.body)).stream()
+    for came in (events, [*events, usage], [*events, usage, end]):
+        transcript = begin(call)
+        told, _ = relay(call, transcript, b"".join(came))
+        assert transcript.needs_no_worker
+        told += transcript.render_end()
+        assert told == tell_undisturbed(call)
+        assert transcript.render_end() == b""
+
+
 @pytest.mark.parametrize("usage", [False, True])
 def test_a_chat_goes_on_as_a_completion_where_nobody_knows_continuations(usage):
     call = make_call(CHAT, seed=4, max_tokens=9, stream_options={"include_usage": usage})
