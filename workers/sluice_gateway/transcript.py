@@ -23,9 +23,12 @@ _CHOICES: Final = b',"choices":[{"index":'
 _TEXT: Final = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
 _TOKEN: Final = re.compile(
     rb'(\d+),(?:"text":' + _TEXT + rb'|"delta":\{(?:"content":' + _TEXT + rb")?\}),"
-    rb'"logprobs":(?:null|\{.*\}),"finish_reason":null(,"token_ids":\[(\d{1,18})\])\}\]\}'
+    rb'"logprobs":(?:null|\{.*\}),"finish_reason":null(?:,"stop_reason":null)?'
+    rb'(,"token_ids":\[(\d{1,18})\])(\}\](?:,"usage":null)?\})'
 )
-"""What follows `_CHOICES` in an event of our workers that brings one token and ends nothing."""
+"""What follows `_CHOICES` in an event of our workers, or of vLLM, that brings one token and ends
+nothing."""
+_END: Final = b"}]}"
 _BESIDE: Final = frozenset({"choices", "usage", "prompt_token_ids"})
 
 
@@ -186,7 +189,7 @@ class Transcript:
         found = _TOKEN.fullmatch(event, len(front))
         if found is None:
             return None
-        index, text, content, ids, token = found.groups()
+        index, text, content, ids, token, end = found.groups()
         choice = self._open.get(index)
         if choice is None:
             return None
@@ -205,7 +208,10 @@ class Transcript:
             choice.characters += size
         else:
             choice.tokens.append(int(token))
-        return event if self._wants_ids else event[: -len(ids) - 3] + b"}]}"
+        if self._wants_ids and len(end) == len(_END):
+            return event
+        kept = event[: -len(end)] if self._wants_ids else event[: -len(ids) - len(end)]
+        return kept + (end if self._wants_usage else _END)
 
     def take_document(self, event: bytes, document: Json) -> bytes | None:
         """Take any event; return what the client gets of it, None if nothing.
