@@ -21,7 +21,7 @@ _ROUNDS = 7
 def make_event(number: int, *, vllm: bool, ids: bool) -> bytes:
     """Return one chunk of a chat."""
     said = {"index": 0, "delta": {"content": f" word{number % 9}"}, "logprobs": None}
-    said |= {"finish_reason": None}
+    said |= {"finish_reason": None} | ({"stop_reason": None} if vllm else {})
     if ids:
         said |= {"token_ids": [number]}
     document = {"id": "chatcmpl-" + "0" * 32, "created": 1_760_000_000, "model": "compact"}

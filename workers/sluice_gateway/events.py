@@ -133,6 +133,7 @@ class StreamProgress:
         if payload == _DONE:
             self.done = True
             if not self._goes_on:
+                self._transcript.note_end()
                 return event
             if not self._transcript.leg_complete:
                 raise StreamError("the stream ended before its choices had")

@@ -22,7 +22,6 @@ from sluice_gateway.pace import Phase
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
 from sluice_gateway.signals import Signals
-from sluice_gateway.transcript import Transcript
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
 
 _END_SECONDS = 1.0
@@ -101,14 +100,15 @@ class Relay:
                 self._note_fault(pool, attempt, fault)
                 if attempt.begun:
                     exchange.transcript = attempt.transcript
-                if exchange.transcript is None:
+                transcript = exchange.transcript
+                if transcript is None:
                     self._allow_retry(exchange, pool, attempt, fault)
                     continue
-                self._failover.allow_move(exchange, pool, attempt, fault)
-                if not exchange.transcript.complete:
+                if not transcript.needs_no_worker:
+                    self._failover.allow_move(exchange, pool, attempt, fault)
                     continue
-                answer = None  # only its end is missing, for which it takes no worker
-                await self._end_complete(exchange.transcript, client)
+                answer = None
+                await _send_end(client, transcript.render_end(), "slow_reader")
             self._note_served(exchange, pool, attempt, call, answer)
             return answer
 
@@ -282,10 +282,6 @@ class Relay:
         exchange.outcome = "broken"
         await _send_end(client, render_event(answer.body), "broken")
 
-    async def _end_complete(self, transcript: Transcript, client: ClientStream) -> None:
-        """End a stream of which the client has seen everything but its end."""
-        await _send_end(client, transcript.render_end(), "slow_reader")
-
 
 async def _send_end(client: ClientStream, data: bytes, outcome: str) -> None:
     """Send the last of a stream, and end it.
@@ -295,7 +291,8 @@ async def _send_end(client: ClientStream, data: bytes, outcome: str) -> None:
     """
     try:
         async with asyncio.timeout(_END_SECONDS):
-            await client.send(data)
+            if data:
+                await client.send(data)
             await client.end()
     except TimeoutError as error:
         raise ClientLostError(outcome) from error

@@ -23,9 +23,12 @@ _CHOICES: Final = b',"choices":[{"index":'
 _TEXT: Final = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
 _TOKEN: Final = re.compile(
     rb'(\d+),(?:"text":' + _TEXT + rb'|"delta":\{(?:"content":' + _TEXT + rb")?\}),"
-    rb'"logprobs":(?:null|\{.*\}),"finish_reason":null(,"token_ids":\[(\d{1,18})\])\}\]\}'
+    rb'"logprobs":(?:null|\{.*\}),"finish_reason":null(?:,"stop_reason":null)?'
+    rb'(,"token_ids":\[(\d{1,18})\])(\}\](?:,"usage":null)?\})'
 )
-"""What follows `_CHOICES` in an event of our workers that brings one token and ends nothing."""
+"""What follows `_CHOICES` in an event of our workers, or of vLLM, that brings one token and ends
+nothing."""
+_END: Final = b"}]}"
 _BESIDE: Final = frozenset({"choices", "usage", "prompt_token_ids"})
 
 
@@ -115,6 +118,7 @@ class Transcript:
         self._leg: Leg | None = None
         self._left = choices
         self._usage_given = False
+        self._end_given = False
         self._may_differ = False
         self.trackable = True
         self.head: Json = {}
@@ -126,6 +130,11 @@ class Transcript:
     def complete(self) -> bool:
         """Whether every choice has ended."""
         return not self._left
+
+    @property
+    def needs_no_worker(self) -> bool:
+        """Whether nothing is missing but its end, or not even that."""
+        return self._end_given or (self.complete and self.trackable)
 
     @property
     def leg_complete(self) -> bool:
@@ -165,6 +174,10 @@ class Transcript:
         """The client was given the token counts."""
         self._usage_given = True
 
+    def note_end(self) -> None:
+        """The client was given the very end."""
+        self._end_given = True
+
     def take_token(self, event: bytes) -> bytes | None:
         """Take an event with one token in our workers' form; return what the client gets.
 
@@ -176,7 +189,7 @@ class Transcript:
         found = _TOKEN.fullmatch(event, len(front))
         if found is None:
             return None
-        index, text, content, ids, token = found.groups()
+        index, text, content, ids, token, end = found.groups()
         choice = self._open.get(index)
         if choice is None:
             return None
@@ -195,7 +208,10 @@ class Transcript:
             choice.characters += size
         else:
             choice.tokens.append(int(token))
-        return event if self._wants_ids else event[: -len(ids) - 3] + b"}]}"
+        if self._wants_ids and len(end) == len(_END):
+            return event
+        kept = event[: -len(end)] if self._wants_ids else event[: -len(ids) - len(end)]
+        return kept + (end if self._wants_usage else _END)
 
     def take_document(self, event: bytes, document: Json) -> bytes | None:
         """Take any event; return what the client gets of it, None if nothing.
@@ -235,7 +251,10 @@ class Transcript:
         return b"\n\n".join([*opened, written])
 
     def render_end(self) -> bytes:
-        """Return the events that end it: token counts, if they are still due, and the very end."""
+        """Return the events that end it, as far as they are still due: counts, and the very end."""
+        if self._end_given:
+            return b""
+        self._end_given = True
         ending = [DONE_EVENT]
         if self._wants_usage and not self._usage_given:
             prompt, output = self.count_tokens()

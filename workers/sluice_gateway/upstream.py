@@ -224,7 +224,6 @@ class Upstream:
         if transcript is None:
             raise ValueError("an attempt goes on with a stream of which there is no transcript")
         while not transcript.complete:
-            attempt.begin_leg(self._clock())
             if not attempt.worker.continues:
                 await self._send(attempt, client, end_full_choices(call, transcript))
                 if transcript.complete:
@@ -233,6 +232,7 @@ class Upstream:
                 leg = plan_leg(call, transcript, foreign=not attempt.worker.continues)
             except CannotGoOnError as error:
                 raise tell_refused(str(error)) from error
+            attempt.begin_leg(self._clock())
             response = await self._open(attempt, leg.path, leg.body, request_id, streaming=True)
             try:
                 if not await self._begin_leg(attempt, transcript, leg, response):

@@ -39,6 +39,7 @@ class Model:
         assert document["prompt_token_ids"] == self._list_prompt(number)
         assert (document["id"], document["created"]) == self.identity
         assert not {"prompt", "messages"} & document["request"].keys()
+        assert document["request"]["priority"] < 0  # ahead of what is new there
         return self._write(given)
 
     def list_ids(self, index):

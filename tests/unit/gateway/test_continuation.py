@@ -165,6 +165,18 @@ def read(data):
     ]
 
 
+def test_the_end_comes_once_however_the_last_of_it_was_lost():
+    call = make_call(stream_options={"include_usage": True})
+    *events, usage, end = Model(TEXT, json.loads(call.body)).stream()
+    for came in (events, [*events, usage], [*events, usage, end]):
+        transcript = begin(call)
+        told, _ = relay(call, transcript, b"".join(came))
+        assert transcript.needs_no_worker
+        told += transcript.render_end()
+        assert told == tell_undisturbed(call)
+        assert transcript.render_end() == b""
+
+
 @pytest.mark.parametrize("usage", [False, True])
 def test_a_chat_goes_on_as_a_completion_where_nobody_knows_continuations(usage):
     call = make_call(CHAT, seed=4, max_tokens=9, stream_options={"include_usage": usage})
@@ -273,3 +285,57 @@ def test_what_is_too_long_for_one_body_takes_several():
     leg = plan_leg(call, transcript, foreign=False)
     assert leg.choices == {0: 0}
     assert len(leg.body) < 1 << 18
+
+
+def test_a_worker_that_ends_before_its_choices_have_talks_nonsense():
+    call = make_call()
+    transcript = begin_broken(call, tokens=2)
+    transcript.begin_leg(plan_leg(call, transcript, foreign=False), OURS)
+    progress = StreamProgress(transcript, wants_usage=False)
+    assert progress.take([b"data: [DONE]"], 1.0) == b""
+    assert "before its choices had" in str(progress.failure)
+
+
+@pytest.mark.parametrize(
+    ("maker", "marked"), [(OURS, False), (("mx9", OURS[1]), True), ((OURS[0], "sha256:2"), True)]
+)
+def test_going_on_in_other_numerics_or_with_another_model_is_said_in_the_last_chunk(maker, marked):
+    call = make_call()
+    transcript = begin_broken(call, tokens=1)
+    leg = plan_leg(call, transcript, foreign=False)
+    events = Model(TEXT, json.loads(call.body)).go_on(json.loads(leg.body))
+    assert transcript.begin_leg(leg, maker) is not marked
+    assert not transcript.approximate  # as long as nothing has come of it
+    told, _ = relay(call, transcript, b"".join(events))
+    *others, last = read(told)
+    assert ("sluice" in last) is marked
+    assert not any("sluice" in one for one in others)
+
+
+@pytest.mark.parametrize("wants_ids", [False, True])
+@pytest.mark.parametrize("wants_usage", [False, True])
+def test_vllm_s_events_lose_what_was_not_asked_for_and_nothing_else(wants_ids, wants_usage):
+    usage = {"stream_options": {"include_usage": True}} if wants_usage else {}
+    call = make_call(CHAT, return_token_ids=wants_ids, **usage)
+    transcript = begin(call)
+    said = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+    head = {"id": "x", "created": 1}
+    documents = [head | {"choices": [said], "prompt_token_ids": [1, 2]}]
+    for number in range(3):
+        said = {"index": 0, "delta": {"content": "é"}, "logprobs": None, "finish_reason": None}
+        said |= {"stop_reason": None, "token_ids": [number]}
+        documents.append(head | {"choices": [said], "usage": None})
+    data = b"".join(
+        f"data: {json.dumps(one, separators=(',', ':'))}\n\n".encode() for one in documents
+    )
+    told = read(relay(call, transcript, data)[0])
+    assert transcript.choices[0].tokens.tolist() == [0, 1, 2]
+    assert transcript.choices[0].characters == 3
+    for document in documents[1:]:
+        if not wants_usage:
+            del document["usage"]
+        if not wants_ids:
+            del document["choices"][0]["token_ids"]
+    if not wants_ids:
+        del documents[0]["prompt_token_ids"]
+    assert told == documents

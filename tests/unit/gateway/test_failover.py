@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+import structlog
 
 from sluice_gateway.answers import Refusal
 from sluice_gateway.attempts import Attempt
@@ -13,6 +14,7 @@ from sluice_gateway.failover import Failover
 from sluice_gateway.faults import tell_lost
 from sluice_gateway.pace import Phase
 from sluice_gateway.settings import Patience, Relaying
+from sluice_gateway.sweep import Sweep
 
 from . import objects
 from .polling import until
@@ -199,3 +201,13 @@ def test_the_round_asks_what_runs_on_workers_that_go_away_to_leave(world):
     assert world.fleet.explain_leaving(worker) == "unready"
     world.pools.put(objects.pool(shares={"maia": "100%"}, quarantined=["w1"]))
     assert world.fleet.explain_leaving(worker) == "quarantine"
+    assert attempt.leave_why == ""
+    sweep = Sweep(
+        world.fleet,
+        patience=Patience(),
+        probe_now=print,
+        clock=world.clock,
+        log=structlog.get_logger(),
+    )
+    sweep.sweep(world.clock(), slept=0.0)
+    assert attempt.leave_why == "quarantine"
