@@ -224,6 +224,11 @@ async def test_a_backends_own_key_is_sent_to_it_and_logged_nowhere(tmp_path):
         assert "secret-word" not in str(world.lines)
 
 
+async def test_a_backend_that_wants_a_key_says_so():
+    async with FakeBackend("a", key="secret-word") as a, standing(*flags(a)) as world:
+        await until(lambda: "answered 401; name a file" in world.gateway.explain_unready())
+
+
 async def test_what_the_backends_do_shows_in_metrics():
     async with FakeBackend("a") as a, standing(*flags(a, a="maia-200")) as world:
         await ready(world)
