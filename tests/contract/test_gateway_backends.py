@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import aiohttp
 import openai
+import pytest
 import structlog
 
 from sluice_gateway.gateway import Gateway
@@ -17,9 +18,11 @@ from sluice_gateway.settings import Following
 from ..unit.gateway.fakebackend import FakeBackend
 from ..unit.gateway.gatewayworld import SETTINGS, parse_events
 from ..unit.gateway.polling import until
+from ..unit.gateway.secrets import MountedFiles, entry_of
 from ..unit.worker.checkpoints import write_checkpoint
 from ..unit.worker.workerprocess import WorkerProcess
 from .test_gateway_process import started
+from .test_gateway_tls import pair, trusting
 
 
 class Standalone:
@@ -190,6 +193,24 @@ async def test_a_restarted_worker_is_known_by_its_new_uid():
         a.uid = "second"
         assert (await world.ask())[0] == 200
         assert a.got[-1][1]["X-Sluice-Worker-Uid"] == "second"
+        assert list(world.gateway.fleet.workers) == ["a@second"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/health"])
+async def test_a_backend_that_says_it_is_ill_gets_nothing(path):
+    async with (
+        FakeBackend("a", health=path) as a,
+        FakeBackend("b", health="") as b,
+        standing(*flags(a, b)) as world,
+    ):
+        await ready(world)
+        await until(lambda: world.pods == {"a", "b"})
+        a.healthy = 503
+        await until(lambda: any(line["event"] == "worker health" for line in world.lines))
+        a.got.clear()
+        for _ in range(10):
+            assert (await world.ask())[2]["choices"][0]["text"] == "b"
+        assert a.got == []
 
 
 async def test_a_backends_own_key_is_sent_to_it_and_logged_nowhere(tmp_path):
@@ -203,6 +224,11 @@ async def test_a_backends_own_key_is_sent_to_it_and_logged_nowhere(tmp_path):
         assert "secret-word" not in str(world.lines)
 
 
+async def test_a_backend_that_wants_a_key_says_so():
+    async with FakeBackend("a", key="secret-word") as a, standing(*flags(a)) as world:
+        await until(lambda: "answered 401; name a file" in world.gateway.explain_unready())
+
+
 async def test_what_the_backends_do_shows_in_metrics():
     async with FakeBackend("a") as a, standing(*flags(a, a="maia-200")) as world:
         await ready(world)
@@ -213,7 +239,9 @@ async def test_what_the_backends_do_shows_in_metrics():
         assert 'pool="compact"' in line
 
 
-async def test_the_program_serves_two_real_workers(tmp_path):
+async def test_the_program_serves_two_real_workers_over_tls_to_a_key(tmp_path):
+    tls = MountedFiles(tmp_path / "tls", **pair())
+    keys = MountedFiles(tmp_path / "keys", team=entry_of("sk-team"))
     checkpoint = write_checkpoint(tmp_path / "tiny")
     async with AsyncExitStack() as stack:
         workers = [WorkerProcess(checkpoint, tmp_path, uid=f"uid-{n}") for n in range(2)]
@@ -224,14 +252,16 @@ async def test_the_program_serves_two_real_workers(tmp_path):
             *("--backend", f"m={workers[0].url},class=maia-200"),
             *("--backend", f"g={workers[1].url}/v1,class=h100"),
             *("--share", "maia-200=0.5"),
+            *("--tls-dir", str(tls.path), "--api-keys-dir", str(keys.path)),
         ]
         environ = {"KUBECONFIG": "", "KUBERNETES_SERVICE_HOST": ""}
         program = await stack.enter_async_context(started(*arguments, **environ))
         await until(lambda: program.find("listening"))
         await until(lambda: program.count("backend serves") == 2, seconds=60)
-        url = f"http://127.0.0.1:{program.find('listening')['port']}/v1"
+        url = f"https://127.0.0.1:{program.find('listening')['port']}/v1"
+        http = openai.DefaultAsyncHttpxClient(verify=trusting())
         client = await stack.enter_async_context(
-            openai.AsyncOpenAI(base_url=url, api_key="unused", max_retries=0)
+            openai.AsyncOpenAI(base_url=url, api_key="sk-team", max_retries=0, http_client=http)
         )
         asked = {"model": "compact", "prompt": "some text", "seed": 7, "max_tokens": 8}
         for _ in range(4):
@@ -241,5 +271,10 @@ async def test_the_program_serves_two_real_workers(tmp_path):
         await asyncio.to_thread(workers[0].close)
         for _ in range(4):
             assert (await client.completions.create(**asked)).usage.completion_tokens <= 8
+        program.process.terminate()
+        assert await program.process.wait() == 0
     used = {line["accelerator_class"] for line in program.lines if line["event"] == "request"}
     assert used == {"maia-200", "h100"}
+    (usage,) = [line["keys"] for line in program.lines if line["event"] == "usage"]
+    assert {row["key"] for row in usage} == {"team"}
+    assert "sk-team" not in str(program.lines)

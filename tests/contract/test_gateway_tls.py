@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -148,6 +149,22 @@ async def test_a_broken_pair_keeps_the_old_one(tmp_path, broken, sentence):
         assert await find_subject(world) == "gateway"
         files.put(**pair("mended"))
         await until_async(lambda: has_subject(world, "mended"))
+
+
+async def test_when_the_certificate_ends_is_told(tmp_path):
+    async with secured(tmp_path) as (world, files):
+        assert 0 < await find_end(world) - time.time() <= 24 * 3600
+        files.put(**pair("late", days=-1))
+        await until(lambda: any("has ended" in line["event"] for line in world.lines))
+        assert await find_end(world) < time.time()
+
+
+async def find_end(world):
+    async with world.http.get(f"{world.admin}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    name = "sluice_gateway_tls_certificate_end_seconds "
+    (line,) = [line for line in lines if line.startswith(name)]
+    return float(line.removeprefix(name))
 
 
 def complaints(world):

@@ -101,8 +101,9 @@ async def test_spans_tell_of_the_request_and_its_attempts_and_nothing_of_its_tex
         one.script = [500]
         while not one.got:
             assert await ask(world, prompt="secret words", max_tokens=4, stream=True) == 200
-        await until(lambda: len(collector.spans) >= len(world.request_lines()) + 1)
-        retried = next(line for line in world.request_lines() if len(line["attempts"]) == 2)
+        await until(lambda: list_retried(world))
+        (retried,) = list_retried(world)
+        await until(lambda: is_told(collector, retried["span_id"]))
         own = next(span for span in collector.spans if span["spanId"] == retried["span_id"])
         assert (own["traceId"], own["parentSpanId"]) == (TRACE, SPAN)
         assert (own["name"], own["kind"], own["status"]) == ("text_completion compact", 2, {})
@@ -124,6 +125,14 @@ async def test_spans_tell_of_the_request_and_its_attempts_and_nothing_of_its_tex
         assert collector.headers[0]["x-token"] == "t"
         assert collector.resources[0]["service.name"] == "sluice-gateway"
         assert collector.resources[0]["service.instance.id"] == "gateway-1"
+
+
+def list_retried(world):
+    return [line for line in world.request_lines() if len(line["attempts"]) == 2]
+
+
+def is_told(collector, span_id):
+    return any(span["spanId"] == span_id for span in collector.spans)
 
 
 async def test_what_the_client_does_not_sample_is_not_exported(collector, hurry):

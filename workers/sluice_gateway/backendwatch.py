@@ -22,7 +22,8 @@ from sluice_gateway.settings import Following
 
 _MODELS: Final = "/v1/models"
 _HEALTH_PATHS: Final = ("/healthz", "/health")
-_ABSENT: Final = frozenset({404, 405, 501})
+_UNTOLD: Final = frozenset({401, 403, 404, 405, 501})
+"""What a server answers that tells nothing of its health there."""
 _MODEL_LENGTH: Final = 256
 
 
@@ -222,13 +223,14 @@ class BackendClient:
         key = await asyncio.to_thread(self._read_key)
         status, body, uid = await self._get(_MODELS, key)
         if status != 200:  # noqa: PLR2004
-            raise AnswerError(f"{_MODELS} answered {status}")
+            hint = "; name a file with its key: key-file=PATH" if status in (401, 403) else ""
+            raise AnswerError(f"{_MODELS} answered {status}{hint}")
         models = read_models(body, self._following.models_most)
         if before is not None and before.uid == uid:
             return Found(models, uid, before.health_path, key)
         for path in _HEALTH_PATHS:
             status, _, named = await self._get(path, key)
-            if status not in _ABSENT:
+            if status not in _UNTOLD:
                 return Found(models, uid or named, path, key)
         return Found(models, uid, _MODELS, key)
 

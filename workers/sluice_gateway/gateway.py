@@ -265,7 +265,9 @@ class Gateway:
         if self._settings.tls_dir is None:
             return None
         period = self._settings.mount_period
-        certificate = Certificate(self._settings.tls_dir, period=period, log=self._log)
+        certificate = Certificate(
+            self._settings.tls_dir, self._registry, period=period, log=self._log
+        )
         await self._follow_secret(certificate.secret, "--tls-dir")
         return certificate
 

@@ -5,14 +5,26 @@ handshake is given when it begins: no handshake can see half of a change.
 """
 
 import ssl
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from cryptography import x509
+from prometheus_client import CollectorRegistry, Gauge
 
 from sluice_gateway.mounted import MountedSecret, MountError, find_content
 
 _CERTIFICATE = "tls.crt"
 _KEY = "tls.key"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate with its key, and when it ends in seconds since the epoch."""
+
+    context: ssl.SSLContext
+    ends_at: float
 
 
 class Certificate:
@@ -23,8 +35,19 @@ class Certificate:
     """
 
     def __init__(
-        self, directory: Path, *, period: float, log: structlog.stdlib.BoundLogger
+        self,
+        directory: Path,
+        registry: CollectorRegistry,
+        *,
+        period: float,
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
+        self._log = log
+        self._end = Gauge(
+            "sluice_gateway_tls_certificate_end_seconds",
+            "When the certificate that clients see ends, in seconds since the epoch.",
+            registry=registry,
+        )
         self._current: ssl.SSLContext | None = None
         self._listening: ssl.SSLContext | None = None
         self.secret = MountedSecret(
@@ -38,13 +61,16 @@ class Certificate:
             raise RuntimeError("the secret has not been started")
         return self._listening
 
-    def take(self, pair: ssl.SSLContext) -> None:
+    def take(self, pair: Pair) -> None:
         """Use this pair for new connections from now on."""
-        self._current = pair
+        self._current = pair.context
+        self._end.set(pair.ends_at)
+        if pair.ends_at < time.time():
+            self._log.warning("TLS certificate has ended", ends_at=pair.ends_at)
         if self._listening is None:
-            self._listening = pair
+            self._listening = pair.context
             # Called in every handshake, whether or not the client names a host.
-            pair.sni_callback = self._choose
+            pair.context.sni_callback = self._choose
 
     def _choose(
         self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _own: ssl.SSLContext
@@ -53,8 +79,8 @@ class Certificate:
             connection.context = self._current
 
 
-def load_pair(directory: Path) -> ssl.SSLContext:
-    """Return a server's context with the certificate and key of a mounted Secret.
+def load_pair(directory: Path) -> Pair:
+    """Return certificate and key of a mounted Secret, in a server's context.
 
     Raises:
         MountError: If a file is missing or wrong, or the key is not the certificate's.
@@ -75,9 +101,10 @@ def load_pair(directory: Path) -> ssl.SSLContext:
     try:
         # Without an answer to the question for a password, OpenSSL asks at the terminal.
         context.load_cert_chain(content / _CERTIFICATE, content / _KEY, password=lambda: "")
+        own = x509.load_pem_x509_certificate((content / _CERTIFICATE).read_bytes())
     except (OSError, ValueError) as error:
         raise MountError(_explain(directory, error)) from error
-    return context
+    return Pair(context, own.not_valid_after_utc.timestamp())
 
 
 def _explain(directory: Path, error: OSError | ValueError) -> str:

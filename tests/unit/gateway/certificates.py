@@ -20,13 +20,13 @@ class Authority:
         own = _build(self._name, self._name, self._key).add_extension(constraints, critical=True)
         self.pem = own.sign(self._key, hashes.SHA256()).public_bytes(_PEM)
 
-    def issue(self, name="gateway", *, password=None):
-        """Return certificate and key in PEM form."""
+    def issue(self, name="gateway", *, password=None, days=1):
+        """Return certificate and key in PEM form; it ends in so many days."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName(
             [x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("localhost")]
         )
-        builder = _build(_name(name), self._name, key).add_extension(names, critical=False)
+        builder = _build(_name(name), self._name, key, days).add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         hidden = (
             serialization.BestAvailableEncryption(password)
@@ -41,7 +41,7 @@ def _name(text):
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
 
-def _build(subject, issuer, key):
+def _build(subject, issuer, key, days=1):
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -49,6 +49,6 @@ def _build(subject, issuer, key):
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now + timedelta(days=days))
     )

@@ -15,6 +15,7 @@ class FakeBackend:
     Attributes:
         models: What it lists; anything else than a list of names is sent as it is.
         health: The path where it tells its health; empty if it does not.
+        healthy: The status there.
         prefix: Before every path.
         uid: What it calls itself; empty if it does not.
         key: What it asks for; empty if nothing.
@@ -25,6 +26,7 @@ class FakeBackend:
         self.name = name
         self.models = models
         self.health = health
+        self.healthy = 200
         self.prefix = prefix
         self.uid = uid
         self.key = key
@@ -70,7 +72,7 @@ class FakeBackend:
             if isinstance(known, list | tuple):
                 known = {"object": "list", "data": [{"id": name} for name in known]}
             return web.json_response(known, headers=headers)
-        return web.Response(status=200 if path == self.health else 404, headers=headers)
+        return web.Response(status=self.healthy if path == self.health else 404, headers=headers)
 
     async def _complete(self, request, headers):
         document = json.loads(await request.read())
