@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress
-from sluice_gateway.members import Pool, Worker
+from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.goals import Asked, Goal
+from sluice_gateway.members import Look, Pool, Worker
 from sluice_gateway.pace import Phase
 
 _PROMPT_SECONDS = 0.005
@@ -34,6 +36,8 @@ class Attempt:
         outcome: Short word for the log, from a fixed set.
         progress: What has come of the answer.
         begun: The client has been sent a part of the stream.
+        need: What the request asked of its worker; `bid` is what was predicted, `looked` all that
+            was compared, `spilled_from` the group that would have missed the objective.
     """
 
     worker: Worker
@@ -54,6 +58,10 @@ class Attempt:
     outcome: str = "running"
     progress: StreamProgress | None = None
     begun: bool = False
+    need: Need | None = None
+    bid: Forecast | None = None
+    looked: tuple[Look, ...] = ()
+    spilled_from: str = ""
     _scope: asyncio.Timeout | None = None
 
     def cut(self, why: str) -> None:
@@ -131,8 +139,12 @@ class Exchange:
 
     Attributes:
         arrival: Monotonic seconds; `arrived_at` is the same as wall time.
-        waited: Seconds spent waiting for a usable worker.
+        waited: Seconds spent waiting for a usable worker; of those, `excused` while none was
+            healthy.
         excluded: Uids of workers that failed it.
+        key: Who asks: the name of the client's API key; empty if there are none.
+        asked: What the request says of its class and deadline.
+        goal: What follows from that and from its pool.
         ttft: Seconds from arrival to the first token; streams only.
         tpot: Seconds per output token after the first; streams of two tokens and more only.
         tokens: Prompt and output tokens, as far as known.
@@ -148,7 +160,11 @@ class Exchange:
     attempts: list[Attempt] = field(default_factory=list)
     excluded: set[str] = field(default_factory=set)
     error_answers: int = 0
+    key: str = ""
+    asked: Asked = field(default_factory=Asked)
+    goal: Goal | None = None
     waited: float = 0.0
+    excused: float = 0.0
     ttft: float | None = None
     tpot: float | None = None
     tokens: tuple[int, int] = (0, 0)

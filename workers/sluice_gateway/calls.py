@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from sluice_gateway.affinity import cut_prompt, read_lead
 from sluice_gateway.answers import Refusal, refuse_request
 
 ENDPOINTS: Final = frozenset({"/v1/completions", "/v1/chat/completions"})
@@ -39,6 +40,8 @@ class Call:
     choices: int
     tokens_most: int | None = None
     prompt_size: int = 0
+    lead: tuple[int, ...] = ()
+    priority: int | None = None
 
 
 def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
@@ -66,6 +69,8 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
     wants_usage = _ask_for_usage(document) if streaming else False
     choices = document.get("n")
     most = document.get("max_completion_tokens") or document.get("max_tokens")
+    prompt = document.get("messages" if "chat" in path else "prompt")
+    priority = document.get("priority")
     return Call(
         path=path,
         model=model,
@@ -74,7 +79,9 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         wants_usage=wants_usage,
         choices=_read_count(choices, _CHOICES_MOST) or 1,
         tokens_most=_read_count(most, _TOKENS_MOST),
-        prompt_size=_measure(document.get("messages" if "chat" in path else "prompt")),
+        prompt_size=_measure(prompt),
+        lead=cut_prompt(read_lead(prompt)),
+        priority=priority if type(priority) is int else None,
     )
 
 

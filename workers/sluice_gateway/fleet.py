@@ -5,14 +5,21 @@ Knowledge stays when the API server is away: nothing here expires.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Final
 
+from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.foresight import Foresight
 from sluice_gateway.health import Verdict, WorkerHealth
-from sluice_gateway.members import Choice, Pool, Running, Worker
+from sluice_gateway.members import Choice, Look, Pool, Running, Worker
 from sluice_gateway.objects import PoolDecision, PoolSpec, WorkerPod
+from sluice_gateway.overload import find_allowance
 from sluice_gateway.pace import Phase
 from sluice_gateway.routing import Ranking, find_rules, rank_workers
 from sluice_gateway.settings import Patience
+
+_NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class Fleet:
@@ -27,6 +34,7 @@ class Fleet:
     Attributes:
         on_workers_changed: Called when a worker was added, changed or removed.
         on_pool_removed: Called with the key of a pool that was removed.
+        foresight: Predicts requests on workers.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class Fleet:
         patience: Patience,
     ) -> None:
         self._patience = patience
+        self.foresight = Foresight(patience)
         self._clock = clock
         self._inflight_most = inflight_most
         self._failures_to_fail = failures_to_fail
@@ -156,7 +165,15 @@ class Fleet:
         return [worker for worker in workers if self._may_be_tried(pool, worker, now, early=True)]
 
     def choose_worker(
-        self, pool: Pool, *, excluded: Collection[str], counted: bool, tie: float
+        self,
+        pool: Pool,
+        *,
+        excluded: Collection[str],
+        counted: bool,
+        tie: float,
+        need: Need | None = None,
+        known: Mapping[str, float] = _NOTHING,
+        punctual: bool = False,
     ) -> Choice | None:
         """Choose the worker for an attempt, or None if no worker is usable.
 
@@ -165,15 +182,35 @@ class Fleet:
             excluded: Uids that must not be chosen.
             counted: The attempt counts towards the shares; retries do not, except on workers that
                 get their share and no more.
-            tie: Number in [0, 1) that decides between equally loaded workers.
+            tie: Number in [0, 1) that decides which workers are compared, and between equal ones.
+            need: What the request asks for; without it, the load alone decides.
+            known: Tokens of its prompt that workers may have computed already, by uid.
+            punctual: If it would be late on a worker that is busy, the choice says so, and does
+                not count.
         """
-        ranking = self._rank(pool, excluded=excluded, tie=tie)
+        ranking = self._rank(pool, excluded=excluded, tie=tie, need=need, known=known)
         if not ranking.workers:
             return None
         worker = ranking.workers[0]
-        if ranking.counts and (counted or worker.group in ranking.bound):
+        bid = next((found for one, found in ranking.looked if one is worker), None)
+        late = 0.0
+        if punctual and need is not None and bid is not None and worker.inflight:
+            late = max(0.0, bid.find_due(need) - find_allowance(need, bid))
+        if not late and ranking.counts and (counted or worker.group in ranking.bound):
             pool.window.add(worker.group, self._clock())
-        return Choice(pool, worker, ranking.reason)
+        return Choice(
+            pool,
+            worker,
+            ranking.reason,
+            need=need,
+            bid=bid,
+            looked=tuple(
+                Look(one.pod.name, one.variant, one.inflight, found)
+                for one, found in ranking.looked
+            ),
+            spilled_from=ranking.spilled_from,
+            late=late,
+        )
 
     def has_other(self, pool: Pool, excluded: Collection[str]) -> bool:
         """Return whether a worker outside `excluded` would be chosen now."""
@@ -194,8 +231,17 @@ class Fleet:
         now = self._clock()
         worker.health.note_progress(now)
         worker.pace.note_progress(now)
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            self.foresight.note_tokens(pool, worker, now)
         if not was_live:
             self._wake_pool_of(worker)
+
+    def note_first_token(self, worker: Worker, running: Running) -> None:
+        """A stream has its first token: predictions learn from it."""
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            self.foresight.note_first(pool, worker, running, self._clock())
 
     def note_verdict(self, worker: Worker) -> None:
         """Act on a worker's health after evidence against it: cut what runs on a failed one.
@@ -234,6 +280,10 @@ class Fleet:
         worker.running.discard(running)
         if not worker.running:
             self._departed.discard(worker)
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            self.foresight.note_end(pool, running)
+            pool.drain.note_freed(self._clock(), waiting=bool(pool.waiters))
         self._wake_pool_of(worker)
 
     def wake_waiters(self, pool: Pool) -> None:
@@ -252,7 +302,13 @@ class Fleet:
         return [worker for worker in everybody if self.needs_probes(worker)]
 
     def _rank(
-        self, pool: Pool, *, excluded: Collection[str] = (), tie: float = 0.0
+        self,
+        pool: Pool,
+        *,
+        excluded: Collection[str] = (),
+        tie: float = 0.0,
+        need: Need | None = None,
+        known: Mapping[str, float] = _NOTHING,
     ) -> Ranking[Worker]:
         """Rank the workers that can take one more request now, by the pool's shares."""
         now = self._clock()
@@ -265,6 +321,12 @@ class Fleet:
             usable={worker.group for worker in usable},
             capped=returning,
         )
+
+        def foresee(worker: Worker) -> Forecast:
+            assert need is not None  # noqa: S101 - nothing is foreseen without
+            cached = known.get(worker.uid, 0.0)
+            return self.foresight.foresee(pool, worker, need, now, cached=cached)
+
         return rank_workers(
             usable,
             order=(*pool.spec.variants, *returning),
@@ -272,6 +334,9 @@ class Fleet:
             sent=pool.window.read_counts(rules.shares, now),
             excluded=excluded,
             tie=tie,
+            need=need,
+            foresee=foresee if need is not None else None,
+            familiar=known,
         )
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
@@ -308,7 +373,9 @@ class Fleet:
     @staticmethod
     def _wake(pool: Pool, most: int) -> None:
         for _ in range(min(most, len(pool.waiters))):
-            pool.waiters.popleft().set_result(None)
+            waiter = pool.waiters.pop()
+            waiter.woken = True
+            waiter.wake()
             pool.woken += 1
 
     def _tell_workers_changed(self) -> None:

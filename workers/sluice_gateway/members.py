@@ -1,18 +1,22 @@
 """What a fleet is made of: pools, their workers, and what runs on them."""
 
-import asyncio
-from collections import deque
+import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sluice_gateway.affinity import PrefixIndex
+from sluice_gateway.forecast import Errors, Forecast, Need, Work
 from sluice_gateway.health import WorkerHealth
+from sluice_gateway.line import Line
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
-from sluice_gateway.pace import Pace, Waiting
+from sluice_gateway.overload import Drain
+from sluice_gateway.pace import Mean, Pace, Waiting
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.shares import ShareWindow
 
 
-class Running(Waiting, Protocol):
+class Running(Waiting, Work, Protocol):
     """A request that runs on a worker."""
 
     @property
@@ -35,6 +39,9 @@ class Worker:
 
     Attributes:
         group: The workers whose share of the traffic it takes part in.
+        errors: How far off predictions for it are, beyond those for its class.
+        first_at: When a request on it last had its first token.
+        judged: Tokens of its pace that its errors have learnt from.
     """
 
     pod: WorkerPod
@@ -43,6 +50,9 @@ class Worker:
     running: set[Running] = field(default_factory=set)
     held_until: float = 0.0
     group: str = ""
+    errors: Errors = field(default_factory=Errors)
+    first_at: float = -math.inf
+    judged: int = 0
 
     @property
     def uid(self) -> str:
@@ -60,6 +70,19 @@ class Worker:
         return len(self.running)
 
 
+@dataclass(slots=True)
+class Lengths:
+    """How long a pool's prompts and answers are.
+
+    Attributes:
+        per_byte: Tokens for each byte of a prompt.
+        output: Tokens of a choice.
+    """
+
+    per_byte: Mean = field(default_factory=Mean)
+    output: Mean = field(default_factory=Mean)
+
+
 @dataclass(slots=True, eq=False)
 class Pool:
     """One pool and its workers.
@@ -68,6 +91,10 @@ class Pool:
         waiters: The line of requests that wait for a worker; those woken have left it.
         woken: How many of those have not looked yet: they have a claim on a place each.
         waiting: Requests in line, and woken ones.
+        lengths: How long its prompts and answers are.
+        errors: How far off predictions for a class's workers are, by variant.
+        prefixes: Which worker has computed which prompts.
+        drain: How fast the line moves.
     """
 
     spec: PoolSpec
@@ -75,15 +102,42 @@ class Pool:
     workers: dict[str, Worker] = field(default_factory=dict)
     window: ShareWindow = field(default_factory=ShareWindow)
     budget: RetryBudget = field(default_factory=RetryBudget)
-    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiters: Line = field(default_factory=Line)
     woken: int = 0
     waiting: int = 0
+    lengths: Lengths = field(default_factory=Lengths)
+    errors: defaultdict[str, Errors] = field(default_factory=lambda: defaultdict(Errors.of_class))
+    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
+    drain: Drain = field(default_factory=Drain)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A worker that was considered for an attempt, and what was predicted of it there."""
+
+    pod: str
+    variant: str
+    inflight: int
+    forecast: Forecast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The worker for one attempt, of which pool, and why."""
+    """The worker for one attempt, of which pool, and why.
+
+    Attributes:
+        need: What the request asked for; None if nobody told.
+        bid: What is predicted of it on the worker.
+        looked: Everybody who was compared.
+        spilled_from: The group that would have missed the objective, if it had to go elsewhere.
+        late: By how many seconds it would be late: more than it may, so it was not counted.
+    """
 
     pool: Pool
     worker: Worker
     reason: str
+    need: Need | None = None
+    bid: Forecast | None = None
+    looked: tuple[Look, ...] = ()
+    spilled_from: str = ""
+    late: float = 0.0

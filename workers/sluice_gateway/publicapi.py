@@ -25,6 +25,7 @@ from sluice_gateway.attempts import Exchange
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.calls import ENDPOINTS, parse_call
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.goals import read_asked
 from sluice_gateway.members import Pool
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.relay import Relay
@@ -120,6 +121,7 @@ class PublicApi:
     ) -> Answer | None:
         if not self._is_synced():
             raise _refuse_unready()
+        exchange.asked = read_asked(request.headers)
         raw = await self._bodies.read(request)
         try:
             call = exchange.call = parse_call(request.path, raw, seed=self._draw_seed())

@@ -71,6 +71,7 @@ class Relay:
         pool = exchange.pool = self._admission.find_pool(call.model)
         self._signals.count_request(pool, "arrived")
         pool.budget.note_request(self._clock())
+        call = self._admission.prepare(exchange, call, pool)
         last: Answer | None = None
         while True:
             choice = await self._admission.find_worker(exchange, pool, last)
@@ -102,6 +103,10 @@ class Relay:
             tokens_most=call.tokens_most,
             alone=not choice.worker.running,
             waiting_since=now,
+            need=choice.need,
+            bid=choice.bid,
+            looked=choice.looked,
+            spilled_from=choice.spilled_from,
         )
         exchange.attempts.append(attempt)
         self._signals.count_dispatch(choice.pool, choice.worker)
@@ -141,6 +146,7 @@ class Relay:
         if attempt.pending_since is None or progress is None or progress.first_at is None:
             return
         attempt.pending_since = None
+        self._fleet.note_first_token(attempt.worker, attempt)
         exchange.ttft = progress.first_at - exchange.arrival
         if exchange.pool is not None:
             self._signals.observe_first_token(exchange.pool, attempt.worker, exchange.ttft)

@@ -88,7 +88,7 @@ async def test_who_was_woken_and_finds_nothing_keeps_the_head_of_the_line_and_sl
     _, taken = world.run_on("w1")  # somebody else was quicker
     for _ in range(5):
         await asyncio.sleep(0)
-    head = pool.waiters[0]
+    head = next(iter(pool.waiters))
     assert list(pool.waiters) == [head, second]
     for _ in range(5):
         await asyncio.sleep(0)
