@@ -74,7 +74,7 @@ class Admission:
         A client may put its request behind others of its class, not ahead of them.
         """
         slo = pool.spec.slo
-        goal = set_goal(exchange.asked, rule=pool.spec.request_class, ttft=slo.ttft, itl=slo.tpot)
+        goal = set_goal(exchange.asked, rule=pool.spec.request_class, ttft=slo.ttft, tpot=slo.tpot)
         exchange.call, exchange.goal = call, goal
         priority = max(goal.kind.priority, call.priority or goal.kind.priority)
         own = any(worker.pod.engine is not None for worker in pool.workers.values())
@@ -146,8 +146,11 @@ class Admission:
             Refusal: With a 429, if it is not.
         """
         need, _ = self._assess(exchange, pool)
-        if need is not None and wait > 0 and wait + first > find_allowance(need):
-            late = wait + first - find_allowance(need)
+        if need is None or wait <= 0:
+            return
+        portion = pool.takers.find_portion(exchange.key, self._clock())
+        late = wait + first - find_allowance(need, portion=portion)
+        if late > 0:
             raise self._shed(need, pool, wait + first, late)
 
     async def _wait(
@@ -240,7 +243,9 @@ class Admission:
             self._fleet.choose_worker, pool, tie=self._random(), need=need, known=known
         )
         choice = choose(
-            excluded=exchange.excluded, counted=not exchange.attempts, punctual=not moving
+            excluded=exchange.excluded,
+            counted=not exchange.attempts,
+            portion=0.0 if moving else pool.takers.find_portion(exchange.key, self._clock()),
         )
         if choice is None and exchange.excluded:
             choice = choose(excluded=(), counted=False)
@@ -248,6 +253,7 @@ class Admission:
             return choice
         if choice.late:
             raise self._shed(need, pool, choice.bid.find_due(need), choice.late)
+        pool.takers.note(exchange.key, need.prompt + need.output * need.choices, self._clock())
         if exchange.call is not None:
             remember(pool, choice.worker, exchange.call, exchange.asked.session, need)
         return choice

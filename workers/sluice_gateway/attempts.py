@@ -145,6 +145,7 @@ class Exchange:
         key: Who asks: the name of the client's API key; empty if there are none.
         asked: What the request says of its class and deadline.
         goal: What follows from that and from its pool.
+        met: Whether it was inside its own goal; None until it is answered.
         ttft: Seconds from arrival to the first token; streams only.
         tpot: Seconds per output token after the first; streams of two tokens and more only.
         tokens: Prompt and output tokens, as far as known.
@@ -163,6 +164,7 @@ class Exchange:
     key: str = ""
     asked: Asked = field(default_factory=Asked)
     goal: Goal | None = None
+    met: bool | None = None
     waited: float = 0.0
     excused: float = 0.0
     ttft: float | None = None
@@ -170,6 +172,12 @@ class Exchange:
     tokens: tuple[int, int] = (0, 0)
     status: int = 0
     outcome: str = ""
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether it may wait longer than its pool's objective says."""
+        pool, goal = self.pool, self.goal
+        return pool is not None and goal is not None and goal.ttft > pool.spec.slo.ttft
 
     @property
     def worker(self) -> Worker | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from sluice_gateway.engines import find_steps
 from sluice_gateway.forecast import Forecast, Need
 from sluice_gateway.foresight import Foresight
 from sluice_gateway.health import Verdict, WorkerHealth
@@ -93,6 +94,7 @@ class Fleet:
         elif worker.pod.pool != pod.pool:
             self._detach(worker)
         worker.pod = pod
+        worker.steps = find_steps(pod.engine) if pod.engine is not None else None
         pool = self.pools.get(pod.pool)
         if pool is not None:
             pool.workers[pod.uid] = worker
@@ -153,16 +155,26 @@ class Fleet:
         """Return how many workers may serve, busy or not."""
         return sum(self.is_healthy(pool, worker) for worker in pool.workers.values())
 
-    def list_usable(self, pool: Pool, now: float) -> list[Worker]:
-        """Return the workers that can take one more request now.
+    def _sort_workers(self, pool: Pool, now: float) -> tuple[list[Worker], set[str]]:
+        """Return the workers that can take one more request now, and the groups of healthy ones.
 
         Where nobody is healthy, a doubted worker is better than none, and is tried early.
         """
         workers = pool.workers.values()
-        usable = [worker for worker in workers if self.is_usable(pool, worker, now)]
-        if usable or self.count_healthy(pool):
-            return usable
-        return [worker for worker in workers if self._may_be_tried(pool, worker, now, early=True)]
+        most = self._inflight_most
+        usable: list[Worker] = []
+        healthy: set[str] = set()
+        for worker in workers:
+            if self.is_healthy(pool, worker):
+                healthy.add(worker.group)
+                if worker.held_until <= now and len(worker.running) < most:
+                    usable.append(worker)
+            elif self._may_be_tried(pool, worker, now):
+                usable.append(worker)
+        if usable or healthy:
+            return usable, healthy
+        early = [one for one in workers if self._may_be_tried(pool, one, now, early=True)]
+        return early, healthy
 
     def choose_worker(
         self,
@@ -173,7 +185,7 @@ class Fleet:
         tie: float,
         need: Need | None = None,
         known: Mapping[str, float] = _NOTHING,
-        punctual: bool = False,
+        portion: float = 0.0,
     ) -> Choice | None:
         """Choose the worker for an attempt, or None if no worker is usable.
 
@@ -185,8 +197,9 @@ class Fleet:
             tie: Number in [0, 1) that decides which workers are compared, and between equal ones.
             need: What the request asks for; without it, the load alone decides.
             known: Tokens of its prompt that workers may have computed already, by uid.
-            punctual: If it would be late on a worker that is busy, the choice says so, and does
-                not count.
+            portion: Of its objective, what it may fill up. If that would not do on a worker that
+                is busy, the choice says that it is late, and does not count. 0 is for whoever is
+                to be served in any case.
         """
         ranking = self._rank(pool, excluded=excluded, tie=tie, need=need, known=known)
         if not ranking.workers:
@@ -194,8 +207,10 @@ class Fleet:
         worker = ranking.workers[0]
         bid = next((found for one, found in ranking.looked if one is worker), None)
         late = 0.0
-        if punctual and need is not None and bid is not None and worker.inflight:
-            late = max(0.0, bid.find_due(need) - find_allowance(need, bid))
+        # Of foreign backends too little is known to refuse what they would have to do.
+        judged = portion > 0 and worker.inflight > 0 and worker.steps is not None
+        if judged and need is not None and bid is not None:
+            late = max(0.0, bid.find_due(need) - find_allowance(need, bid, portion))
         if not late and ranking.counts and (counted or worker.group in ranking.bound):
             pool.window.add(worker.group, self._clock())
         return Choice(
@@ -273,11 +288,13 @@ class Fleet:
         if not worker.running:
             worker.pace.note_busy(self._clock())
         worker.running.add(running)
+        worker.weight = None
         self._wake_pool_of(worker)
 
     def stop_running(self, worker: Worker, running: Running) -> None:
         """A request left a worker: its place is free."""
         worker.running.discard(running)
+        worker.weight = None
         if not worker.running:
             self._departed.discard(worker)
         pool = self.pools.get(worker.pod.pool)
@@ -312,12 +329,11 @@ class Fleet:
     ) -> Ranking[Worker]:
         """Rank the workers that can take one more request now, by the pool's shares."""
         now = self._clock()
-        usable = self.list_usable(pool, now)
-        healthy = [worker for worker in pool.workers.values() if self.is_healthy(pool, worker)]
+        usable, healthy = self._sort_workers(pool, now)
         returning = pool.decision.returning.values()
         rules = find_rules(
             pool.decision.find_group_shares(),
-            healthy={worker.group for worker in healthy},
+            healthy=healthy,
             usable={worker.group for worker in usable},
             capped=returning,
         )

@@ -73,7 +73,12 @@ class Forecast:
 
     def holds(self, need: Need) -> bool:
         """Return whether the request would be inside its objectives."""
-        return self.find_due(need) <= need.ttft and self.itl <= need.goal.itl
+        return self.find_due(need) <= need.ttft and self.itl <= need.goal.tpot
+
+    def is_safe(self, need: Need) -> bool:
+        """Return whether its objectives hold even if the forecast is well off."""
+        spare_due = self.find_due(need) <= _SAFE_DUE * need.ttft
+        return spare_due and self.itl <= _SAFE_ITL * need.goal.tpot
 
     def find_due(self, need: Need) -> float:
         """Return the seconds until what the request waits for: a token, or the whole answer."""
@@ -82,13 +87,16 @@ class Forecast:
     def find_strain(self, need: Need) -> float:
         """Return how much of its objectives the request would use up: the lower, the safer."""
         due = self.find_due(need) / max(need.ttft, 1e-3)
-        return max(due, self.itl / need.goal.itl) + _SECOND * min(due, self.itl / need.goal.itl)
+        return max(due, self.itl / need.goal.tpot) + _SECOND * min(due, self.itl / need.goal.tpot)
 
     def find_cost(self, need: Need) -> float:
         """Return the seconds of the device that the request takes: the lower, the cheaper."""
         return self.work + need.output * self.added
 
 
+_SAFE_DUE: Final = 0.5
+"""A first token may well take twice as long as predicted: others come in between."""
+_SAFE_ITL: Final = 0.85
 _SECOND: Final = 0.25
 """How much of the lesser strain counts beside the greater one."""
 

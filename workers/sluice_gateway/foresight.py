@@ -9,10 +9,10 @@ import math
 from typing import Final
 
 from sluice_gateway.calls import Call
-from sluice_gateway.engines import LearntSteps, Steps, find_steps
+from sluice_gateway.engines import LearntSteps, Steps
 from sluice_gateway.forecast import Forecast, Need, predict, weigh_load
 from sluice_gateway.goals import Goal
-from sluice_gateway.members import Pool, Running, Worker
+from sluice_gateway.members import Pool, Running, Weight, Worker
 from sluice_gateway.pace import find_outlook
 from sluice_gateway.settings import Patience
 
@@ -23,6 +23,8 @@ _OUTPUT: Final = 64.0
 _LEAST_SIZE: Final = 4
 _EVERY: Final = 8
 """Tokens after which a worker's steps are compared with what was predicted of them."""
+_FRESH: Final = 0.1
+"""Seconds for which the weight of what runs is believed, if nothing begins or ends: a few steps."""
 _TOLD: Final = 5
 """Observations after which a worker's own pace says enough."""
 
@@ -79,23 +81,22 @@ class Foresight:
         self, pool: Pool, worker: Worker, need: Need, now: float, *, cached: float = 0.0
     ) -> Forecast:
         """Predict a request on a worker, that may have `cached` tokens of its prompt."""
-        steps = self.find_steps(pool, worker)
-        load = weigh_load(worker.running, steps, first_at=worker.first_at, now=now)
-        common = pool.errors[worker.variant]
+        weight = worker.weight
+        if weight is None or now - weight.at > _FRESH:
+            weight = self._weigh(pool, worker, now)
         return predict(
-            load,
+            weight.load,
             need,
-            steps,
-            step_error=worker.errors.step.read(now) * common.step.read(now),
-            first_error=worker.errors.first.read(now) * common.first.read(now),
+            worker.steps or self.find_steps(pool, worker),
+            step_error=weight.step_error,
+            first_error=weight.first_error,
             cached=cached,
         )
 
     def find_steps(self, pool: Pool, worker: Worker) -> Steps:
         """Return how long a worker's steps take: as its engine's do, or as they were seen to."""
-        engine = worker.pod.engine
-        if engine is not None:
-            return find_steps(engine)
+        if worker.steps is not None:
+            return worker.steps
         pace, told = worker.pace, self._patience
         token, prefill = pace.token.value, pace.prefill.value
         if pace.token.count < _TOLD or pace.prefill.count < _TOLD:
@@ -105,30 +106,44 @@ class Foresight:
         per_byte = pool.lengths.per_byte.value if pool.lengths.per_byte.count else _PER_BYTE
         return LearntSteps(told.slots, told.chunk_bytes, token, prefill / max(per_byte, 1e-3))
 
+    def _weigh(self, pool: Pool, worker: Worker, now: float) -> Weight:
+        """Find what runs on a worker, and keep it: some tokens more or less change little."""
+        steps = self.find_steps(pool, worker)
+        load = weigh_load(worker.running, steps, first_at=worker.first_at, now=now)
+        common = pool.errors[worker.variant]
+        worker.weight = Weight(
+            now,
+            load,
+            step_error=worker.errors.step.read(now) * common.step.read(now),
+            first_error=worker.errors.first.read(now) * common.first.read(now),
+        )
+        return worker.weight
+
     def note_tokens(self, pool: Pool, worker: Worker, now: float) -> None:
         """Compare a worker's steps with what was predicted of them, every few tokens."""
         count = worker.pace.token.count
         if count - worker.judged < _EVERY:
             return
         worker.judged = count
-        if worker.pod.engine is None or any(r.need and r.need.choices > 1 for r in worker.running):
+        if worker.steps is None or any(r.need and r.need.choices > 1 for r in worker.running):
             return  # its pace is all that is known of it; and several choices blur it
-        steps = self.find_steps(pool, worker)
-        load = weigh_load(worker.running, steps, first_at=worker.first_at, now=now)
+        weight = self._weigh(pool, worker, now)
+        load = weight.load
         if not load.decoding:
             return
-        running = min(load.decoding + (load.pending > 0), steps.slots)
-        expected = steps.find_time(running, load.context, mixed=load.pending > 0)
-        common = pool.errors[worker.variant].step
-        expected *= worker.errors.step.read(now) * common.read(now)
+        running = min(load.decoding + (load.pending > 0), worker.steps.slots)
+        expected = worker.steps.find_time(running, load.context, mixed=load.pending > 0)
+        expected *= weight.step_error
         if expected > 0 and worker.pace.token.value > 0:
             ratio = worker.pace.token.value / expected
             worker.errors.step.learn(ratio, now)
-            common.learn(ratio, now)
+            pool.errors[worker.variant].step.learn(ratio, now)
+            worker.weight = None
 
     def note_first(self, pool: Pool, worker: Worker, running: Running, now: float) -> None:
         """Learn from the first token of a stream."""
         worker.first_at = now
+        worker.weight = None
         bid = running.bid
         if bid is None or bid.ttft <= 0:
             return

@@ -59,13 +59,13 @@ class Goal:
 
     Attributes:
         ttft: From arrival until it should have begun.
-        itl: Between two of its tokens.
+        tpot: Between two of its tokens.
         strict: `ttft` is its own deadline, and of no use later.
     """
 
     kind: RequestClass
     ttft: float
-    itl: float
+    tpot: float
     strict: bool = False
 
 
@@ -88,19 +88,19 @@ def read_asked(headers: Mapping[str, str]) -> Asked:
 _SESSION_LENGTH: Final = 128
 
 
-def set_goal(asked: Asked, *, rule: str, ttft: float, itl: float) -> Goal:
+def set_goal(asked: Asked, *, rule: str, ttft: float, tpot: float) -> Goal:
     """Return what a request has to be served by.
 
     Args:
         asked: What it says.
         rule: The class of the pool's requests that say nothing.
         ttft: The pool's objectives, in seconds.
-        itl: Likewise.
+        tpot: Likewise.
     """
     kind = asked.kind or _guess_class(asked.deadline, ttft) or RequestClass(rule)
     if asked.deadline is not None:
-        return Goal(kind, asked.deadline, itl, strict=True)
-    return Goal(kind, ttft * (_BATCH_TIMES if kind is RequestClass.BATCH else 1.0), itl)
+        return Goal(kind, asked.deadline, tpot, strict=True)
+    return Goal(kind, ttft * (_BATCH_TIMES if kind is RequestClass.BATCH else 1.0), tpot)
 
 
 def _guess_class(deadline: float | None, ttft: float) -> RequestClass | None:

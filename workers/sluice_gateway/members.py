@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sluice_gateway.affinity import PrefixIndex
-from sluice_gateway.forecast import Errors, Forecast, Need, Work
+from sluice_gateway.engines import Steps
+from sluice_gateway.forecast import Errors, Forecast, Load, Need, Work
 from sluice_gateway.health import WorkerHealth
 from sluice_gateway.line import Line
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
-from sluice_gateway.overload import Drain
+from sluice_gateway.overload import Drain, Takers
 from sluice_gateway.pace import Mean, Pace, Waiting
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.shares import ShareWindow
@@ -33,6 +34,16 @@ class Running(Waiting, Work, Protocol):
         """End it if what it waits for is late by now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What runs on a worker, and how far off predictions for it are, as found at a time."""
+
+    at: float
+    load: Load
+    step_error: float
+    first_error: float
+
+
 @dataclass(slots=True, eq=False)
 class Worker:
     """One worker pod, what is known of its health and pace, and what runs on it.
@@ -42,6 +53,8 @@ class Worker:
         errors: How far off predictions for it are, beyond those for its class.
         first_at: When a request on it last had its first token.
         judged: Tokens of its pace that its errors have learnt from.
+        weight: What runs on it, as far as predictions go; None if it has changed since.
+        steps: How long steps of its engine take; None of a foreign backend.
     """
 
     pod: WorkerPod
@@ -53,6 +66,8 @@ class Worker:
     errors: Errors = field(default_factory=Errors)
     first_at: float = -math.inf
     judged: int = 0
+    weight: Weight | None = None
+    steps: Steps | None = None
 
     @property
     def uid(self) -> str:
@@ -95,6 +110,7 @@ class Pool:
         errors: How far off predictions for a class's workers are, by variant.
         prefixes: Which worker has computed which prompts.
         drain: How fast the line moves.
+        takers: Which keys have taken how much of it.
     """
 
     spec: PoolSpec
@@ -109,6 +125,7 @@ class Pool:
     errors: defaultdict[str, Errors] = field(default_factory=lambda: defaultdict(Errors.of_class))
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
     drain: Drain = field(default_factory=Drain)
+    takers: Takers = field(default_factory=Takers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Pure but for that: times are passed in.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,10 +14,20 @@ from typing import Final
 from sluice_gateway.forecast import Forecast, Need
 from sluice_gateway.pace import Mean, Pace
 
+SHED: Final = frozenset({"would_be_late", "queue_full", "too_busy"})
+"""Outcomes of requests that were turned away because there is too much to do."""
 _OWN_TIMES: Final = 2.0
 """A prompt that alone takes most of the objective may take so many times its own work: it would
 otherwise never be served while anybody else is."""
 _ENOUGH: Final = 5
+_TAKERS_MOST: Final = 64
+"""Keys whose share is known; beyond that nobody of them takes much."""
+_TAKEN_HALF_LIFE: Final = 10.0
+_ACTIVE: Final = 0.01
+_FAIR: Final = 1.1
+_GREEDY: Final = 0.7
+"""Workers are filled up by greedy keys only as far as this part of the objective allows: who comes
+from another key then finds room for the rest of it."""
 _RETRY_MOST: Final = 60
 _GAP_MOST: Final = 30.0
 
@@ -39,17 +50,52 @@ class Drain:
         return (before + 1) * self.gap.value if self.gap.count >= _ENOUGH else 0.0
 
 
+class Takers:
+    """Who has taken how much of a pool lately, so that a flood leaves room for others.
+
+    Tokens that were asked for and let in, by key; half of them are forgotten every few seconds.
+    """
+
+    def __init__(self) -> None:
+        self._taken: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def note(self, key: str, cost: float, now: float) -> None:
+        """A request of a key was let in."""
+        self._taken[key] = (self._read(key, now) + cost, now)
+        self._taken.move_to_end(key)
+        while len(self._taken) > _TAKERS_MOST:
+            self._taken.popitem(last=False)
+
+    def find_portion(self, key: str, now: float) -> float:
+        """Return what part of its objective a key may fill up: less if it took more than others."""
+        taken = {name: self._read(name, now) for name in self._taken}
+        total = sum(taken.values())
+        active = {name for name, amount in taken.items() if amount > _ACTIVE * total} | {key}
+        if len(active) == 1:
+            return 1.0
+        greedy = taken.get(key, 0.0) > _FAIR * total / len(active)
+        return _GREEDY if greedy else 1.0
+
+    def _read(self, key: str, now: float) -> float:
+        amount, at = self._taken.get(key, (0.0, now))
+        return amount * math.exp2((at - now) / _TAKEN_HALF_LIFE)
+
+
 def find_first(paces: Iterable[Pace]) -> float:
     """Return the seconds from dispatch to first token, as workers were seen to take lately."""
     known = [pace.first.value for pace in paces if pace.first.count >= _ENOUGH]
     return sum(known) / len(known) if known else 0.0
 
 
-def find_allowance(need: Need, bid: Forecast | None = None) -> float:
-    """Return the seconds that a request may take from now to what it is due for."""
+def find_allowance(need: Need, bid: Forecast | None = None, portion: float = 1.0) -> float:
+    """Return the seconds that a request may take from now to what it is due for.
+
+    `portion` of the objective is what its key may fill up.
+    """
+    left = need.ttft - (1.0 - portion) * need.goal.ttft
     if need.goal.strict or bid is None:
-        return need.ttft
-    return max(need.ttft, _OWN_TIMES * bid.work)
+        return left
+    return max(left, _OWN_TIMES * bid.work * portion)
 
 
 def find_retry_after(late: float, chance: float) -> int:

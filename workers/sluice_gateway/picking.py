@@ -32,9 +32,13 @@ WorkerT = TypeVar("WorkerT", bound=Candidate)
 _CHOICES: Final = 2
 """How many are drawn: two are nearly as good as all, and do not make gateways follow each other
 (Mitzenmacher 2001, The Power of Two Choices in Randomized Load Balancing)."""
-_COMFORT: Final = 0.5
-"""Of its objectives, what a request may use up on a worker that is taken without looking further:
-predictions are off by as much again now and then."""
+_EACH: Final = 0.01
+"""Of its objectives, what each request that runs on a worker is thought to cost beyond what is
+foreseen: of foreign backends that is little."""
+_EXPLORE: Final = 16
+"""One in so many requests that are in no danger finds out what a worker is like that was slow."""
+_FURTHER: Final = 8
+"""How many are looked at when two were not enough: a decision stays well below a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,9 @@ class Picker(Generic[WorkerT]):
         """Pick one of those whose turn it is (at least one), or that are near it."""
         drawn = [*self._draw(due), *self._draw(near)]
         best = min(drawn, key=self._rate)
+        if self._explores():
+            drawn = [one for one in drawn if self._look(one).is_safe(self._need)] or [best]
+            best = max(drawn, key=self._rate)
         near_uids = {worker.uid for worker in near}
         return self._conclude(best, of=len(due) + len(near), near=best.uid in near_uids)
 
@@ -91,6 +98,7 @@ class Picker(Generic[WorkerT]):
 
         If nobody does, it stays where it was due.
         """
+        due, others = self._sample(due), self._sample(others)
         best = min(due, key=self._rate)
         if self._look(best).holds(self._need) or not others:
             better = pick.near and self._rate(pick.worker) <= self._rate(best)
@@ -99,6 +107,10 @@ class Picker(Generic[WorkerT]):
         if self._look(spill).holds(self._need):
             return self._conclude(spill, of=len(due) + len(others), spilled=True)
         return pick if pick.near else self._conclude(best, of=len(due))
+
+    def _explores(self) -> bool:
+        """Return whether the worse one is taken if it is safe, too: to see if it still is worse."""
+        return int(self._chance * _EXPLORE * 1000) % _EXPLORE == 1
 
     def _draw(self, workers: Sequence[WorkerT]) -> list[WorkerT]:
         """Draw two, and add those that may know the prompt."""
@@ -125,7 +137,7 @@ class Picker(Generic[WorkerT]):
         holds = forecast.holds(self._need)
         if holds and self._need.goal.kind is RequestClass.BATCH:
             return False, forecast.find_cost(self._need)
-        return not holds, forecast.find_strain(self._need)
+        return not holds, forecast.find_strain(self._need) + _EACH * worker.inflight
 
     def _conclude(
         self, worker: WorkerT, *, of: int, near: bool = False, spilled: bool = False
@@ -135,5 +147,13 @@ class Picker(Generic[WorkerT]):
             f"best of {len(self.looked)} looked at of {of}: first token in {forecast.ttft:.3g} s, "
             f"then {1000 * forecast.itl:.3g} ms a token"
         )
-        safe = forecast.find_strain(self._need) <= _COMFORT
+        safe = forecast.is_safe(self._need)
         return Pick(worker, forecast, reason, safe=safe, near=near, spilled=spilled)
+
+    def _sample(self, workers: Sequence[WorkerT]) -> Sequence[WorkerT]:
+        """Return those to look at, one after the other from a place that chance names."""
+        if len(workers) <= _FURTHER:
+            return workers
+        start = int(self._chance * len(workers))
+        known = [worker for worker in workers if worker.uid in self._found]
+        return [*known, *(*workers[start:], *workers[:start])[:_FURTHER]]

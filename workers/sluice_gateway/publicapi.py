@@ -142,6 +142,8 @@ class PublicApi:
             exchange.status = client.response.status if client.response else _CLIENT_GONE
         pool, worker = exchange.pool, exchange.worker
         if pool is not None:
+            self._signals.count_class(pool, exchange)
+            self._metrics.count_class(pool.spec.key, exchange)
             if exchange.status in _OVERLOAD:
                 self._signals.count_request(pool, "rejected")
             elif exchange.outcome == "broken" or exchange.status >= 500:  # noqa: PLR2004

@@ -14,8 +14,10 @@ from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.calls import Call
 from sluice_gateway.events import render_event
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.goals import Goal
 from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.metrics import Metrics
+from sluice_gateway.objects import Slo
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
 from sluice_gateway.signals import Signals
@@ -110,6 +112,10 @@ class Relay:
         )
         exchange.attempts.append(attempt)
         self._signals.count_dispatch(choice.pool, choice.worker)
+        if choice.spilled_from:
+            self._signals.count_request(choice.pool, "spilled")
+            labels = (choice.pool.spec.key, choice.spilled_from, choice.worker.group)
+            self._metrics.spills.labels(*labels).inc()
         return attempt
 
     async def _run(
@@ -148,8 +154,9 @@ class Relay:
         attempt.pending_since = None
         self._fleet.note_first_token(attempt.worker, attempt)
         exchange.ttft = progress.first_at - exchange.arrival
-        if exchange.pool is not None:
+        if exchange.pool is not None and not exchange.is_patient:
             self._signals.observe_first_token(exchange.pool, attempt.worker, exchange.ttft)
+        if exchange.pool is not None:
             labels = (exchange.pool.spec.key, attempt.worker.variant)
             self._metrics.ttft.labels(*labels).observe(exchange.ttft)
 
@@ -165,11 +172,10 @@ class Relay:
         per_choice = exchange.tokens[1] / call.choices
         exchange.tpot = attempt.find_tpot(per_choice)
         slo = pool.spec.slo
-        if exchange.ttft is not None:
-            met = exchange.ttft <= slo.ttft and (exchange.tpot or 0.0) <= slo.tpot
-        else:
-            took = self._clock() - exchange.arrival
-            met = took <= slo.ttft + max(0.0, per_choice - 1) * slo.tpot
+        took = self._clock() - exchange.arrival
+        exchange.met = judge_answer(exchange, exchange.goal, took, per_choice)
+        own = exchange.goal if exchange.is_patient else None
+        met = bool(judge_answer(exchange, own or slo, took, per_choice))
         self._signals.observe_finish(
             pool, attempt.worker, met=met, tpot=exchange.tpot, tokens=exchange.tokens
         )
@@ -240,3 +246,20 @@ class Relay:
                 await client.end()
         except TimeoutError as error:
             raise ClientLostError("broken") from error
+
+
+def judge_answer(
+    exchange: Exchange, objective: Slo | Goal | None, took: float, tokens: float
+) -> bool | None:
+    """Return whether a whole answer was inside an objective; None if there is none.
+
+    One that does not stream was, if it took no longer than a stream inside may; a deadline of its
+    own is one for the whole answer.
+    """
+    if objective is None:
+        return None
+    if exchange.ttft is not None:
+        return exchange.ttft <= objective.ttft and (exchange.tpot or 0.0) <= objective.tpot
+    strict = isinstance(objective, Goal) and objective.strict
+    rest = 0.0 if strict else max(0.0, tokens - 1) * objective.tpot
+    return took <= objective.ttft + rest

@@ -138,7 +138,8 @@ def rank_workers(
     """
     left = [worker for worker in workers if worker.uid not in excluded]
     standing = _Standing(rules, sent, order)
-    candidates = [worker for worker in left if standing.admits(worker.group)]
+    admitted = {group for group in {w.group for w in left} if standing.admits(group)}
+    candidates = [worker for worker in left if worker.group in admitted]
     if not candidates:
         why = f"none of {len(workers)} usable workers is left to try"
         if left:
@@ -148,8 +149,8 @@ def rank_workers(
     start = int(tie * len(candidates))
     candidates = candidates[start:] + candidates[:start]
     tiers = _Tiers(candidates, standing, order, rules)
-    candidates.sort(key=lambda worker: (tiers.find(worker), worker.inflight))
     if need is None or foresee is None:
+        candidates.sort(key=lambda worker: (tiers.places[worker.group], worker.inflight))
         first = candidates[0]
         least = "least in flight there" if rules.shares else "least in flight"
         return Ranking(
@@ -161,10 +162,9 @@ def rank_workers(
     picker = Picker(need, foresee, chance=tie, familiar=familiar)
     pick = _pick_worker(candidates, tiers, picker, need)
     first = pick.worker
-    candidates.remove(first)
     spilled_from = tiers.due if pick.spilled else ""
     return Ranking(
-        [first, *candidates],
+        [first, *(worker for worker in candidates if worker is not first)],
         f"{tiers.describe(first, near=pick.near, spilled=pick.spilled)}; {pick.reason}",
         counts=not pick.spilled and (pick.near or tiers.counts(first)),
         bound=rules.bound,
@@ -177,13 +177,18 @@ def _pick_worker(
     candidates: Sequence[WorkerT], tiers: "_Tiers", picker: Picker[WorkerT], need: Need
 ) -> Pick[WorkerT]:
     """Pick one of those whose turn it is, else of those whose turn is near, else of all others."""
-    turn = tiers.find(candidates[0])
-    due = [worker for worker in candidates if tiers.find(worker) == turn]
+    places = tiers.places
+    turn = min(places.values())
+    due = [worker for worker in candidates if places[worker.group] == turn]
     near = [] if need.goal.kind is RequestClass.STANDARD else tiers.list_near(candidates)
     pick = picker.pick(due, near)
     if pick.safe:
         return pick
-    others = [worker for worker in candidates if tiers.may_spill_to(worker) and worker not in due]
+    others = [
+        worker
+        for worker in candidates
+        if places[worker.group] != turn and worker.group not in tiers.bound
+    ]
     return picker.look_further(pick, due, others)
 
 
@@ -192,6 +197,8 @@ class _Tiers:
 
     Attributes:
         due: The group whose turn it is; empty if no shares are decided.
+        places: By group of the candidates, when its turn is; the lowest comes first.
+        bound: Groups that get their share and no more, so nothing that others cannot serve.
     """
 
     def __init__(
@@ -206,12 +213,13 @@ class _Tiers:
         self._rules = rules
         self._count = len(candidates)
         self.due = standing.behind[0] if rules.shares else ""
+        self.bound = rules.bound
+        self.places = {group: self._find_place(group) for group in {c.group for c in candidates}}
 
-    def find(self, worker: "Candidate") -> int:
-        """Return a worker's tier; the lowest comes first."""
+    def _find_place(self, group: str) -> int:
         if self._rules.shares:
-            return self._standing.find_place(worker.group)
-        return _place(self._order, worker.group) if self._rules.decided else 0
+            return self._standing.find_place(group)
+        return _place(self._order, group) if self._rules.decided else 0
 
     def counts(self, worker: "Candidate") -> bool:
         """Return whether a dispatch to a worker counts towards the shares."""
@@ -223,11 +231,8 @@ class _Tiers:
         """Return the workers of other groups whose turn is near enough to be taken now."""
         if not self._rules.shares:
             return []
-        return [one for one in candidates if self._standing.is_near(one.group)]
-
-    def may_spill_to(self, worker: "Candidate") -> bool:
-        """Return whether a worker may get what others cannot serve in time."""
-        return worker.group not in self._rules.bound
+        near = {group for group in self.places if self._standing.is_near(group)}
+        return [one for one in candidates if one.group in near]
 
     def describe(self, first: "Candidate", *, near: bool = False, spilled: bool = False) -> str:
         """Say why a worker's group has its turn."""

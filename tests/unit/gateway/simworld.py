@@ -5,6 +5,7 @@ that take as long as `sluice_accel` says, by constants that the gateway does not
 import asyncio
 import heapq
 import itertools
+import json
 import math
 import selectors
 from dataclasses import dataclass, field, replace
@@ -167,14 +168,14 @@ class SimUpstream:
         progress = attempt.progress = StreamProgress(wants_usage=False)
         ended = loop.create_future()
         output = int(request_id)
-        priority = int(call.body) if call.body else 0
+        priority = json.loads(call.body).get("priority", 0)
 
         def tell(*, last):
             events = [TOKEN]
             if last:
                 events += [END % (call.prompt_size // 4, output), b"data: [DONE]"]
             progress.take(events, loop.time())
-            on_progress(True)
+            on_progress(True)  # noqa: FBT003 - as Upstream calls it
             attempt.phase = Phase.NEXT
             attempt.waiting_since = loop.time()
             if last and not ended.done():
@@ -286,7 +287,7 @@ class SimGateway:
         call = Call(
             path="/v1/completions",
             model="compact",
-            body=b"",
+            body=b'{"prompt":""}',
             streaming=True,
             wants_usage=False,
             choices=1,
