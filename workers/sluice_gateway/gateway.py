@@ -18,6 +18,7 @@ from sluice_gateway.admission import Admission
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.cluster import PoolSink, Sink, WorkerSink
 from sluice_gateway.connections import LimitedServer
+from sluice_gateway.decisions import DecisionLog
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.kubeaccess import KubeAccess
 from sluice_gateway.kubeapi import KubeApi
@@ -78,6 +79,7 @@ class Gateway:
         self._signals = Signals(
             self.fleet, uid=settings.uid, clock=self._clock, started_at=time.time()
         )
+        self._decisions = DecisionLog(gateway=settings.uid)
         self.fleet.on_workers_changed.append(self._signals.forget_departed)
         self.fleet.on_pool_removed.append(self._metrics.forget_pool)
         self.port = settings.port
@@ -128,6 +130,7 @@ class Gateway:
         admin = AdminApi(
             self._signals,
             self._registry,
+            decisions=self._decisions,
             why_unready=self.explain_unready,
             why_unsynced=self.explain_unsynced,
         )
@@ -213,6 +216,7 @@ class Gateway:
             signals=self._signals,
             metrics=self._metrics,
             request_log=RequestLog(self._log),
+            decisions=self._decisions,
             is_synced=lambda: not self.explain_unsynced(),
             draw_seed=lambda: self._random.getrandbits(_SEED_BITS),
             clock=self._clock,

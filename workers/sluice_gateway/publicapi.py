@@ -24,6 +24,7 @@ from sluice_gateway.answers import (
 from sluice_gateway.attempts import Exchange
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.calls import ENDPOINTS, parse_call
+from sluice_gateway.decisions import DecisionLog
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.goals import read_asked
 from sluice_gateway.members import Pool
@@ -61,6 +62,7 @@ class PublicApi:
         signals: Signals,
         metrics: Metrics,
         request_log: RequestLog,
+        decisions: DecisionLog,
         is_synced: Callable[[], bool],
         draw_seed: Callable[[], int],
         clock: Callable[[], float],
@@ -72,6 +74,7 @@ class PublicApi:
         self._signals = signals
         self._metrics = metrics
         self._request_log = request_log
+        self._decisions = decisions
         self._is_synced = is_synced
         self._draw_seed = draw_seed
         self._clock = clock
@@ -154,6 +157,7 @@ class PublicApi:
             str(exchange.status),
         )
         self._metrics.requests.labels(*labels).inc()
+        self._decisions.add(exchange)
         self._request_log.write(exchange, duration=self._clock() - exchange.arrival)
 
     def _answer_plain(self, method: str, path: str) -> Answer:

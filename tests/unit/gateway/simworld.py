@@ -257,10 +257,8 @@ class SimGateway:
         self.decide(None)
         sink = WorkerSink(self.fleet, log)
         for number, name in enumerate(classes):
-            pod = objects.worker(f"w{number}", variant=name)
-            if not foreign:
-                pod["spec"]["containers"][0]["args"] = list_arguments(ENGINES[name])
-            sink.put(pod)
+            args = () if foreign else list_arguments(ENGINES[name])
+            sink.put(objects.worker(f"w{number}", variant=name, args=args))
         metrics = Metrics(CollectorRegistry())
         self.signals = Signals(self.fleet, uid="g", clock=clock, started_at=0.0)
         self.admission = Admission(self.fleet, relaying=relaying, clock=clock, random=random.random)
