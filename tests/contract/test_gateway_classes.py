@@ -13,7 +13,13 @@ from click.testing import CliRunner
 from sluice.cli.main import sluice
 from sluice.observe.signals import GatewayReport
 
-from ..unit.gateway.gatewayworld import GatewayWorld
+from ..unit.gateway.gatewayworld import (
+    GatewayWorld,
+    expected_text,
+    join_text,
+    parse_events,
+    settings,
+)
 from ..unit.gateway.polling import until
 from ..unit.gateway.simworld import ENGINES, list_arguments
 
@@ -116,6 +122,34 @@ async def test_the_operator_reads_signals_as_before(world):
     await add_known(world)
     await world.ask()
     GatewayReport.model_validate(await world.signals())
+
+
+HEARTENED = settings(relaying={"hearten_seconds": 0.05, "wait_for_worker": 0.9})
+
+
+async def test_a_stream_that_waits_for_a_first_worker_is_kept_alive():
+    async with GatewayWorld(HEARTENED) as world:
+        await world.add_pool()
+        await world.start_gateway()
+        async with world.post(stream=True) as response:
+            assert response.status == 200
+            assert await response.content.readline() == b": waiting for a worker\n"
+            await add_known(world)
+            rest = (await response.read()).decode()
+        events = [part.strip() for part in rest.split("\n\n") if "data: " in part]
+        assert join_text(parse_events("\n\n".join(events).encode())) == expected_text()
+
+
+async def test_who_was_kept_alive_in_vain_gets_the_error_as_an_event():
+    async with GatewayWorld(HEARTENED) as world:
+        await world.add_pool()
+        await world.start_gateway()
+        async with world.post(stream=True) as response:
+            last = (await response.read()).decode().strip().split("\n\n")[-1]
+        error = json.loads(last.removeprefix("data: "))["error"]
+        assert (response.status, error["code"]) == (200, "no_worker")
+        assert (await world.ask())[0] == 503
+        assert [line["status"] for line in world.request_lines()] == [503, 503]
 
 
 async def explain(world, request_id, *more):

@@ -171,8 +171,8 @@ class Admission:
             try:
                 if not again:
                     self._fleet.wake_waiters(pool)  # there may be a place that nobody was told of
-                await self._watch(pool, waiter, future, wait, last)
-            except (asyncio.CancelledError, Refusal):
+                await self._watch(exchange, pool, waiter, future, wait, last)
+            except BaseException:
                 self._pass_on(pool, waiter)
                 raise
             finally:
@@ -204,6 +204,7 @@ class Admission:
 
     async def _watch(
         self,
+        exchange: Exchange,
         pool: Pool,
         waiter: Waiter,
         future: asyncio.Future[None],
@@ -214,6 +215,7 @@ class Admission:
 
         Raises:
             Refusal: If it has waited too long, or had to make room.
+            ClientLostError: If the client went away meanwhile.
         """
         while True:
             healthy = self._fleet.count_healthy(pool)
@@ -227,6 +229,8 @@ class Admission:
             if done:
                 future.result()
                 return
+            if exchange.hearten is not None and wait.must_hearten():
+                await exchange.hearten()
             if pool.waiters.is_first(waiter):
                 self._fleet.wake_waiters(pool)  # time alone can make a group due
 
@@ -342,6 +346,8 @@ class _Wait:
         self.idle = 0.0
         self._noted = now
         self._busy = 0.0
+        self._idle_in_all = self._heartened = 0.0
+        self._hearten_seconds = relaying.hearten_seconds
         self._last = now + relaying.wait_for_worker
         self.busy_most = relaying.wait_while_busy
         goal = exchange.goal if exchange is not None else None
@@ -359,12 +365,20 @@ class _Wait:
             self._busy += now - self._noted
         else:
             self.idle += now - self._noted
+            self._idle_in_all += now - self._noted
         self._noted = now
 
     def take_idle(self) -> float:
         """Return the seconds without a healthy worker since this was last asked."""
         idle, self.idle = self.idle, 0.0
         return idle
+
+    def must_hearten(self) -> bool:
+        """Return whether the client should get a sign of life now; no worker was healthy lately."""
+        if self._idle_in_all < self._heartened + self._hearten_seconds:
+            return False
+        self._heartened = self._idle_in_all
+        return True
 
     def find_left(self, now: float, *, busy: bool) -> float:
         """Return the seconds that it may still wait, if things stay as they are."""

@@ -1,7 +1,7 @@
 """One request, and its attempts on workers: the record that relay, signals and log share."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -146,6 +146,7 @@ class Exchange:
         asked: What the request says of its class and deadline.
         goal: What follows from that and from its pool.
         met: Whether it was inside its own goal; None until it is answered.
+        hearten: Sends the client of a stream a sign of life; None if it does not stream.
         ttft: Seconds from arrival to the first token; streams only.
         tpot: Seconds per output token after the first; streams of two tokens and more only.
         tokens: Prompt and output tokens, as far as known.
@@ -165,6 +166,7 @@ class Exchange:
     asked: Asked = field(default_factory=Asked)
     goal: Goal | None = None
     met: bool | None = None
+    hearten: Callable[[], Awaitable[None]] | None = None
     waited: float = 0.0
     excused: float = 0.0
     ttft: float | None = None

@@ -25,6 +25,7 @@ from sluice_gateway.attempts import Exchange
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.calls import ENDPOINTS, parse_call
 from sluice_gateway.decisions import DecisionLog
+from sluice_gateway.events import render_event
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.goals import read_asked
 from sluice_gateway.members import Pool
@@ -40,6 +41,7 @@ _MODELS: Final = "/v1/models"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE: Final = 499
 """What logs and metrics say of a request whose client went away (nginx's number)."""
+_CONCLUDE_SECONDS: Final = 1.0
 _OVERLOAD: Final = frozenset({429, 503})
 
 
@@ -117,6 +119,9 @@ class PublicApi:
             self._conclude(exchange, answer, client)
         if answer is None:
             return client.response or web.Response(status=500)
+        if client.response is not None:  # it has been told to wait: the rest comes as an event
+            await client.conclude(answer)
+            return client.response
         return build_response(answer, exchange)
 
     async def _serve(
@@ -230,6 +235,15 @@ class ResponseStream:
             await self.response.write_eof()
         except ConnectionError as error:
             raise ClientLostError("cancelled") from error
+
+    async def conclude(self, answer: Answer) -> None:
+        """End a response that has begun with what would have been the whole answer."""
+        try:
+            async with asyncio.timeout(_CONCLUDE_SECONDS):
+                await self.send(render_event(answer.body))
+                await self.end()
+        except (ClientLostError, TimeoutError):
+            self.abort()
 
     def abort(self) -> None:
         """Drop the connection without another word."""

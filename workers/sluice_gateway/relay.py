@@ -24,6 +24,8 @@ from sluice_gateway.signals import Signals
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
 
 _ERROR_EVENT_SECONDS = 1.0
+_HEARTENING = b": waiting for a worker\n\n"
+"""A comment, which clients of event streams leave out."""
 _LEAST_SIZE = 4
 """Bytes of a prompt that count in any case, for what a template puts around it."""
 
@@ -74,6 +76,8 @@ class Relay:
         self._signals.count_request(pool, "arrived")
         pool.budget.note_request(self._clock())
         call = self._admission.prepare(exchange, call, pool)
+        if call.streaming:
+            exchange.hearten = partial(client.send, _HEARTENING)
         last: Answer | None = None
         while True:
             choice = await self._admission.find_worker(exchange, pool, last)

@@ -36,6 +36,8 @@ class Relaying:
             one: a failover may be on its way.
         wait_while_busy: How much of that it may wait while workers are healthy, and all busy. Who
             has waited so long would miss any objective: better to be told to come back.
+        hearten_seconds: While no worker is healthy, a stream that waits gets a comment so often:
+            clients and proxies give up a connection on which nothing comes.
         waiting_most: Requests waiting in one pool.
         waiting_per_worker: The same for each healthy worker, while there is one: two batches.
             Beyond that the line moves too slowly.
@@ -60,6 +62,7 @@ class Relaying:
 
     wait_for_worker: float = 30.0
     wait_while_busy: float = 10.0
+    hearten_seconds: float = 5.0
     waiting_most: int = 256
     waiting_per_worker: int = 16
     waiting_least: int = 16
