@@ -132,10 +132,10 @@ class Line:
         self._moving: deque[Waiter] = deque()
         self._classes = {kind: _ClassLine() for kind in _CLASSES}
         self._turns = 0
+        self._count = 0
 
     def __len__(self) -> int:
-        fresh = sum(line.count for line in self._classes.values())
-        return len(self._front) + len(self._moving) + fresh
+        return self._count
 
     def __iter__(self) -> Iterator[Waiter]:
         yield from self._front
@@ -146,6 +146,7 @@ class Line:
     def put(self, waiter: Waiter, *, front: bool = False) -> None:
         """Let a request wait; at the head if it has been woken in vain."""
         waiter.woken = False
+        self._count += 1
         if front:
             self._front.appendleft(waiter)
         elif waiter.moving:
@@ -155,6 +156,7 @@ class Line:
 
     def pop(self) -> Waiter:
         """Take out who is next; there has to be somebody."""
+        self._count -= 1
         if self._front:
             return self._front.popleft()
         if self._moving:
@@ -165,6 +167,7 @@ class Line:
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a request that is in line."""
+        self._count -= 1
         for line in (self._front, self._moving):
             if waiter in line:
                 line.remove(waiter)

@@ -19,6 +19,7 @@ from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.rounding import find_profile
 from sluice_accel.timing import StepBatch, step_time
 from sluice_gateway.admission import Admission
+from sluice_gateway.affinity import BLOCK_BYTES, PrefixIndex
 from sluice_gateway.answers import Refusal
 from sluice_gateway.attempts import Exchange
 from sluice_gateway.calls import Call
@@ -99,8 +100,15 @@ class SimWorker:
         self._running = []
         self._stir = asyncio.Event()
         self.slowdown = 1.0
+        self._blocks = set()
 
-    def add(self, job):
+    def add(self, job, lead=()):
+        """Let a job wait; what the worker has computed of its prompt is not computed again."""
+        for block in lead:
+            if block not in self._blocks:
+                break
+            job.done = min(job.prompt - 1, job.done + BLOCK_BYTES // 4)
+        self._blocks.update(lead)
         heapq.heappush(self._queue, (job.priority, next(self._numbers), job))
         self._stir.set()
 
@@ -157,6 +165,23 @@ def measure_rate(engine, lengths, seed=0):
     return (len(jobs) - len(worker._running)) / at
 
 
+class Forgetful(PrefixIndex):
+    """Remembers nothing."""
+
+    def note(self, blocks, uid):
+        """Forget it."""
+
+
+class NoClient:
+    """Takes all, and keeps nothing."""
+
+    async def send(self, data):
+        """Take it."""
+
+    async def end(self):
+        """Take it."""
+
+
 class SimUpstream:
     """Carries attempts to simulated workers, as `Upstream` does to real ones."""
 
@@ -182,7 +207,7 @@ class SimUpstream:
                 ended.set_result(None)
 
         self._workers[attempt.worker.uid].add(
-            Job(max(1, call.prompt_size // 4), output, priority, tell)
+            Job(max(1, call.prompt_size // 4), output, priority, tell), call.lead
         )
         await ended
 
@@ -211,6 +236,7 @@ class Ask:
     most: int
     asked: Asked = field(default_factory=Asked)
     key: str = ""
+    lead: tuple[int, ...] = ()
 
 
 def draw_lengths(random):
@@ -241,7 +267,7 @@ def find_capacity(classes, seed=7):
 class SimGateway:
     """One gateway: everything of it but sockets."""
 
-    def __init__(self, workers, classes, seed, *, told=(), foreign=False, ttft="1s", tpot="60ms"):
+    def __init__(self, workers, classes, seed, *, told=(), foreign=False, affine=True):
         clock = asyncio.get_running_loop().time
         random = Random(seed)
         relaying = replace(Relaying(), **dict(told))
@@ -253,8 +279,9 @@ class SimGateway:
         )
         log = structlog.wrap_logger(None, processors=[structlog.testing.LogCapture()])
         self.pools = PoolSink(self.fleet, log)
-        self.more = {"ttft": ttft, "tpot": tpot}
         self.decide(None)
+        if not affine:
+            self.fleet.pools["default/chat"].prefixes = Forgetful()
         sink = WorkerSink(self.fleet, log)
         for number, name in enumerate(classes):
             args = () if foreign else list_arguments(ENGINES[name])
@@ -275,7 +302,7 @@ class SimGateway:
         )
 
     def decide(self, shares):
-        self.pools.put(objects.pool(shares=shares, **self.more))
+        self.pools.put(objects.pool(shares=shares, ttft="1s", tpot="60ms"))
 
     async def serve(self, ask):
         loop = asyncio.get_running_loop()
@@ -291,10 +318,11 @@ class SimGateway:
             choices=1,
             tokens_most=ask.most,
             prompt_size=4 * ask.prompt,
+            lead=ask.lead,
         )
         status = 200
         try:
-            await self.relay.serve(exchange, call, None)
+            await self.relay.serve(exchange, call, NoClient())
         except Refusal as refusal:
             status = refusal.answer.status
         took = loop.time() - exchange.arrival
@@ -342,11 +370,16 @@ def choose_by(kind, random):
     return choose
 
 
-def simulate(asks, classes, *, gateways=1, policy=None, shares=None, seed=1, **more):
-    """Return what became of requests; they are dealt to gateways in turn."""
+def simulate(asks, classes, *, gateways=1, policy=None, shares=None, seed=1, slow=(), **more):
+    """Return what became of requests; they are dealt to gateways in turn.
+
+    `slow` says how many times as long the steps of some workers take.
+    """
 
     async def run():
         workers = {f"uid-w{n}": SimWorker(ENGINES[c], seed + n) for n, c in enumerate(classes)}
+        for uid, slowdown in dict(slow).items():
+            workers[uid].slowdown = slowdown
         tasks = [asyncio.create_task(worker.run()) for worker in workers.values()]
         told = dict(more)
         if policy:

@@ -9,7 +9,7 @@ from sluice_gateway.goals import Asked, RequestClass
 from .simworld import draw_requests, find_capacity, find_met, simulate
 
 CLASSES = ("maia", "maia", "gpu", "gpu")
-SECONDS = 25
+SECONDS = 12
 OBJECTIVE = 1.0
 """Seconds to the first token, as the simulated pool has it."""
 
@@ -108,3 +108,25 @@ def test_urgent_classes_come_first_when_there_is_too_much(capacity):
     batch = find_met([r for r in results if r.kind == "batch"])
     assert interactive > 1.5 * batch
     assert any(r.status == 200 for r in results if r.kind == "batch")
+
+
+def test_conversations_go_where_their_beginning_is_known_if_that_pays(capacity):
+    asks = draw_requests(0.8 * capacity, SECONDS, seed=4)
+    for number, ask in enumerate(asks):
+        ask.prompt = 160
+        talk = 1 if number % 2 else number % 80  # one is much more popular than the others
+        ask.lead = tuple(hash((talk, block)) for block in range(8))
+    affine, other = (
+        [r.ttft for r in simulate(asks, CLASSES, affine=affine)[0] if r.status == 200]
+        for affine in (True, False)
+    )
+    assert len(affine) >= len(other)
+    assert sum(affine) / len(affine) <= 0.9 * sum(other) / len(other)
+
+
+def test_a_worker_that_has_become_slow_gets_less_until_it_is_fast_again(capacity):
+    asks = draw_requests(0.6 * capacity, SECONDS, seed=4)
+    results, _ = simulate(asks, CLASSES, slow={"uid-w2": 2.5})
+    sent = Counter(r.worker for r in results[len(results) // 3 :])
+    assert sent["w2"] <= 0.6 * sent["w3"]
+    assert sent["w2"] > 0
