@@ -24,14 +24,6 @@ from ..unit.gateway.polling import until
 from ..unit.gateway.simworld import ENGINES, list_arguments
 
 
-@pytest.fixture
-async def world():
-    async with GatewayWorld() as world:
-        await world.add_pool()
-        await world.start_gateway()
-        yield world
-
-
 async def add_known(world, name="w1", variant="maia"):
     """Add a worker that says what engine it has, as the operator's do."""
     worker = await world.add_worker(name, variant=variant, start=False)

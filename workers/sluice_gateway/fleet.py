@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from sluice_gateway.choices import build_choice
 from sluice_gateway.engines import find_steps
 from sluice_gateway.forecast import Forecast, Need
 from sluice_gateway.foresight import Foresight
 from sluice_gateway.health import Verdict, WorkerHealth
-from sluice_gateway.members import Choice, Look, Pool, Running, Worker
+from sluice_gateway.members import Choice, Pool, Running, Worker
 from sluice_gateway.objects import PoolDecision, PoolSpec, WorkerPod
-from sluice_gateway.overload import find_allowance
 from sluice_gateway.pace import Phase
 from sluice_gateway.routing import Ranking, find_rules, rank_workers
 from sluice_gateway.settings import Patience
@@ -197,35 +197,18 @@ class Fleet:
             tie: Number in [0, 1) that decides which workers are compared, and between equal ones.
             need: What the request asks for; without it, the load alone decides.
             known: Tokens of its prompt that workers may have computed already, by uid.
-            portion: Of its objective, what it may fill up. If that would not do on a worker that
-                is busy, the choice says that it is late, and does not count. 0 is for whoever is
-                to be served in any case.
+            portion: Of its objective, what it may fill up. If that would not do while nobody is
+                idle, the choice says that it is late, and does not count. 0 is for whoever is to
+                be served in any case.
         """
         ranking = self._rank(pool, excluded=excluded, tie=tie, need=need, known=known)
-        if not ranking.workers:
-            return None
-        worker = ranking.workers[0]
-        bid = next((found for one, found in ranking.looked if one is worker), None)
-        late = 0.0
-        # Of foreign backends too little is known to refuse what they would have to do.
-        judged = portion > 0 and worker.inflight > 0 and worker.steps is not None
-        if judged and need is not None and bid is not None:
-            late = max(0.0, bid.find_due(need) - find_allowance(need, bid, portion))
-        if not late and ranking.counts and (counted or worker.group in ranking.bound):
-            pool.window.add(worker.group, self._clock())
-        return Choice(
-            pool,
-            worker,
-            ranking.reason,
-            need=need,
-            bid=bid,
-            looked=tuple(
-                Look(one.pod.name, one.variant, one.inflight, found)
-                for one, found in ranking.looked
-            ),
-            spilled_from=ranking.spilled_from,
-            late=late,
-        )
+        choice = build_choice(pool, ranking, need, portion)
+        if choice is None or choice.late:
+            return choice
+        group = choice.worker.group
+        if ranking.counts and (counted or group in ranking.bound):
+            pool.window.add(group, self._clock())
+        return choice
 
     def has_other(self, pool: Pool, excluded: Collection[str]) -> bool:
         """Return whether a worker outside `excluded` would be chosen now."""
