@@ -77,8 +77,9 @@ class Admission:
         goal = set_goal(exchange.asked, rule=pool.spec.request_class, ttft=slo.ttft, tpot=slo.tpot)
         exchange.call, exchange.goal = call, goal
         priority = max(goal.kind.priority, call.priority or goal.kind.priority)
-        own = any(worker.pod.engine is not None for worker in pool.workers.values())
-        if not own or priority == (call.priority or 0):
+        workers = pool.workers.values()
+        own = all(worker.pod.engine is not None for worker in workers)
+        if not workers or not own or priority == (call.priority or 0):
             return call
         # The last of two equal names counts (RFC 8259 leaves it open; our workers' parser says so).
         body = b'%b,"priority":%d}' % (call.body.rstrip()[:-1], priority)
