@@ -71,6 +71,7 @@ async def test_error_answers_are_retried_a_bounded_number_of_times(world):
 
 
 async def test_there_is_no_retry_storm(world):
+    await world.add_pool(ttft="30s")  # so that nobody is turned away for having waited
     workers = await usable(world, "w1", "w2", "w3", "w4")
     for worker in workers:
         worker.script = ["500"] * 1000

@@ -21,6 +21,9 @@ POOL = {
     "waiting": int,
     "promptTokens": int,
     "outputTokens": int,
+    "spilled": int,
+    "shed": int,
+    "classes": dict,
     "variants": dict,
     "workers": dict,
 }
@@ -89,6 +92,8 @@ async def test_signals_have_the_agreed_shape(world):
     assert (bounds["tpot"][0], bounds["tpot"][-1]) == (0.005, 2.0)
     pool = signals["pools"]["default/chat"]
     check(pool, POOL)
+    assert pool["classes"].keys() == {"interactive", "standard", "batch"}
+    assert pool["classes"]["standard"] == {"ended": 2, "finished": 2, "met": 2, "shed": 0}
     assert pool["variants"].keys() == {"maia", "gpu"}
     for variant in pool["variants"].values():
         check(variant, VARIANT)

@@ -245,7 +245,8 @@ def count_tokens(exchange: Exchange, call: Call, *, gone: bool) -> tuple[int, in
     """
     if any(exchange.tokens):
         return exchange.tokens
-    prompt, output = exchange.attempts[-1].count_tokens() if exchange.attempts else (0, 0)
+    source = exchange.transcript or (exchange.attempts[-1] if exchange.attempts else None)
+    prompt, output = source.count_tokens() if source else (0, 0)
     if output or (gone and exchange.attempts):
         return prompt or estimate_prompt(call), output
     return prompt, output

@@ -1,4 +1,4 @@
-"""The admin port: `/healthz`, `/readyz`, `/metrics`, and `/signals` for the operator."""
+"""The admin port: `/healthz`, `/readyz`, `/metrics`, `/signals` for the operator, and `/route`."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from sluice_gateway.decisions import DecisionLog
 from sluice_gateway.signals import Signals
 from sluice_gateway.windows import LONGEST_WINDOW
 
@@ -26,11 +27,13 @@ class AdminApi:
         signals: Signals,
         registry: CollectorRegistry,
         *,
+        decisions: DecisionLog,
         why_unready: Callable[[], str],
         why_unsynced: Callable[[], str],
     ) -> None:
         self._signals = signals
         self._registry = registry
+        self._decisions = decisions
         self._why_unready = why_unready
         self._why_unsynced = why_unsynced
 
@@ -41,6 +44,7 @@ class AdminApi:
         app.router.add_get("/readyz", self._answer_ready)
         app.router.add_get("/metrics", self._answer_metrics)
         app.router.add_get("/signals", self._answer_signals)
+        app.router.add_get("/route/{request_id}", self._answer_route)
         return app
 
     async def _answer_health(self, _request: web.Request) -> web.Response:
@@ -54,6 +58,12 @@ class AdminApi:
         return web.Response(
             body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
+
+    async def _answer_route(self, request: web.Request) -> web.Response:
+        record = self._decisions.find(request.match_info["request_id"])
+        if record is None:
+            return web.Response(status=404, text="this gateway does not remember this request\n")
+        return web.json_response(record)
 
     async def _answer_signals(self, request: web.Request) -> web.Response:
         why = self._why_unsynced()

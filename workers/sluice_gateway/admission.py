@@ -1,12 +1,14 @@
 """Finds a worker for a request, or lets it wait for one: bounded in number and in time.
 
-While workers are healthy and all busy, what cannot be served soon is shed with a 429: a short line
-that moves. While none is healthy a failover may be on its way: more may wait, and longer, and get
-a 503 if none comes.
+While workers are healthy and all busy, what cannot be served in time is shed with a 429, as soon as
+that can be told: by what is predicted when it arrives, by its objective while it waits. While none
+is healthy a failover may be on its way: more may wait, and longer, and get a 503 if none comes.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from sluice_gateway.answers import (
     Answer,
@@ -16,9 +18,16 @@ from sluice_gateway.answers import (
     refuse_model,
 )
 from sluice_gateway.attempts import Exchange
+from sluice_gateway.calls import Call
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.forecast import Need
+from sluice_gateway.foresight import assess, assess_rest, recall, remember
+from sluice_gateway.goals import RequestClass, set_goal
+from sluice_gateway.line import Waiter
 from sluice_gateway.members import Choice, Pool
+from sluice_gateway.overload import find_allowance, find_first, find_retry_after
 from sluice_gateway.settings import Relaying
+from sluice_gateway.transcript import Transcript
 
 _RETRY_AFTER_SECONDS = 5
 _LOOK_SECONDS = 0.5
@@ -58,45 +67,93 @@ class Admission:
             raise Refusal(refuse_model(model, served), "unknown_model")
         return pool
 
+    @staticmethod
+    def prepare(exchange: Exchange, call: Call, pool: Pool) -> Call:
+        """Set a request's goal; return its call with the priority that goes with it.
+
+        A foreign backend may refuse a priority that it was not set up for: it gets none of ours.
+        A client may put its request behind others of its class, not ahead of them.
+        """
+        slo = pool.spec.slo
+        goal = set_goal(exchange.asked, rule=pool.spec.request_class, ttft=slo.ttft, tpot=slo.tpot)
+        exchange.call, exchange.goal = call, goal
+        priority = max(goal.kind.priority, call.priority or goal.kind.priority)
+        workers = pool.workers.values()
+        own = all(worker.pod.engine is not None for worker in workers)
+        if not workers or not own or priority == (call.priority or 0):
+            return call
+        # The last of two equal names counts (RFC 8259 leaves it open; our workers' parser says so).
+        body = b'%b,"priority":%d}' % (call.body.rstrip()[:-1], priority)
+        call = exchange.call = replace(call, body=body)
+        return call
+
     async def find_worker(self, exchange: Exchange, pool: Pool, last: Answer | None) -> Choice:
         """Return a worker, waiting for one if none is usable now.
 
         Args:
             exchange: The request; what it waits is added to it.
             pool: Where it belongs. If the pool goes away meanwhile, its model is looked up again.
-            last: What the last attempt ended with; given back if no worker turns up in time.
+            last: What the last attempt ended with; given back if no worker turns up in time. Who
+                has one comes ahead of new requests, and is not turned away for being late.
 
         Raises:
-            Refusal: If too many wait already, or the wait was too long.
+            Refusal: If too many wait already, it waited too long, or it would be served too late.
         """
-        choice = self._choose(exchange, pool)
-        if choice is not None:
-            return choice
-        if last is None:
-            self._check_line(pool)
-        began = self._clock()
+        moving = last is not None
+        # Nobody passes those who wait, but for streams that have to move.
+        if moving or not (pool.waiters or pool.woken or pool.movers):
+            choice = self._choose(exchange, pool, moving=moving)
+            if choice is not None:
+                return choice
+        first = find_first(worker.pace for worker in pool.workers.values())
+        if not moving:
+            self._check_line(exchange, pool, first)
+        wait = _Wait(self._relaying, self._clock(), None if moving else exchange, first)
         try:
-            return await self._wait(exchange, pool, _Wait(self._relaying, began), last)
+            return await self._wait(exchange, pool, wait, last)
         finally:
-            exchange.waited += self._clock() - began
+            exchange.waited += self._clock() - wait.began
+            exchange.excused += wait.idle
 
-    def _check_line(self, pool: Pool) -> None:
-        """Return if one more may wait.
+    def _check_line(self, exchange: Exchange, pool: Pool, first: float) -> None:
+        """Return if one more may wait; another may have to make room for it.
 
         Raises:
-            Refusal: With a 429, if too many wait already.
+            Refusal: With a 429, if too many wait already, or it would wait too long.
         """
-        relaying = self._relaying
+        relaying, line = self._relaying, pool.waiters
+        kind = exchange.goal.kind if exchange.goal else RequestClass.STANDARD
         most = relaying.waiting_most
         healthy = self._fleet.count_healthy(pool)
         if healthy:
             soon = max(relaying.waiting_least, relaying.waiting_per_worker * healthy)
             most = min(most, soon)
-        if pool.waiting < most:
+            wait = pool.drain.expect(line.count_before(kind, exchange.key))
+            self._check_wait(exchange, pool, wait, first)
+        full = pool.waiting >= relaying.waiting_most
+        if not full and line.count_class(kind) + pool.woken < most:
             return
-        message = f"{pool.waiting} requests already wait for a worker of this model"
-        answer = answer_overloaded(message, code="queue_full", retry_after=_RETRY_AFTER_SECONDS)
-        raise Refusal(answer, "queue_full")
+        loser = line.find_less_urgent(kind) if full else None
+        loser = loser or line.find_greedy(kind, exchange.key)
+        if loser is None:
+            raise self._refuse_full(pool)
+        line.remove(loser)
+        loser.turned_away = True
+        loser.turn_away()
+
+    def _check_wait(self, exchange: Exchange, pool: Pool, wait: float, first: float) -> None:
+        """Return if a request that waits so long, and then so long for a token, is in time.
+
+        Raises:
+            Refusal: With a 429, if it is not.
+        """
+        need, _ = self.assess(exchange, pool)
+        if need is None or wait <= 0:
+            return
+        portion = pool.takers.find_portion(exchange.key, self._clock())
+        late = wait + first - find_allowance(need, portion=portion)
+        if late > 0:
+            raise self._shed(need, pool, wait + first, late)
 
     async def _wait(
         self, exchange: Exchange, pool: Pool, wait: "_Wait", last: Answer | None
@@ -108,13 +165,16 @@ class Admission:
         """
         again = False
         while True:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiter = self._build_waiter(exchange, pool, future, moving=last is not None)
             # Whoever was woken for a place that somebody else took keeps the head of the line.
-            (pool.waiters.appendleft if again else pool.waiters.append)(waiter)
+            pool.waiters.put(waiter, front=again)
             pool.waiting += 1
             try:
-                await self._watch(pool, waiter, wait, last)
-            except (asyncio.CancelledError, Refusal):
+                if not again:
+                    self._fleet.wake_waiters(pool)  # there may be a place that nobody was told of
+                await self._watch(exchange, pool, waiter, future, wait, last)
+            except BaseException:
                 self._pass_on(pool, waiter)
                 raise
             finally:
@@ -124,85 +184,211 @@ class Admission:
             if not self._fleet.is_current(pool):
                 pool = self.find_pool(pool.spec.model)
                 again = False
-            choice = self._choose(exchange, pool)
+            exchange.excused += wait.take_idle()
+            choice = self._choose(exchange, pool, moving=last is not None)
             if choice is not None:
                 return choice
 
+    def _build_waiter(
+        self, exchange: Exchange, pool: Pool, future: asyncio.Future[None], *, moving: bool
+    ) -> Waiter:
+        goal = exchange.goal
+        need, _ = self.assess(exchange, pool)
+        return Waiter(
+            wake=partial(future.set_result, None),
+            turn_away=lambda: future.set_exception(self._refuse_full(pool)),
+            kind=goal.kind if goal else RequestClass.STANDARD,
+            key=exchange.key,
+            due=exchange.arrival + goal.ttft if goal else float("inf"),
+            cost=need.prompt + need.output * need.choices if need else 1.0,
+            moving=moving,
+        )
+
     async def _watch(
-        self, pool: Pool, waiter: asyncio.Future[None], wait: "_Wait", last: Answer | None
+        self,
+        exchange: Exchange,
+        pool: Pool,
+        waiter: Waiter,
+        future: asyncio.Future[None],
+        wait: "_Wait",
+        last: Answer | None,
     ) -> None:
         """Return when the waiter was woken; it keeps its place in the line while it looks around.
 
         Raises:
-            Refusal: If it has waited too long.
+            Refusal: If it has waited too long, or had to make room.
+            ClientLostError: If the client went away meanwhile.
         """
         while True:
             healthy = self._fleet.count_healthy(pool)
             left = wait.find_left(self._clock(), busy=healthy > 0)
             if left <= 0:
                 if last is None:
-                    last = self._answer_overdue(pool, healthy)
+                    last = self._answer_overdue(pool, wait, healthy)
                 raise Refusal(last, "too_busy" if healthy else "no_worker")
-            done, _ = await asyncio.wait({waiter}, timeout=min(left, _LOOK_SECONDS))
+            done, _ = await asyncio.wait({future}, timeout=min(left, _LOOK_SECONDS))
             wait.note(self._clock(), busy=healthy > 0)
             if done:
+                future.result()
                 return
-            if pool.waiters[0] is waiter:
+            if exchange.hearten is not None and wait.must_hearten():
+                await exchange.hearten()
+            if pool.waiters.is_first(waiter):
                 self._fleet.wake_waiters(pool)  # time alone can make a group due
 
-    def _choose(self, exchange: Exchange, pool: Pool) -> Choice | None:
+    def _choose(self, exchange: Exchange, pool: Pool, *, moving: bool) -> Choice | None:
         """Choose among the workers that have not failed this request, else among all.
 
         A worker that failed it is usable again only when it has recovered, or its hold is over.
+
+        Raises:
+            Refusal: With a 429, if it would be served too late, and has not to move.
         """
-        counted = not exchange.attempts
-        tie = self._random()
-        choose = self._fleet.choose_worker
-        choice = choose(pool, excluded=exchange.excluded, counted=counted, tie=tie)
+        need, known = self.assess(exchange, pool)
+        choose = partial(
+            self._fleet.choose_worker, pool, tie=self._random(), need=need, known=known
+        )
+        choice = choose(
+            excluded=exchange.excluded,
+            counted=not exchange.attempts,
+            portion=0.0 if moving else pool.takers.find_portion(exchange.key, self._clock()),
+        )
         if choice is None and exchange.excluded:
-            choice = choose(pool, excluded=(), counted=False, tie=tie)
+            choice = choose(excluded=(), counted=False)
+        if choice is None or need is None or choice.bid is None:
+            return choice
+        if choice.late:
+            raise self._shed(need, pool, choice.bid.find_due(need), choice.late)
+        pool.takers.note(exchange.key, need.prompt + need.output * need.choices, self._clock())
+        if exchange.call is not None:
+            remember(pool, choice.worker, exchange.call, exchange.asked.session, need)
         return choice
 
-    def _pass_on(self, pool: Pool, waiter: asyncio.Future[None]) -> None:
+    def assess(
+        self, exchange: Exchange, pool: Pool, given: Transcript | None = None
+    ) -> tuple[Need | None, dict[str, float]]:
+        """Return what a request needs now, and which workers may know its prompt.
+
+        `given` is what its client has been given of a stream that goes on elsewhere.
+        """
+        call, goal = exchange.call, exchange.goal
+        if call is None or goal is None:
+            return None, {}
+        waited = self._clock() - exchange.arrival
+        if not goal.strict:
+            waited -= exchange.excused
+        need = assess(pool, call, goal, waited=waited)
+        known = recall(pool, call, exchange.asked.session, need)
+        return need if given is None else assess_rest(need, given), known
+
+    def _pass_on(self, pool: Pool, waiter: Waiter) -> None:
         """Leave the line; give the place that this request was woken for to the next."""
-        if waiter in pool.waiters:
-            pool.waiters.remove(waiter)
-        else:
+        if waiter.woken:
             pool.woken -= 1
             self._fleet.wake_waiters(pool)
+        elif not waiter.turned_away:
+            pool.waiters.remove(waiter)
 
-    def _answer_overdue(self, pool: Pool, healthy: int) -> Answer:
+    def _shed(self, need: Need, pool: Pool, due: float, late: float) -> Refusal:
+        """Return the refusal for a request that would be served too late."""
+        what = "the whole answer" if need.finish else "the first token"
+        message = (
+            f"{what} for {pool.spec.model!r} would take {due:.1f} s, and {need.ttft:.1f} s of its "
+            f"{need.goal.ttft:g} s are left; try again later"
+        )
+        after = find_retry_after(late, self._random())
+        answer = answer_overloaded(message, code="would_be_late", retry_after=after)
+        return Refusal(answer, "would_be_late")
+
+    def _refuse_full(self, pool: Pool) -> Refusal:
+        message = f"{pool.waiting} requests already wait for a worker of this model"
+        after = self._find_return(pool)
+        return Refusal(
+            answer_overloaded(message, code="queue_full", retry_after=after), "queue_full"
+        )
+
+    def _find_return(self, pool: Pool) -> int:
+        """Return the seconds after which those who wait now will be served, or 5 if none knows."""
+        drained = pool.drain.expect(len(pool.waiters))
+        return find_retry_after(drained, self._random()) if drained else _RETRY_AFTER_SECONDS
+
+    def _answer_overdue(self, pool: Pool, wait: "_Wait", healthy: int) -> Answer:
         """Answer who has waited too long: 429 if there is too much to do, 503 if nobody does it."""
-        relaying, model = self._relaying, repr(pool.spec.model)
+        model = repr(pool.spec.model)
         if healthy:
             message = (
-                f"no worker for {model} within {relaying.wait_while_busy:g} s: "
+                f"no worker for {model} within {wait.busy_most:.3g} s: "
                 f"all {healthy} healthy workers are busy; try again later"
             )
-            return answer_overloaded(message, code="too_busy", retry_after=_RETRY_AFTER_SECONDS)
+            after = self._find_return(pool)
+            return answer_overloaded(message, code="too_busy", retry_after=after)
         message = (
-            f"no worker for {model} within {relaying.wait_for_worker:g} s: "
+            f"no worker for {model} within {self._relaying.wait_for_worker:g} s: "
             f"none of its {len(pool.workers)} workers is ready and healthy"
         )
         return answer_unavailable(message, code="no_worker", retry_after=_RETRY_AFTER_SECONDS)
 
 
 class _Wait:
-    """How long one request has waited, in all and while there were healthy workers."""
+    """How long one request has waited, in all and while there were healthy workers.
 
-    def __init__(self, relaying: Relaying, now: float) -> None:
-        self._relaying = relaying
-        self._began = now
+    Args:
+        now: When it began.
+        exchange: The request, if it is a new one: it waits no longer than its goal allows.
+        first: Seconds that it will then still have to wait for its first token.
+
+    Attributes:
+        began: Monotonic seconds.
+        busy_most: Seconds that it may wait while workers are healthy.
+        idle: Seconds without one, that have not been taken.
+    """
+
+    def __init__(
+        self,
+        relaying: Relaying,
+        now: float,
+        exchange: Exchange | None = None,
+        first: float = 0.0,
+    ) -> None:
+        self.began = now
+        self.idle = 0.0
         self._noted = now
         self._busy = 0.0
+        self._idle_in_all = self._heartened = 0.0
+        self._hearten_seconds = relaying.hearten_seconds
+        self._last = now + relaying.wait_for_worker
+        self.busy_most = relaying.wait_while_busy
+        goal = exchange.goal if exchange is not None else None
+        if exchange is None or goal is None:
+            return
+        left = exchange.arrival + goal.ttft - first - now
+        own = goal.kind is RequestClass.BATCH or goal.strict
+        self.busy_most = max(0.0, left if own else min(left, self.busy_most))
+        if goal.strict:
+            self._last = min(self._last, exchange.arrival + goal.ttft)
 
     def note(self, now: float, *, busy: bool) -> None:
         """Count the time since the last note."""
         if busy:
             self._busy += now - self._noted
+        else:
+            self.idle += now - self._noted
+            self._idle_in_all += now - self._noted
         self._noted = now
+
+    def take_idle(self) -> float:
+        """Return the seconds without a healthy worker since this was last asked."""
+        idle, self.idle = self.idle, 0.0
+        return idle
+
+    def must_hearten(self) -> bool:
+        """Return whether the client should get a sign of life now; no worker was healthy lately."""
+        if self._idle_in_all < self._heartened + self._hearten_seconds:
+            return False
+        self._heartened = self._idle_in_all
+        return True
 
     def find_left(self, now: float, *, busy: bool) -> float:
         """Return the seconds that it may still wait, if things stay as they are."""
-        left = self._began + self._relaying.wait_for_worker - now
-        return min(left, self._relaying.wait_while_busy - self._busy) if busy else left
+        left = self._last - now
+        return min(left, self.busy_most - self._busy) if busy else left

@@ -1,13 +1,15 @@
 """One request, and its attempts on workers: the record that relay, signals and log share."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress, Usage, read_usage
-from sluice_gateway.members import Choice, Pool, Worker
+from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.goals import Asked, Goal
+from sluice_gateway.members import Choice, Look, Pool, Worker
 from sluice_gateway.pace import Phase
 from sluice_gateway.tracing import Trace
 from sluice_gateway.transcript import Transcript
@@ -37,6 +39,8 @@ class Attempt:
         progress: What has come of a stream.
         usage: The worker's own count of tokens, of an answer that does not stream.
         begun: The client has been sent a part of what came of this attempt.
+        need: What the request asked of its worker; `bid` is what was predicted, `looked` all that
+            was compared, `spilled_from` the group that would have missed the objective.
         transcript: What the client has been given of the stream, from this worker and others.
         cause: Why it goes on with a stream that began elsewhere; empty if it does not.
         source: The class that the stream came from, if so.
@@ -66,6 +70,10 @@ class Attempt:
     progress: StreamProgress | None = None
     usage: Usage | None = None
     begun: bool = False
+    need: Need | None = None
+    bid: Forecast | None = None
+    looked: tuple[Look, ...] = ()
+    spilled_from: str = ""
     transcript: Transcript | None = None
     cause: str = ""
     source: str = ""
@@ -165,8 +173,13 @@ class Exchange:
 
     Attributes:
         arrival: Monotonic seconds; `arrived_at` is the same as wall time.
-        waited: Seconds spent waiting for a usable worker.
+        waited: Seconds spent waiting for a usable worker; of those, `excused` while none was
+            healthy.
         excluded: Uids of workers that failed it.
+        asked: What the request says of its class and deadline.
+        goal: What follows from that and from its pool.
+        met: Whether it was inside its own goal; None until it is answered.
+        hearten: Sends the client of a stream a sign of life; None if it does not stream.
         first_at: When its first token came, and `last_at` its last, in monotonic seconds.
         ttft: Seconds from arrival to the first token; streams only.
         tpot: Seconds per output token after the first; streams of two tokens and more only.
@@ -189,7 +202,12 @@ class Exchange:
     attempts: list[Attempt] = field(default_factory=list)
     excluded: set[str] = field(default_factory=set)
     error_answers: int = 0
+    asked: Asked = field(default_factory=Asked)
+    goal: Goal | None = None
+    met: bool | None = None
+    hearten: Callable[[], Awaitable[None]] | None = None
     waited: float = 0.0
+    excused: float = 0.0
     first_at: float | None = None
     last_at: float | None = None
     ttft: float | None = None
@@ -205,12 +223,23 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
+    def is_patient(self) -> bool:
+        """Whether it may wait longer than its pool's objective says."""
+        pool, goal = self.pool, self.goal
+        return pool is not None and goal is not None and goal.ttft > pool.spec.slo.ttft
+
+    @property
     def worker(self) -> Worker | None:
         """The worker of the last attempt."""
         return self.attempts[-1].worker if self.attempts else None
 
     def find_tpot(self, tokens: float) -> float | None:
         """Return seconds per token after the first, for a stream of that many; else None."""
-        if self.first_at is None or self.last_at is None or tokens < 2:  # noqa: PLR2004
-            return None
-        return (self.last_at - self.first_at) / (tokens - 1)
+        return find_tpot(self.first_at, self.last_at, tokens)
+
+
+def find_tpot(first_at: float | None, last_at: float | None, tokens: float) -> float | None:
+    """Return seconds per token after the first, of that many between two moments; else None."""
+    if first_at is None or last_at is None or tokens < 2:  # noqa: PLR2004
+        return None
+    return (last_at - first_at) / (tokens - 1)

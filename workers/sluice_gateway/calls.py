@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from sluice_gateway.affinity import cut_prompt, read_lead
 from sluice_gateway.answers import Refusal, refuse_request
 
 ENDPOINTS: Final = frozenset({"/v1/completions", "/v1/chat/completions"})
@@ -44,6 +45,8 @@ class Call:
     prompt_size: int = 0
     wants_ids: bool = False
     prompts: int = 1
+    lead: tuple[int, ...] = ()
+    priority: int | None = None
 
     @property
     def is_chat(self) -> bool:
@@ -77,6 +80,8 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
     wants_ids = _ask_for_ids(document) if streaming else False
     choices = document.get("n")
     most = document.get("max_completion_tokens") or document.get("max_tokens")
+    prompt = document.get("messages" if "chat" in path else "prompt")
+    priority = document.get("priority")
     return Call(
         path=path,
         model=model,
@@ -85,9 +90,11 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         wants_usage=wants_usage,
         choices=_read_count(choices, _CHOICES_MOST) or 1,
         tokens_most=_read_count(most, _TOKENS_MOST),
-        prompt_size=_measure(document.get("messages" if "chat" in path else "prompt")),
+        prompt_size=_measure(prompt),
         wants_ids=wants_ids,
-        prompts=1 if "chat" in path else _count_prompts(document.get("prompt")),
+        prompts=1 if "chat" in path else _count_prompts(prompt),
+        lead=cut_prompt(read_lead(prompt)),
+        priority=priority if type(priority) is int else None,
     )
 
 

@@ -7,16 +7,20 @@ load one survivor takes at a time is bounded by what it can compute of prompts.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 from sluice_gateway.admission import Admission
 from sluice_gateway.answers import Answer, Refusal
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.continuation import can_go_on
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.forecast import Need
+from sluice_gateway.foresight import remember
 from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.pace import Phase
 from sluice_gateway.retries import Fault, FaultKind
-from sluice_gateway.settings import Patience, Relaying
+from sluice_gateway.settings import Relaying
 from sluice_gateway.transcript import Transcript
 
 _LOOK_SECONDS = 0.5
@@ -38,14 +42,12 @@ class Failover:
         admission: Admission,
         *,
         relaying: Relaying,
-        patience: Patience,
         clock: Callable[[], float],
         random: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._admission = admission
         self._relaying = relaying
-        self._patience = patience
         self._clock = clock
         self._random = random
 
@@ -87,7 +89,7 @@ class Failover:
         levels = [self._list_others(pool, transcript, attempt.worker)]
         if why != "drain":
             levels.append(set())
-        exchange.refuge = self._choose(pool, left, levels, self._measure(exchange, transcript))
+        exchange.refuge = self._choose(exchange, pool, transcript, left, levels)
         return exchange.refuge is not None
 
     async def find_worker(self, exchange: Exchange, pool: Pool, last: Answer) -> Choice:
@@ -99,7 +101,7 @@ class Failover:
         refuge, exchange.refuge = exchange.refuge, None
         if refuge is not None:
             return refuge
-        began = self._clock()
+        began = heartened = self._clock()
         try:
             while True:
                 if not self._fleet.is_current(pool):
@@ -112,6 +114,9 @@ class Failover:
                 if left <= 0:
                     raise Refusal(last, "broken")
                 await self._wait(pool, min(left, _LOOK_SECONDS))
+                if self._clock() - heartened >= self._relaying.hearten_seconds:
+                    heartened = self._clock()
+                    await _hearten(exchange)
         finally:
             exchange.waited += self._clock() - began
 
@@ -140,32 +145,54 @@ class Failover:
         if transcript is None or worker is None:
             return None
         levels = [self._list_others(pool, transcript, worker), set()]
-        size = self._measure(exchange, transcript)
-        choice = self._choose(pool, exchange.excluded, levels, size)
-        return choice or (self._choose(pool, set(), levels, size) if again else None)
+        choose = partial(self._choose, exchange, pool, transcript, levels=levels)
+        choice = choose(exchange.excluded)
+        return choice or (choose(set()) if again else None)
 
     def _choose(
-        self, pool: Pool, excluded: set[str], levels: list[set[str]], size: int
+        self,
+        exchange: Exchange,
+        pool: Pool,
+        transcript: Transcript,
+        excluded: set[str],
+        levels: list[set[str]],
     ) -> Choice | None:
-        """Choose among the workers with room, leaving out those of each level in turn."""
+        """Choose among the workers with room, leaving out those of each level in turn.
+
+        As for any request, by what is predicted; but it counts towards no share, and is never late.
+        """
+        need, known = self._admission.assess(exchange, pool, transcript)
         full = {
-            worker.uid for worker in pool.workers.values() if not self._has_room(pool, worker, size)
+            worker.uid
+            for worker in pool.workers.values()
+            if need is not None and not self._has_room(pool, worker, need)
         }
         for others in levels:
             choice = self._fleet.choose_worker(
-                pool, excluded={*excluded, *full, *others}, counted=False, tie=self._random()
+                pool,
+                excluded={*excluded, *full, *others},
+                counted=False,
+                tie=self._random(),
+                need=need,
+                known=known,
             )
             if choice is not None:
+                if exchange.call is not None and need is not None:
+                    remember(pool, choice.worker, exchange.call, exchange.asked.session, need)
                 return choice
         return None
 
-    def _has_room(self, pool: Pool, worker: Worker, size: int) -> bool:
+    def _has_room(self, pool: Pool, worker: Worker, need: Need) -> bool:
         """Return whether a worker can compute one more stream's prompt soon."""
-        coming = [one.size for one in worker.running if one.cause and one.phase is Phase.FIRST]
+        coming = [
+            one.bid.work
+            for one in worker.running
+            if one.cause and one.phase is Phase.FIRST and one.bid is not None
+        ]
         if not coming:
             return True
-        outlook = pool.find_outlook(worker, self._patience.chunk_bytes)
-        return (sum(coming) + size) * outlook.prefill <= self._relaying.move_seconds
+        work = self._fleet.foresight.foresee(pool, worker, need, self._clock()).work
+        return sum(coming) + work <= self._relaying.move_seconds
 
     @staticmethod
     def _list_others(pool: Pool, transcript: Transcript, before: Worker) -> set[str]:
@@ -188,6 +215,14 @@ class Failover:
         prompt = exchange.call.prompt_size if exchange.call else 0
         left = sum(not choice.finished for choice in transcript.choices)
         return prompt * max(1, left) + transcript.count_characters()
+
+
+async def _hearten(exchange: Exchange) -> None:
+    """Send the client a sign of life; one that is behind with reading needs none."""
+    if exchange.hearten is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await exchange.hearten()
 
 
 def _is_known(exchange: Exchange, transcript: Transcript | None) -> bool:

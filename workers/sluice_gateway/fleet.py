@@ -5,14 +5,22 @@ Knowledge stays when the API server is away: nothing here expires.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Final
 
+from sluice_gateway.choices import build_choice, rank_pool
+from sluice_gateway.engines import find_steps
+from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.foresight import Foresight
 from sluice_gateway.health import Verdict, WorkerHealth
 from sluice_gateway.members import Choice, Pool, Running, Worker
 from sluice_gateway.objects import PoolDecision, PoolSpec, WorkerPod
 from sluice_gateway.pace import Phase
-from sluice_gateway.routing import Ranking, find_rules, rank_workers
+from sluice_gateway.routing import Ranking
 from sluice_gateway.settings import Patience
+
+_NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class Fleet:
@@ -27,6 +35,7 @@ class Fleet:
     Attributes:
         on_workers_changed: Called when a worker was added, changed or removed.
         on_pool_removed: Called with the key of a pool that was removed.
+        foresight: Predicts requests on workers.
     """
 
     def __init__(
@@ -38,6 +47,7 @@ class Fleet:
         patience: Patience,
     ) -> None:
         self._patience = patience
+        self.foresight = Foresight(patience)
         self._clock = clock
         self._inflight_most = inflight_most
         self._failures_to_fail = failures_to_fail
@@ -84,6 +94,7 @@ class Fleet:
         elif worker.pod.pool != pod.pool:
             self._detach(worker)
         worker.pod = pod
+        worker.steps = find_steps(pod.engine) if pod.engine is not None else None
         pool = self.pools.get(pod.pool)
         if pool is not None:
             pool.workers[pod.uid] = worker
@@ -144,16 +155,26 @@ class Fleet:
         """Return how many workers may serve, busy or not."""
         return sum(self.is_healthy(pool, worker) for worker in pool.workers.values())
 
-    def list_usable(self, pool: Pool, now: float) -> list[Worker]:
-        """Return the workers that can take one more request now.
+    def _sort_workers(self, pool: Pool, now: float) -> tuple[list[Worker], set[str]]:
+        """Return the workers that can take one more request now, and the groups of healthy ones.
 
         Where nobody is healthy, a doubted worker is better than none, and is tried early.
         """
         workers = pool.workers.values()
-        usable = [worker for worker in workers if self.is_usable(pool, worker, now)]
-        if usable or self.count_healthy(pool):
-            return usable
-        return [worker for worker in workers if self._may_be_tried(pool, worker, now, early=True)]
+        most = self._inflight_most
+        usable: list[Worker] = []
+        healthy: set[str] = set()
+        for worker in workers:
+            if self.is_healthy(pool, worker):
+                healthy.add(worker.group)
+                if worker.held_until <= now and len(worker.running) < most:
+                    usable.append(worker)
+            elif self._may_be_tried(pool, worker, now):
+                usable.append(worker)
+        if usable or healthy:
+            return usable, healthy
+        early = [one for one in workers if self._may_be_tried(pool, one, now, early=True)]
+        return early, healthy
 
     def explain_leaving(self, worker: Worker) -> str:
         """Return why what runs on a worker should rather run elsewhere; nothing if it need not.
@@ -168,7 +189,15 @@ class Fleet:
         return "drain" if worker.pod.leaving or worker.uid not in self.workers else "unready"
 
     def choose_worker(
-        self, pool: Pool, *, excluded: Collection[str], counted: bool, tie: float
+        self,
+        pool: Pool,
+        *,
+        excluded: Collection[str],
+        counted: bool,
+        tie: float,
+        need: Need | None = None,
+        known: Mapping[str, float] = _NOTHING,
+        portion: float = 0.0,
     ) -> Choice | None:
         """Choose the worker for an attempt, or None if no worker is usable.
 
@@ -177,15 +206,21 @@ class Fleet:
             excluded: Uids that must not be chosen.
             counted: The attempt counts towards the shares; retries do not, except on workers that
                 get their share and no more.
-            tie: Number in [0, 1) that decides between equally loaded workers.
+            tie: Number in [0, 1) that decides which workers are compared, and between equal ones.
+            need: What the request asks for; without it, the load alone decides.
+            known: Tokens of its prompt that workers may have computed already, by uid.
+            portion: Of its objective, what it may fill up. If that would not do while nobody is
+                idle, the choice says that it is late, and does not count. 0 is for whoever is to
+                be served in any case.
         """
-        ranking = self._rank(pool, excluded=excluded, tie=tie)
-        if not ranking.workers:
-            return None
-        worker = ranking.workers[0]
-        if ranking.counts and (counted or worker.group in ranking.bound):
-            pool.window.add(worker.group, self._clock())
-        return Choice(pool, worker, ranking.reason)
+        ranking = self._rank(pool, excluded=excluded, tie=tie, need=need, known=known)
+        choice = build_choice(pool, ranking, need, portion)
+        if choice is None or choice.late:
+            return choice
+        group = choice.worker.group
+        if ranking.counts and (counted or group in ranking.bound):
+            pool.window.add(group, self._clock())
+        return choice
 
     def has_other(self, pool: Pool, excluded: Collection[str]) -> bool:
         """Return whether a worker outside `excluded` would be chosen now."""
@@ -206,8 +241,17 @@ class Fleet:
         now = self._clock()
         worker.health.note_progress(now)
         worker.pace.note_progress(now)
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            self.foresight.note_tokens(pool, worker, now)
         if not was_live:
             self._wake_pool_of(worker)
+
+    def note_first_token(self, worker: Worker, running: Running) -> None:
+        """A stream has its first token: predictions learn from it."""
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            self.foresight.note_first(pool, worker, running, self._clock())
 
     def note_verdict(self, worker: Worker) -> None:
         """Act on a worker's health after evidence against it: cut what runs on a failed one.
@@ -239,13 +283,19 @@ class Fleet:
         if not worker.running:
             worker.pace.note_busy(self._clock())
         worker.running.add(running)
+        worker.weight = None
         self._wake_pool_of(worker)
 
     def stop_running(self, worker: Worker, running: Running) -> None:
         """A request left a worker: its place is free."""
         worker.running.discard(running)
+        worker.weight = None
         if not worker.running:
             self._departed.discard(worker)
+        pool = self.pools.get(worker.pod.pool)
+        if pool is not None:
+            self.foresight.note_end(pool, running)
+            pool.drain.note_freed(self._clock(), waiting=bool(pool.waiters))
         self._wake_pool_of(worker)
 
     def wake_waiters(self, pool: Pool) -> None:
@@ -271,26 +321,33 @@ class Fleet:
         return [worker for worker in everybody if self.needs_probes(worker)]
 
     def _rank(
-        self, pool: Pool, *, excluded: Collection[str] = (), tie: float = 0.0
+        self,
+        pool: Pool,
+        *,
+        excluded: Collection[str] = (),
+        tie: float = 0.0,
+        need: Need | None = None,
+        known: Mapping[str, float] = _NOTHING,
     ) -> Ranking[Worker]:
         """Rank the workers that can take one more request now, by the pool's shares."""
         now = self._clock()
-        usable = self.list_usable(pool, now)
-        healthy = [worker for worker in pool.workers.values() if self.is_healthy(pool, worker)]
-        returning = pool.decision.returning.values()
-        rules = find_rules(
-            pool.decision.find_group_shares(),
-            healthy={worker.group for worker in healthy},
-            usable={worker.group for worker in usable},
-            capped=returning,
-        )
-        return rank_workers(
+        usable, healthy = self._sort_workers(pool, now)
+
+        def foresee(worker: Worker) -> Forecast:
+            assert need is not None  # noqa: S101 - nothing is foreseen without
+            cached = known.get(worker.uid, 0.0)
+            return self.foresight.foresee(pool, worker, need, now, cached=cached)
+
+        return rank_pool(
+            pool,
             usable,
-            order=(*pool.spec.variants, *returning),
-            rules=rules,
-            sent=pool.window.read_counts(rules.shares, now),
+            healthy,
+            now,
             excluded=excluded,
             tie=tie,
+            need=need,
+            foresee=foresee,
+            familiar=known,
         )
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
@@ -327,7 +384,9 @@ class Fleet:
     @staticmethod
     def _wake(pool: Pool, most: int) -> None:
         for _ in range(min(most, len(pool.waiters))):
-            pool.waiters.popleft().set_result(None)
+            waiter = pool.waiters.pop()
+            waiter.woken = True
+            waiter.wake()
             pool.woken += 1
 
     def _tell_workers_changed(self) -> None:

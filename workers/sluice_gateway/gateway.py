@@ -20,6 +20,7 @@ from sluice_gateway.backendwatch import BackendWatch
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.clusterwatch import ClusterWatch
 from sluice_gateway.connections import LimitedServer
+from sluice_gateway.decisions import DecisionLog
 from sluice_gateway.failover import Failover
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.keystore import KeyStore
@@ -92,6 +93,7 @@ class Gateway:
         self._signals = Signals(
             self.fleet, uid=settings.uid, clock=self._clock, started_at=time.time()
         )
+        self._decisions = DecisionLog(gateway=settings.uid)
         self.fleet.on_workers_changed.append(self._signals.forget_departed)
         self.fleet.on_pool_removed.append(self._metrics.forget_pool)
         self.port = settings.port
@@ -139,6 +141,7 @@ class Gateway:
         admin = AdminApi(
             self._signals,
             self._registry,
+            decisions=self._decisions,
             why_unready=self.explain_unready,
             why_unsynced=self.explain_unsynced,
         )
@@ -208,7 +211,6 @@ class Gateway:
             self.fleet,
             admission,
             relaying=relaying,
-            patience=self._settings.patience,
             clock=self._clock,
             random=self._random.random,
         )
@@ -235,6 +237,7 @@ class Gateway:
             signals=self._signals,
             metrics=self._metrics,
             request_log=RequestLog(self._log),
+            decisions=self._decisions,
             is_synced=lambda: not self.explain_unsynced(),
             draw_seed=lambda: self._random.getrandbits(_SEED_BITS),
             clock=self._clock,

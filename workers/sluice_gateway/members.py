@@ -1,19 +1,25 @@
 """What a fleet is made of: pools, their workers, and what runs on them."""
 
 import asyncio
-from collections import deque
+import math
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sluice_gateway.affinity import PrefixIndex
+from sluice_gateway.engines import Steps
+from sluice_gateway.forecast import Errors, Forecast, Load, Need, Work
 from sluice_gateway.health import WorkerHealth
+from sluice_gateway.line import Line
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
-from sluice_gateway.pace import Outlook, Pace, Waiting, find_outlook
+from sluice_gateway.overload import Drain, Takers
+from sluice_gateway.pace import Mean, Outlook, Pace, Waiting, find_outlook
 from sluice_gateway.retries import RetryBudget
 from sluice_gateway.shares import ShareWindow
 from sluice_gateway.transcript import Maker
 
 
-class Running(Waiting, Protocol):
+class Running(Waiting, Work, Protocol):
     """A request that runs on a worker."""
 
     @property
@@ -37,6 +43,16 @@ class Running(Waiting, Protocol):
         """End it if what it waits for is late by now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What runs on a worker, and how far off predictions for it are, as found at a time."""
+
+    at: float
+    load: Load
+    step_error: float
+    first_error: float
+
+
 @dataclass(slots=True, eq=False)
 class Worker:
     """One worker pod, what is known of its health and pace, and what runs on it.
@@ -45,6 +61,11 @@ class Worker:
         group: The workers whose share of the traffic it takes part in.
         maker: What it computes in and the digest of its model, as it last said; None if unknown.
         continues: It has, as far as is known, the endpoint for streams that began elsewhere.
+        errors: How far off predictions for it are, beyond those for its class.
+        first_at: When a request on it last had its first token.
+        judged: Tokens of its pace that its errors have learnt from.
+        weight: What runs on it, as far as predictions go; None if it has changed since.
+        steps: How long steps of its engine take; None of a foreign backend.
     """
 
     pod: WorkerPod
@@ -55,6 +76,11 @@ class Worker:
     group: str = ""
     maker: Maker | None = None
     continues: bool = True
+    errors: Errors = field(default_factory=Errors)
+    first_at: float = -math.inf
+    judged: int = 0
+    weight: Weight | None = None
+    steps: Steps | None = None
 
     @property
     def uid(self) -> str:
@@ -72,6 +98,19 @@ class Worker:
         return len(self.running)
 
 
+@dataclass(slots=True)
+class Lengths:
+    """How long a pool's prompts and answers are.
+
+    Attributes:
+        per_byte: Tokens for each byte of a prompt.
+        output: Tokens of a choice.
+    """
+
+    per_byte: Mean = field(default_factory=Mean)
+    output: Mean = field(default_factory=Mean)
+
+
 @dataclass(slots=True, eq=False)
 class Pool:
     """One pool and its workers.
@@ -81,6 +120,11 @@ class Pool:
         woken: How many of those have not looked yet: they have a claim on a place each.
         waiting: Requests in line, and woken ones.
         movers: Streams that wait for a worker to go on with them: ahead of the line.
+        lengths: How long its prompts and answers are.
+        errors: How far off predictions for a class's workers are, by variant.
+        prefixes: Which worker has computed which prompts.
+        drain: How fast the line moves.
+        takers: Which keys have taken how much of it.
     """
 
     spec: PoolSpec
@@ -88,10 +132,15 @@ class Pool:
     workers: dict[str, Worker] = field(default_factory=dict)
     window: ShareWindow = field(default_factory=ShareWindow)
     budget: RetryBudget = field(default_factory=RetryBudget)
-    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiters: Line = field(default_factory=Line)
     woken: int = 0
     waiting: int = 0
     movers: deque[asyncio.Future[None]] = field(default_factory=deque)
+    lengths: Lengths = field(default_factory=Lengths)
+    errors: defaultdict[str, Errors] = field(default_factory=lambda: defaultdict(Errors.of_class))
+    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
+    drain: Drain = field(default_factory=Drain)
+    takers: Takers = field(default_factory=Takers)
 
     def find_outlook(self, worker: Worker, chunk: int) -> Outlook:
         """Return what can be expected of one of its workers.
@@ -102,10 +151,33 @@ class Pool:
         return find_outlook(worker.pace, siblings, tpot=self.spec.slo.tpot, chunk=chunk)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A worker that was considered for an attempt, and what was predicted of it there."""
+
+    pod: str
+    variant: str
+    inflight: int
+    forecast: Forecast
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """The worker for one attempt, of which pool, and why."""
+    """The worker for one attempt, of which pool, and why.
+
+    Attributes:
+        need: What the request asked for; None if nobody told.
+        bid: What is predicted of it on the worker.
+        looked: Everybody who was compared.
+        spilled_from: The group that would have missed the objective, if it had to go elsewhere.
+        late: By how many seconds it would be late: more than it may, so it was not counted.
+    """
 
     pool: Pool
     worker: Worker
     reason: str
+    need: Need | None = None
+    bid: Forecast | None = None
+    looked: tuple[Look, ...] = ()
+    spilled_from: str = ""
+    late: float = 0.0

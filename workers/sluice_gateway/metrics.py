@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sluice_gateway.attempts import Attempt
+from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.members import Pool, Worker
+from sluice_gateway.overload import SHED
 from sluice_gateway.sources import Watch
 
 _TTFT_BUCKETS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)
@@ -55,6 +56,18 @@ class Metrics:
             "sluice_gateway_retries_denied",
             "Retries that the budget did not allow.",
             ("pool",),
+            registry=registry,
+        )
+        self.spills = Counter(
+            "sluice_gateway_spills",
+            "Dispatches to another group of workers, because the one that was due would be late.",
+            ("pool", "due", "to"),
+            registry=registry,
+        )
+        self.classes = Counter(
+            "sluice_gateway_class_requests",
+            "Requests by their class: met or missed (their own objectives), shed, or other.",
+            ("pool", "request_class", "result"),
             registry=registry,
         )
         self.met = Counter(
@@ -102,6 +115,16 @@ class Metrics:
             labels = (pool, attempt.source, attempt.worker.variant, attempt.cause, result)
             self.continuations.labels(*labels).inc()
 
+    def count_class(self, pool: str, exchange: Exchange) -> None:
+        """Count a request that has ended, by its class."""
+        if exchange.goal is None:
+            return
+        if exchange.met is None:
+            result = "shed" if exchange.outcome in SHED else "other"
+        else:
+            result = "met" if exchange.met else "missed"
+        self.classes.labels(pool, exchange.goal.kind, result).inc()
+
     def forget_pool(self, key: str) -> None:
         """Remove the label sets of a pool that is gone."""
         for metric in (
@@ -110,6 +133,8 @@ class Metrics:
             self.continuations,
             self.timeouts,
             self.denied,
+            self.spills,
+            self.classes,
             self.met,
             self.tokens,
             self.ttft,

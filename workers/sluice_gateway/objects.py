@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from sluice_gateway import names
+from sluice_gateway.engines import Engine, parse_engine
+from sluice_gateway.goals import RequestClass
 from sluice_gateway.quantities import QuantityError, parse_duration, parse_percent
 
 _T = TypeVar("_T")
@@ -36,6 +38,7 @@ class PoolSpec:
         key: `namespace/name`.
         created: Creation time, seconds since the epoch; the older pool wins a model name.
         variants: Accelerator classes in the pool's order.
+        request_class: Of its requests that say nothing of their class.
     """
 
     key: str
@@ -43,6 +46,7 @@ class PoolSpec:
     model: str
     slo: Slo
     variants: tuple[str, ...]
+    request_class: str = RequestClass.STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class WorkerPod:
         fence: The uid that must answer there: None is the pod's own, empty is anybody's.
         health_path: What probes ask for.
         key: Bearer key that it wants; empty if none.
+        engine: What its arguments say of it; None of a foreign backend.
     """
 
     uid: str
@@ -118,6 +123,7 @@ class WorkerPod:
     fence: str | None = None
     health_path: str = "/healthz"
     key: str = field(default="", repr=False)
+    engine: Engine | None = None
 
     @property
     def url(self) -> str:
@@ -146,7 +152,7 @@ def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:
     """Read metadata and spec of an InferencePool.
 
     Raises:
-        ObjectError: If model name, SLO or variants cannot be read.
+        ObjectError: If model name, SLO, variants or the class of its requests cannot be read.
     """
     metadata = _take(raw, "metadata", dict)
     spec = _take(raw, "spec", dict)
@@ -166,6 +172,7 @@ def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:
         model=model,
         slo=objective,
         variants=variants,
+        request_class=_read_request_class(metadata),
     )
 
 
@@ -232,6 +239,7 @@ def parse_worker(raw: Mapping[str, Any]) -> WorkerPod:
         port=_read_port(raw),
         ready=bool(host) and said_ready and not metadata.get("deletionTimestamp"),
         leaving=bool(metadata.get("deletionTimestamp")),
+        engine=_read_engine(raw),
     )
 
 
@@ -239,6 +247,28 @@ def read_key(metadata: Mapping[str, Any]) -> str:
     """Return `namespace/name` of a namespaced object's metadata."""
     namespace = _take(metadata, "namespace", str, "metadata")
     return f"{namespace}/{_take(metadata, 'name', str, 'metadata')}"
+
+
+def _read_request_class(metadata: Mapping[str, Any]) -> str:
+    annotations = _as_dict(metadata.get("annotations") or {}, "metadata.annotations")
+    said = annotations.get(names.ANNOTATION_REQUEST_CLASS, RequestClass.STANDARD)
+    if said not in set(RequestClass):
+        known = ", ".join(RequestClass)
+        raise ObjectError(
+            f"annotation {names.ANNOTATION_REQUEST_CLASS} is {said!r}; use one of {known}"
+        )
+    return str(said)
+
+
+def _read_engine(raw: Mapping[str, Any]) -> Engine | None:
+    """Return what the first container that says anything of an engine says."""
+    spec = _as_dict(raw.get("spec") or {}, "spec")
+    for container in spec.get("containers") or []:
+        arguments = _as_dict(container, "spec.containers").get("args") or []
+        engine = parse_engine(arguments) if isinstance(arguments, list) else None
+        if engine is not None:
+            return engine
+    return None
 
 
 def _read_ramp(value: object, where: str) -> Ramp:

@@ -45,15 +45,16 @@ class Waiting(Protocol):
 
 @dataclass(slots=True)
 class Mean:
-    """A mean that forgets: plain at first, then the last dozen or so count."""
+    """A mean that forgets: plain at first, then about the last 1 / `weight` count."""
 
     value: float = 0.0
     count: int = 0
+    weight: float = _WEIGHT
 
     def add(self, value: float) -> None:
         """Take in a measurement."""
         self.count += 1
-        self.value += (value - self.value) * max(1 / self.count, _WEIGHT)
+        self.value += (value - self.value) * max(1 / self.count, self.weight)
 
 
 @dataclass(slots=True)

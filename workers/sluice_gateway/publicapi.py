@@ -25,6 +25,9 @@ from sluice_gateway.apikeys import ApiKey
 from sluice_gateway.attempts import Exchange
 from sluice_gateway.bodies import Bodies
 from sluice_gateway.calls import ENDPOINTS, parse_call
+from sluice_gateway.decisions import DecisionLog
+from sluice_gateway.events import render_event
+from sluice_gateway.goals import read_asked
 from sluice_gateway.members import Pool
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.relay import Relay
@@ -39,6 +42,7 @@ _MODELS: Final = "/v1/models"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_GONE: Final = 499
 """What logs and metrics say of a request whose client went away (nginx's number)."""
+_CONCLUDE_SECONDS: Final = 1.0
 _OVERLOAD: Final = frozenset({429, 503})
 
 
@@ -62,6 +66,7 @@ class PublicApi:
         signals: Signals,
         metrics: Metrics,
         request_log: RequestLog,
+        decisions: DecisionLog,
         is_synced: Callable[[], bool],
         draw_seed: Callable[[], int],
         clock: Callable[[], float],
@@ -74,6 +79,7 @@ class PublicApi:
         self._signals = signals
         self._metrics = metrics
         self._request_log = request_log
+        self._decisions = decisions
         self._is_synced = is_synced
         self._draw_seed = draw_seed
         self._clock = clock
@@ -118,6 +124,9 @@ class PublicApi:
             self._conclude(exchange, answer, client)
         if answer is None:
             return client.response or web.Response(status=500)
+        if client.response is not None:  # it has been told to wait: the rest comes as an event
+            await client.conclude(answer)
+            return client.response
         return build_response(answer, exchange)
 
     async def _serve(
@@ -126,6 +135,7 @@ class PublicApi:
         with self._access.visit(request.headers, exchange) as visit:
             if not self._is_synced():
                 raise _refuse_unready()
+            exchange.asked = read_asked(request.headers)
             raw = await self._bodies.read(request)
             try:
                 call = exchange.call = parse_call(request.path, raw, seed=self._draw_seed())
@@ -147,6 +157,8 @@ class PublicApi:
             exchange.status = client.response.status if client.response else _CLIENT_GONE
         pool, worker = exchange.pool, exchange.worker
         if pool is not None:
+            self._signals.count_class(pool, exchange)
+            self._metrics.count_class(pool.spec.key, exchange)
             if exchange.status in _OVERLOAD:
                 self._signals.count_request(pool, "rejected")
             elif exchange.outcome == "broken" or exchange.status >= 500:  # noqa: PLR2004
@@ -157,6 +169,7 @@ class PublicApi:
             str(exchange.status),
         )
         self._metrics.requests.labels(*labels).inc()
+        self._decisions.add(exchange)
         self._request_log.write(exchange, duration=self._clock() - exchange.arrival)
         self._tracer.finish(exchange, self._wall())
 
@@ -227,6 +240,15 @@ class ResponseStream:
             await self.response.write_eof()
         except ConnectionError as error:
             raise ClientLostError("cancelled") from error
+
+    async def conclude(self, answer: Answer) -> None:
+        """End a response that has begun with what would have been the whole answer."""
+        try:
+            async with asyncio.timeout(_CONCLUDE_SECONDS):
+                await self.send(render_event(answer.body))
+                await self.end()
+        except (ClientLostError, TimeoutError):
+            self.abort()
 
     def abort(self) -> None:
         """Drop the connection without another word."""

@@ -16,8 +16,10 @@ from sluice_gateway.calls import Call
 from sluice_gateway.events import render_event
 from sluice_gateway.failover import Failover
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.goals import Goal
 from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.metrics import Metrics
+from sluice_gateway.objects import Slo
 from sluice_gateway.pace import Phase
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
@@ -25,6 +27,8 @@ from sluice_gateway.signals import Signals
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
 
 _END_SECONDS = 1.0
+_HEARTENING = b": waiting for a worker\n\n"
+"""A comment, which clients of event streams leave out."""
 _LEAST_SIZE = 4
 """Bytes of a prompt that count in any case, for what a template puts around it."""
 
@@ -76,6 +80,9 @@ class Relay:
         pool = exchange.pool = self._admission.find_pool(call.model)
         self._signals.count_request(pool, "arrived")
         pool.budget.note_request(self._clock())
+        call = self._admission.prepare(exchange, call, pool)
+        if call.streaming:
+            exchange.hearten = partial(client.send, _HEARTENING)
         try:
             return await self._try_workers(exchange, pool, call, client)
         except Refusal as refusal:
@@ -136,6 +143,10 @@ class Relay:
             tokens_most=call.tokens_most,
             alone=not choice.worker.running,
             waiting_since=now,
+            need=choice.need,
+            bid=choice.bid,
+            looked=choice.looked,
+            spilled_from=choice.spilled_from,
             transcript=transcript,
             cause=last.code if transcript is not None and last is not None else "",
             source=before.variant if before is not None else "",
@@ -144,6 +155,10 @@ class Relay:
         attempt.find_refuge = partial(self._failover.find_refuge, exchange, attempt)
         exchange.attempts.append(attempt)
         self._signals.count_dispatch(choice.pool, choice.worker)
+        if choice.spilled_from:
+            self._signals.count_request(choice.pool, "spilled")
+            labels = (choice.pool.spec.key, choice.spilled_from, choice.worker.group)
+            self._metrics.spills.labels(*labels).inc()
         return attempt
 
     async def _run(
@@ -183,14 +198,18 @@ class Relay:
             return
         exchange.last_at = progress.last_at
         if attempt.cause and attempt.phase is Phase.FIRST and exchange.pool is not None:
+            if not attempt.begun:  # what it takes in further legs nobody has predicted
+                self._fleet.note_first_token(attempt.worker, attempt)
             self._fleet.wake_waiters(exchange.pool)  # the next that goes on there may go
         if attempt.pending_since is None:
             return
         attempt.pending_since = None
         exchange.first_at = progress.first_at
+        self._fleet.note_first_token(attempt.worker, attempt)
         exchange.ttft = progress.first_at - exchange.arrival
-        if exchange.pool is not None:
+        if exchange.pool is not None and not exchange.is_patient:
             self._signals.observe_first_token(exchange.pool, attempt.worker, exchange.ttft)
+        if exchange.pool is not None:
             labels = (exchange.pool.spec.key, attempt.worker.variant)
             self._metrics.ttft.labels(*labels).observe(exchange.ttft)
 
@@ -209,11 +228,10 @@ class Relay:
         per_choice = exchange.tokens[1] / call.choices
         exchange.tpot = exchange.find_tpot(per_choice)
         slo = pool.spec.slo
-        if exchange.ttft is not None:
-            met = exchange.ttft <= slo.ttft and (exchange.tpot or 0.0) <= slo.tpot
-        else:
-            took = self._clock() - exchange.arrival
-            met = took <= slo.ttft + max(0.0, per_choice - 1) * slo.tpot
+        took = self._clock() - exchange.arrival
+        exchange.met = judge_answer(exchange, exchange.goal, took, per_choice)
+        own = exchange.goal if exchange.is_patient else None
+        met = bool(judge_answer(exchange, own or slo, took, per_choice))
         self._signals.observe_finish(
             pool, attempt.worker, met=met, tpot=exchange.tpot, tokens=exchange.tokens
         )
@@ -296,3 +314,20 @@ async def _send_end(client: ClientStream, data: bytes, outcome: str) -> None:
             await client.end()
     except TimeoutError as error:
         raise ClientLostError(outcome) from error
+
+
+def judge_answer(
+    exchange: Exchange, objective: Slo | Goal | None, took: float, tokens: float
+) -> bool | None:
+    """Return whether a whole answer was inside an objective; None if there is none.
+
+    One that does not stream was, if it took no longer than a stream inside may; a deadline of its
+    own is one for the whole answer.
+    """
+    if objective is None:
+        return None
+    if exchange.ttft is not None:
+        return exchange.ttft <= objective.ttft and (exchange.tpot or 0.0) <= objective.tpot
+    strict = isinstance(objective, Goal) and objective.strict
+    rest = 0.0 if strict else max(0.0, tokens - 1) * objective.tpot
+    return took <= objective.ttft + rest

@@ -30,6 +30,7 @@ class RequestLog:
             path=exchange.path,
             pool=exchange.pool.spec.key if exchange.pool else None,
             model=exchange.pool.spec.model if exchange.pool else None,
+            request_class=exchange.goal.kind if exchange.goal else None,
             stream=call.streaming if call else None,
             status=exchange.status,
             outcome=exchange.outcome,

@@ -3,31 +3,25 @@
 Pure: no clock, no randomness and no I/O, so that the simulator can run the same code. The caller
 passes usable workers only, and says which groups have healthy ones, busy or not: a group that is
 full keeps its share. What makes a worker healthy or usable is the fleet's business.
+
+Shares say which group's turn it is. Within it, and between groups whose turn is near, two workers
+drawn at random are compared by what is predicted of the request on each (`picking`): several
+gateways that know nothing of each other would all send to the one that is best of all.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
-
-class Candidate(Protocol):
-    """What routing needs to know of a usable worker."""
-
-    @property
-    def uid(self) -> str:
-        """Uid of the worker's pod."""
-
-    @property
-    def group(self) -> str:
-        """Group of workers that has a share of its own: mostly those of one accelerator class."""
-
-    @property
-    def inflight(self) -> int:
-        """Requests that this gateway has running on it."""
-
+from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.goals import RequestClass
+from sluice_gateway.picking import Candidate, Pick, Picker
 
 _EXACT: Final = 1e-9
 """Deficits below are errors of rounding: 0.1 x 30 - 3 is above 0."""
+_SLACK: Final = 0.05
+"""Of the counted requests: so far from its turn may be a group that suits a request better."""
+_SLACK_LEAST: Final = 1.0
 WorkerT = TypeVar("WorkerT", bound=Candidate)
 
 
@@ -55,14 +49,18 @@ class Ranking(Generic[WorkerT]):
         workers: Every candidate that was neither excluded nor left out because its group is bound
             and has its share; empty when there is none.
         counts: The dispatch counts towards the shares: the first worker's group was the furthest
-            behind, or is bound.
+            behind, or near enough, or is bound.
         bound: Groups that get their share and no more.
+        looked: What was predicted of the workers that were compared.
+        spilled_from: The group that would have missed the objective; empty if none had to.
     """
 
     workers: Sequence[WorkerT]
     reason: str
     counts: bool
     bound: Collection[str] = ()
+    looked: Sequence[tuple[WorkerT, Forecast]] = ()
+    spilled_from: str = ""
 
 
 def find_rules(
@@ -116,13 +114,16 @@ def rank_workers(
     sent: Mapping[str, int],
     excluded: Collection[str] = (),
     tie: float = 0.0,
+    need: Need | None = None,
+    foresee: Callable[[WorkerT], Forecast] | None = None,
+    familiar: Collection[str] = (),
 ) -> Ranking[WorkerT]:
     """Rank workers for one request.
 
     The group furthest behind its share comes first (deficit = share x (sent + 1) - its own
     dispatches), then the others with a share, then groups without one in the given order. Bound
-    groups that are not behind are left out.
-    Within a group, the worker with the fewest requests in flight comes first.
+    groups that are not behind are left out. Without predictions, the worker with the fewest
+    requests in flight comes first within a group.
 
     Args:
         workers: The pool's usable workers.
@@ -130,11 +131,15 @@ def rank_workers(
         rules: By what the traffic is shared.
         sent: Dispatches by group that count towards the shares.
         excluded: Uids that this request must not use again.
-        tie: Number in [0, 1) that decides between equally loaded workers.
+        tie: Number in [0, 1) that decides which workers are compared, and between equal ones.
+        need: What the request asks for.
+        foresee: Predicts it on a worker; with `need` only.
+        familiar: Uids of workers that are compared in any case: they may know the prompt.
     """
     left = [worker for worker in workers if worker.uid not in excluded]
     standing = _Standing(rules, sent, order)
-    candidates = [worker for worker in left if standing.admits(worker.group)]
+    admitted = {group for group in {w.group for w in left} if standing.admits(group)}
+    candidates = [worker for worker in left if worker.group in admitted]
     if not candidates:
         why = f"none of {len(workers)} usable workers is left to try"
         if left:
@@ -143,15 +148,105 @@ def rank_workers(
         return Ranking((), why, counts=False, bound=rules.bound)
     start = int(tie * len(candidates))
     candidates = candidates[start:] + candidates[:start]
-    if not rules.shares:
-        return _rank_without_shares(candidates, order, rules)
-    candidates.sort(key=lambda worker: (standing.find_place(worker.group), worker.inflight))
-    first, due = candidates[0], standing.behind[0]
-    reason = f"{standing.describe(first.group)}; least in flight there: {first.inflight}"
-    if first.group != due:
-        reason = f"nobody is free where it was due: {standing.describe(due)}; {reason}"
-    counts = first.group == due or first.group in rules.bound
-    return Ranking(candidates, reason, counts=counts, bound=rules.bound)
+    tiers = _Tiers(candidates, standing, order, rules)
+    if need is None or foresee is None:
+        candidates.sort(key=lambda worker: (tiers.places[worker.group], worker.inflight))
+        first = candidates[0]
+        least = "least in flight there" if rules.shares else "least in flight"
+        return Ranking(
+            candidates,
+            f"{tiers.describe(first)}; {least}: {first.inflight}",
+            counts=tiers.counts(first),
+            bound=rules.bound,
+        )
+    picker = Picker(need, foresee, chance=tie, familiar=familiar)
+    pick = _pick_worker(candidates, tiers, picker, need)
+    first = pick.worker
+    spilled_from = tiers.due if pick.spilled else ""
+    return Ranking(
+        [first, *(worker for worker in candidates if worker is not first)],
+        f"{tiers.describe(first, near=pick.near, spilled=pick.spilled)}; {pick.reason}",
+        counts=not pick.spilled and (pick.near or tiers.counts(first)),
+        bound=rules.bound,
+        looked=picker.looked,
+        spilled_from=spilled_from,
+    )
+
+
+def _pick_worker(
+    candidates: Sequence[WorkerT], tiers: "_Tiers", picker: Picker[WorkerT], need: Need
+) -> Pick[WorkerT]:
+    """Pick one of those whose turn it is, else of those whose turn is near, else of all others."""
+    places = tiers.places
+    turn = min(places.values())
+    due = [worker for worker in candidates if places[worker.group] == turn]
+    near = [] if need.goal.kind is RequestClass.STANDARD else tiers.list_near(candidates)
+    pick = picker.pick(due, near)
+    if pick.safe:
+        return pick
+    others = [
+        worker
+        for worker in candidates
+        if places[worker.group] != turn and worker.group not in tiers.bound
+    ]
+    return picker.look_further(pick, due, others)
+
+
+class _Tiers:
+    """In which order groups have their turn, for one request.
+
+    Attributes:
+        due: The group whose turn it is; empty if no shares are decided.
+        places: By group of the candidates, when its turn is; the lowest comes first.
+        bound: Groups that get their share and no more, so nothing that others cannot serve.
+    """
+
+    def __init__(
+        self,
+        candidates: "Sequence[Candidate]",
+        standing: "_Standing",
+        order: Sequence[str],
+        rules: Rules,
+    ) -> None:
+        self._standing = standing
+        self._order = order
+        self._rules = rules
+        self._count = len(candidates)
+        self.due = standing.behind[0] if rules.shares else ""
+        self.bound = rules.bound
+        self.places = {group: self._find_place(group) for group in {c.group for c in candidates}}
+
+    def _find_place(self, group: str) -> int:
+        if self._rules.shares:
+            return self._standing.find_place(group)
+        return _place(self._order, group) if self._rules.decided else 0
+
+    def counts(self, worker: "Candidate") -> bool:
+        """Return whether a dispatch to a worker counts towards the shares."""
+        if not self._rules.shares:
+            return False
+        return worker.group == self.due or worker.group in self._rules.bound
+
+    def list_near(self, candidates: Sequence[WorkerT]) -> list[WorkerT]:
+        """Return the workers of other groups whose turn is near enough to be taken now."""
+        if not self._rules.shares:
+            return []
+        near = {group for group in self.places if self._standing.is_near(group)}
+        return [one for one in candidates if one.group in near]
+
+    def describe(self, first: "Candidate", *, near: bool = False, spilled: bool = False) -> str:
+        """Say why a worker's group has its turn."""
+        if not self._rules.shares:
+            if self._rules.decided:
+                return f"no group with a share has a worker; next in order: {first.group}"
+            return f"no shares decided; {self._count} workers"
+        said = self._standing.describe(first.group)
+        if first.group == self.due:
+            return said
+        why = "it would be late" if spilled else "nobody is free"
+        if near:
+            why = "its class is served better than"
+        return f"{why} where it was due: {self._standing.describe(self.due)}; {said}"
 
 
 class _Standing:
@@ -184,28 +279,22 @@ class _Standing:
         last = len(self.behind) + _place(self._order, group)
         return self._places.get(group, last)
 
+    def is_near(self, group: str) -> bool:
+        """Return whether a group may be taken instead of the one that is due.
+
+        The shares must still hold: neither gets further from its own than a few requests.
+        """
+        if group in self._rules.bound or group not in self._deficits or group == self.behind[0]:
+            return False
+        slack = max(_SLACK_LEAST, _SLACK * (self._total + 1))
+        return self._deficits[group] > -slack and self._deficits[self.behind[0]] < slack + 1
+
     def describe(self, group: str) -> str:
         """Return a group's standing in numbers."""
         if group not in self._places:
             return f"{group} has no share"
         sent, share = self._sent.get(group, 0), self._rules.shares[group]
         return f"{group} has {sent} of {self._total} requests at a share of {100 * share:.3g}%"
-
-
-def _rank_without_shares(
-    candidates: list[WorkerT], order: Sequence[str], rules: Rules
-) -> Ranking[WorkerT]:
-    """Rank when nothing is decided, or when no group with a share can serve."""
-    if rules.decided:
-        candidates.sort(key=lambda worker: (_place(order, worker.group), worker.inflight))
-        first = candidates[0]
-        why = f"no group with a share has a worker; next in order: {first.group}"
-    else:
-        candidates.sort(key=lambda worker: worker.inflight)
-        first = candidates[0]
-        why = f"no shares decided; {len(candidates)} workers"
-    reason = f"{why}; least in flight: {first.inflight}"
-    return Ranking(candidates, reason, counts=False)
 
 
 def _place(order: Sequence[str], name: str) -> int:

@@ -46,6 +46,8 @@ class Relaying:
             has waited so long would miss any objective: better to be told to come back.
         move_seconds: Of computing prompts that streams which go on elsewhere may bring one worker
             at a time; further ones wait until those have begun. One may always go.
+        hearten_seconds: While no worker is healthy, a stream that waits gets a comment so often:
+            clients and proxies give up a connection on which nothing comes.
         waiting_most: Requests waiting in one pool.
         waiting_per_worker: The same for each healthy worker, while there is one: two batches.
             Beyond that the line moves too slowly.
@@ -71,6 +73,7 @@ class Relaying:
     wait_for_worker: float = 30.0
     wait_while_busy: float = 10.0
     move_seconds: float = 1.0
+    hearten_seconds: float = 5.0
     waiting_most: int = 256
     waiting_per_worker: int = 16
     waiting_least: int = 16

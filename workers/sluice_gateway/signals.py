@@ -8,9 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final
 
+from sluice_gateway.attempts import Exchange
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.goals import RequestClass
 from sluice_gateway.health import Verdict
 from sluice_gateway.members import Pool, Worker
+from sluice_gateway.overload import SHED
 from sluice_gateway.windows import (
     LONGEST_WINDOW,
     TPOT_BOUNDS,
@@ -28,7 +31,10 @@ _POOL_COUNTS: Final = (
     "rejected",
     "promptTokens",
     "outputTokens",
+    "spilled",
+    "shed",
 )
+_CLASS_COUNTS: Final = ("ended", "finished", "met", "shed")
 _VARIANT_COUNTS: Final = ("sent", "finished", "met")
 _WORKER_COUNTS: Final = ("finished", "errors", "timeouts")
 
@@ -42,6 +48,12 @@ class Signals:
       the finished ones inside the SLO; `failed` those that ended by an error of ours, broken
       streams included; `rejected` those answered 429 or 503. Requests that were wrong in
       themselves, or that their client gave up, count as arrived only.
+    - `shed` counts those of them that could not have been served in time, and `spilled` dispatches
+      to another class of accelerator than was due, because that one would have been late.
+    - `classes` counts requests that ended, by class, and whether they were inside their own
+      objectives. Those that may take longer than the pool's objective (batch, or a later deadline)
+      are `met` by their own, and left out of the histograms of TTFT: no capacity is wanted so that
+      they wait less.
     - TTFT counts from arrival at the gateway, waiting included, and is known of streams only;
       TPOT is (last token - first token) / (tokens - 1). A request that does not stream meets the
       SLO if it took no longer than a stream inside the SLO may: TTFT + (tokens - 1) x TPOT.
@@ -88,6 +100,24 @@ class Signals:
     def count_worker(self, worker: Worker, what: str) -> None:
         """Count `errors` or `timeouts` of a worker."""
         self._workers[worker.uid].add(what, self._clock())
+
+    def count_class(self, pool: Pool, exchange: Exchange) -> None:
+        """Count a request that has ended, by its class."""
+        if exchange.goal is None:
+            return
+        now = self._clock()
+        series = self._pools[pool.spec.key]
+        shed = exchange.outcome in SHED
+        if shed:
+            series.add("shed", now)
+        for what, happened in (
+            ("ended", True),
+            ("finished", exchange.met is not None),
+            ("met", exchange.met),
+            ("shed", shed),
+        ):
+            if happened:
+                series.add((exchange.goal.kind, what), now)
 
     def observe_first_token(self, pool: Pool, worker: Worker, ttft: float) -> None:
         """Note the time to the first token of a stream, in seconds."""
@@ -150,6 +180,10 @@ class Signals:
         return {
             **_pick(total, _POOL_COUNTS),
             "waiting": pool.waiting,
+            "classes": {
+                kind: {what: total.get((kind, what), 0) for what in _CLASS_COUNTS}
+                for kind in RequestClass
+            },
             "variants": {
                 name: self._render_variant(pool, name, window, now) for name in sorted(names)
             },

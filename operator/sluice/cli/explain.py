@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sluice.cli.errors import CommandError, ExitCode
-from sluice.cli.kubeapi import call_api, find_kubeconfig, kubeconfig_option
+from sluice.cli.kubeapi import call_api, find_kubeconfig, is_embedded, kubeconfig_option
 from sluice.cli.output import name_option, output_option, print_result
 from sluice.cli.recordings import fetch_lines, find_operators, parse_since, url_option
 
@@ -54,7 +54,7 @@ def explain(
     from sluice.decide import timeline  # noqa: PLC0415
 
     path = find_kubeconfig(kubeconfig, name)
-    embedded = _is_embedded(path, name)
+    embedded = is_embedded(path, name)
     found = asyncio.run(
         call_api(
             path,
@@ -81,17 +81,6 @@ def explain(
         "missing": missing,
     }
     print_result(value, "\n".join(lines), output=output)
-
-
-def _is_embedded(kubeconfig: str, name: str) -> bool:
-    """Tell whether a kubeconfig is that of the embedded cluster, whose operators can be reached."""
-    from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
-    from sluice.devcluster.errors import ClusterError  # noqa: PLC0415
-
-    try:
-        return kubeconfig == str(find_cluster(name).kubeconfig)
-    except ClusterError:
-        return False
 
 
 def _seconds(since: str) -> float:

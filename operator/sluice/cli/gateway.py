@@ -12,8 +12,8 @@ from sluice.cli.errors import CommandError, ExitCode
 from sluice.cli.output import name_option, output_option, print_result
 from sluice.model.gatewaypods import find_scheme
 
-_NAMESPACE = "sluice-system"
-_SELECTOR = "app.kubernetes.io/name=sluice-gateway"
+NAMESPACE = "sluice-system"
+SELECTOR = "app.kubernetes.io/name=sluice-gateway"
 _PORT = 8080
 _COUNT = click.IntRange(min=1)
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -85,8 +85,8 @@ def url(*, name: str, output: str) -> None:
     from sluice.devcluster.kubernetes_api import list_objects  # noqa: PLC0415
 
     found = find_cluster(name)
-    path = f"/api/v1/namespaces/{_NAMESPACE}/pods"
-    address = choose_address(list_objects(found.state, path, label_selector=_SELECTOR))
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    address = choose_address(list_objects(found.state, path, label_selector=SELECTOR))
     print_result({"url": address}, address, output=output)
 
 
@@ -98,20 +98,21 @@ def choose_address(pods: list[dict[str, Any]]) -> str:
     """
     if not pods:
         raise CommandError(
-            f"No gateway is installed: the namespace {_NAMESPACE} has no pod with the label "
-            f"{_SELECTOR}. Install Sluice with 'sluice cluster kubectl -- apply --server-side -k "
+            f"No gateway is installed: the namespace {NAMESPACE} has no pod with the label "
+            f"{SELECTOR}. Install Sluice with 'sluice cluster kubectl -- apply --server-side -k "
             "manifests/overlays/embedded'.",
             ExitCode.NOT_READY,
         )
     ordered = sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
     for pod in ordered:
-        if _is_ready(pod):
+        if is_ready(pod):
             return f"{find_scheme(pod)}://{pod['status']['podIP']}:{_PORT}"
     states = ", ".join(f"{pod['metadata']['name']} is {_describe(pod)}" for pod in ordered)
     raise CommandError(f"No gateway is ready yet: {states}.", ExitCode.NOT_READY)
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Return whether a gateway's pod is Ready, not on its way out, and has an address."""
     conditions = pod.get("status", {}).get("conditions", [])
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
     return ready and "deletionTimestamp" not in pod["metadata"] and "podIP" in pod["status"]

@@ -33,6 +33,17 @@ def find_kubeconfig(given: str | None, name: str) -> str:
     return chosen or str(find_cluster(name).kubeconfig)
 
 
+def is_embedded(kubeconfig: str, name: str) -> bool:
+    """Tell whether a kubeconfig is that of the embedded cluster, whose pods can be reached."""
+    from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
+    from sluice.devcluster.errors import ClusterError  # noqa: PLC0415
+
+    try:
+        return kubeconfig == str(find_cluster(name).kubeconfig)
+    except ClusterError:
+        return False
+
+
 async def call_api(
     kubeconfig: str,
     request: "Callable[[KubeClient], Awaitable[dict[str, Any]]]",

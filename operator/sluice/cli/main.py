@@ -45,6 +45,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "explain": LazyCommand(
         "sluice.cli.explain", "explain", "Tell what a pool or a node went through, and why."
     ),
+    "route": LazyCommand(
+        "sluice.cli.route", "route", "Tell why a request went to the worker that it went to."
+    ),
     "recording": LazyCommand(
         "sluice.cli.replay",
         "recording",

@@ -1,7 +1,7 @@
 """Capacity of one worker: the requests/s it sustains within the SLO at given token lengths.
 
 The planner reckons with its own copy of the accelerator's profile, whose constants carry seeded
-errors of up to +-20 % (`sluice_accel.profiles.perturb`), so that what it predicts never equals what
+errors of up to +-20 % (`sluice_accel.belief`), so that what it predicts never equals what
 the emulated device does by construction. A learnt correction factor makes up for the difference.
 """
 
@@ -17,14 +17,11 @@ from sluice.decide.demand import Demand, find_quantile
 from sluice.model.memory import VariantMemory
 from sluice.model.serving import MAX_BATCHED_TOKENS, MAX_NUM_SEQS
 from sluice.model.snapshot import VariantSignals
+from sluice_accel.belief import believe
 from sluice_accel.memory import plan_memory
 from sluice_accel.nominal import NOMINAL_MODELS, NominalModel
-from sluice_accel.profiles import AcceleratorProfile, perturb
-from sluice_accel.rounding import find_profile
+from sluice_accel.profiles import AcceleratorProfile
 from sluice_accel.timing import StepBatch, step_time
-
-PLANNER_SEED = 20260101
-"""Seed of the errors in the planner's copy of the profiles."""
 
 
 def reckon_capacity(
@@ -84,7 +81,7 @@ def _sustained_rate(
     and Khinchine) and its 95th percentile taken as twice that, rho = w/(s+w) with w = TTFT less
     prefill.
     """
-    copy = perturb(find_profile(profile, numerics), seed=PLANNER_SEED)
+    copy = believe(profile, numerics)
     model = NOMINAL_MODELS[nominal]
     chunk = min(prompt, MAX_BATCHED_TOKENS)
     chunks = math.ceil(prompt / MAX_BATCHED_TOKENS)

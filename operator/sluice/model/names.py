@@ -39,6 +39,8 @@ ANNOTATION_TEMPLATE: Final = f"{GROUP}/template-hash"
 """Deployment annotation: digest of the pod template that Sluice rendered."""
 ANNOTATION_FORCE_ROLL: Final = f"{GROUP}/force-roll"
 """Pool annotation: the generation whose roll may interrupt service."""
+ANNOTATION_REQUEST_CLASS: Final = f"{GROUP}/request-class"
+"""Pool annotation by hand: the class of requests that do not say theirs; read by the gateway."""
 
 WORKER_CONTAINER: Final = "worker"
 WORKER_PORT: Final = 8000

@@ -15,6 +15,7 @@ def pool(
     created=1_763_900_000,
     ttft="2s",
     tpot="200ms",
+    annotations=None,
 ):
     raw = {
         "apiVersion": "sluice.dev/v1alpha1",
@@ -23,6 +24,7 @@ def pool(
             "name": name,
             "namespace": namespace,
             "uid": f"uid-{namespace}-{name}",
+            "annotations": dict(annotations or {}),
             "creationTimestamp": datetime.fromtimestamp(created, UTC).isoformat(),
         },
         "spec": {
@@ -57,6 +59,7 @@ def worker(
     ready=True,
     deleting=False,
     uid=None,
+    args=(),
 ):
     metadata = {
         "name": name,
@@ -76,7 +79,11 @@ def worker(
         "metadata": metadata,
         "spec": {
             "containers": [
-                {"name": "worker", "ports": [{"name": "http", "containerPort": port}]},
+                {
+                    "name": "worker",
+                    "args": list(args),
+                    "ports": [{"name": "http", "containerPort": port}],
+                },
             ]
         },
         "status": {

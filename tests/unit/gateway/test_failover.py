@@ -34,7 +34,6 @@ def world():
         world.fleet,
         world.admission,
         relaying=Relaying(wait_for_worker=5.0, moves_most=4),
-        patience=Patience(),
         clock=world.clock,
         random=lambda: 0.0,
     )

@@ -4,8 +4,14 @@ import asyncio
 
 import pytest
 
+from sluice_gateway.answers import Refusal, answer_unavailable
+from sluice_gateway.goals import Goal, RequestClass
+from sluice_gateway.line import Line, Waiter
+
 from . import objects
 from .test_fleet import World
+
+LAST = answer_unavailable("lost", code="worker_lost", retry_after=1)
 
 
 @pytest.fixture
@@ -88,10 +94,126 @@ async def test_who_was_woken_and_finds_nothing_keeps_the_head_of_the_line_and_sl
     _, taken = world.run_on("w1")  # somebody else was quicker
     for _ in range(5):
         await asyncio.sleep(0)
-    head = pool.waiters[0]
+    head = next(iter(pool.waiters))
     assert list(pool.waiters) == [head, second]
     for _ in range(5):
         await asyncio.sleep(0)
     assert list(pool.waiters) == [head, second]
     world.fleet.stop_running(world.fleet.workers["uid-w1"], taken)
     assert await name_found(tasks[0]) == "w1"
+
+
+def waiter(kind=RequestClass.STANDARD, key="", **more):
+    return Waiter(wake=lambda: None, turn_away=lambda: None, kind=kind, key=key, **more)
+
+
+def line_of(*waiters):
+    line = Line()
+    for one in waiters:
+        line.put(one)
+    return line
+
+
+def drain(line):
+    return [line.pop() for _ in range(len(line))]
+
+
+def test_who_was_woken_in_vain_then_streams_that_move_then_classes_by_urgency():
+    batch, standard = waiter(RequestClass.BATCH), waiter()
+    urgent, moving = waiter(RequestClass.INTERACTIVE), waiter(RequestClass.BATCH, moving=True)
+    line = line_of(batch, standard, urgent, moving)
+    front = line.pop()
+    assert front is moving
+    line.put(front, front=True)
+    assert list(line) == [moving, urgent, standard, batch]
+    assert drain(line) == [moving, urgent, standard, batch]
+    assert len(line) == 0
+
+
+def test_within_a_key_who_is_due_first_comes_first():
+    late, soon = waiter(due=9.0), waiter(due=3.0)
+    assert drain(line_of(late, soon)) == [soon, late]
+
+
+def test_keys_take_turns_by_what_they_ask_for():
+    large = [waiter(key="large", cost=30.0) for _ in range(3)]
+    small = [waiter(key="small", cost=10.0) for _ in range(6)]
+    line = line_of(*large, *small)
+    keys = [one.key for one in drain(line)]
+    assert keys[:4].count("small") == 3
+    assert keys[:8].count("small") == 6
+
+
+def test_a_key_that_comes_again_owes_what_it_had():
+    line = line_of(waiter(key="a", cost=50.0), waiter(key="b", cost=10.0), waiter(key="b"))
+    assert [line.pop().key, line.pop().key] == ["a", "b"]
+    line.put(waiter(key="a"))
+    assert [one.key for one in drain(line)] == ["b", "a"]
+
+
+def test_the_least_urgent_do_not_starve():
+    line = line_of(*(waiter(RequestClass.INTERACTIVE) for _ in range(40)))
+    line.put(waiter(RequestClass.BATCH))
+    kinds = [one.kind for one in drain(line)]
+    assert 5 < kinds.index(RequestClass.BATCH) < 20
+
+
+def test_who_makes_room_is_the_least_urgent_or_of_the_key_with_the_most():
+    batch, flood = waiter(RequestClass.BATCH), [waiter(key="flood", due=n) for n in range(3)]
+    line = line_of(batch, *flood)
+    assert line.find_less_urgent(RequestClass.STANDARD) is batch
+    assert line.find_less_urgent(RequestClass.BATCH) is None
+    assert line.find_greedy(RequestClass.STANDARD, "modest") is flood[-1]
+    assert line.find_greedy(RequestClass.STANDARD, "flood") is None
+    line.remove(flood[-1])
+    line.remove(flood[-2])
+    assert line.find_greedy(RequestClass.STANDARD, "modest") is None
+    assert list(line) == [flood[0], batch]
+
+
+async def test_a_full_line_makes_room_for_a_key_that_has_none_in_it(world):
+    flood = [asyncio.create_task(world.find(by("flood", world))) for _ in range(3)]
+    await world.wait_until_waiting(3)
+    modest = asyncio.create_task(world.find(by("modest", world)))
+    with pytest.raises(Refusal) as caught:
+        await flood[-1]
+    assert (caught.value.answer.status, caught.value.outcome) == (429, "queue_full")
+    world.start("w1", "w2")
+    names = [await name_found(task) for task in (*flood[:-1], modest)]
+    assert len(names) == 3
+    assert world.fleet.pools["default/chat"].waiting == 0
+
+
+def by(key, world):
+    exchange = world.exchange()
+    exchange.key = key
+    return exchange
+
+
+async def test_nobody_passes_those_who_wait_but_a_stream_that_moves(world):
+    world.start("w1")
+    full = fill(world, "w1")
+    [waiting] = await wait(world)
+    moving = asyncio.create_task(
+        world.admission.find_worker(world.exchange(), world.admission.find_pool("compact"), LAST)
+    )
+    await world.wait_until_waiting(2)
+    world.fleet.stop_running(*full["w1"][0])
+    assert await name_found(moving) == "w1"
+    world.run_on("w1")
+    assert not waiting.done()
+    world.fleet.stop_running(*full["w1"][1])
+    assert await name_found(waiting) == "w1"
+
+
+async def test_a_strict_deadline_is_an_end_of_waiting_whoever_is_healthy(world):
+    exchange = world.exchange()
+    exchange.arrival = world.clock()
+    exchange.goal = Goal(RequestClass.STANDARD, 0.5, 0.2, strict=True)
+    finding = asyncio.create_task(world.find(exchange))
+    await world.wait_until_waiting(1)
+    world.clock.now += 0.6
+    with pytest.raises(Refusal) as caught:
+        async with asyncio.timeout(2.0):
+            await finding
+    assert caught.value.outcome == "no_worker"

@@ -124,7 +124,7 @@ async def test_where_all_are_silent_the_first_that_may_is_tried_and_who_waits_is
     assert (await finding).worker.health.doubted
     quarantined = objects.pool(shares={"maia": "100%"}, quarantined=["m1", "m2", "g1"])
     world.pools.put(quarantined)
-    assert world.fleet.list_usable(pool, world.clock()) == []
+    assert not world.fleet.has_other(pool, ())
 
 
 async def test_a_client_that_reads_slowly_keeps_no_doubted_worker_from_its_trial(world):
