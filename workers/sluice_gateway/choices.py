@@ -3,12 +3,31 @@
 That choice is what an attempt, the log and `sluice route explain` go by.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.foresight import Foresight
 from sluice_gateway.members import Choice, Look, Pool, Worker
 from sluice_gateway.overload import find_allowance
 from sluice_gateway.routing import Ranking, find_rules, rank_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One request that asks for a worker.
+
+    Attributes:
+        excluded: Uids that it must not use again.
+        tie: Number in [0, 1) that chance gave.
+        need: What it asks for; None if nobody told.
+        known: Tokens of its prompt that workers may have computed already, by uid.
+    """
+
+    excluded: Collection[str]
+    tie: float
+    need: Need | None
+    known: Mapping[str, float]
 
 
 def rank_pool(
@@ -16,12 +35,8 @@ def rank_pool(
     usable: list[Worker],
     healthy: set[str],
     now: float,
-    *,
-    excluded: Collection[str],
-    tie: float,
-    need: Need | None,
-    foresee: Callable[[Worker], Forecast],
-    familiar: Collection[str],
+    asking: Asking,
+    foresight: Foresight,
 ) -> Ranking[Worker]:
     """Rank a pool's workers for one request, by the shares that are decided.
 
@@ -30,12 +45,10 @@ def rank_pool(
         usable: Those that can take one more request now.
         healthy: Groups that have a healthy worker, busy or not.
         now: Monotonic seconds.
-        excluded: Uids that this request must not use again.
-        tie: Number in [0, 1) that chance gave.
-        need: What the request asks for; None if nobody told.
-        foresee: Predicts it on a worker.
-        familiar: Uids of workers that may know its prompt.
+        asking: The request.
+        foresight: Predicts it on a worker.
     """
+    need, known = asking.need, asking.known
     returning = pool.decision.returning.values()
     rules = find_rules(
         pool.decision.find_group_shares(),
@@ -43,16 +56,21 @@ def rank_pool(
         usable={worker.group for worker in usable},
         capped=returning,
     )
+
+    def foresee(worker: Worker) -> Forecast:
+        assert need is not None  # noqa: S101 - nothing is foreseen without
+        return foresight.foresee(pool, worker, need, now, cached=known.get(worker.uid, 0.0))
+
     return rank_workers(
         usable,
         order=(*pool.spec.variants, *returning),
         rules=rules,
         sent=pool.window.read_counts(rules.shares, now),
-        excluded=excluded,
-        tie=tie,
+        excluded=asking.excluded,
+        tie=asking.tie,
         need=need,
         foresee=foresee if need is not None else None,
-        familiar=familiar,
+        familiar=known,
     )
 
 

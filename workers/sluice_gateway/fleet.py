@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from sluice_gateway.choices import build_choice, rank_pool
+from sluice_gateway.choices import Asking, build_choice, rank_pool
 from sluice_gateway.engines import find_steps
-from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.forecast import Need
 from sluice_gateway.foresight import Foresight
 from sluice_gateway.health import Verdict, WorkerHealth
 from sluice_gateway.members import Choice, Pool, Running, Worker
@@ -332,23 +332,8 @@ class Fleet:
         """Rank the workers that can take one more request now, by the pool's shares."""
         now = self._clock()
         usable, healthy = self._sort_workers(pool, now)
-
-        def foresee(worker: Worker) -> Forecast:
-            assert need is not None  # noqa: S101 - nothing is foreseen without
-            cached = known.get(worker.uid, 0.0)
-            return self.foresight.foresee(pool, worker, need, now, cached=cached)
-
-        return rank_pool(
-            pool,
-            usable,
-            healthy,
-            now,
-            excluded=excluded,
-            tie=tie,
-            need=need,
-            foresee=foresee,
-            familiar=known,
-        )
+        asked = Asking(excluded, tie, need, known)
+        return rank_pool(pool, usable, healthy, now, asked, self.foresight)
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
         """Return whether a doubted worker may have one request, to find out what it is good for.

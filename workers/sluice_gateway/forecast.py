@@ -225,7 +225,7 @@ def _count_given(one: Work, now: float) -> float:
 
 
 def expect_left(need: Need | None, given: float) -> float:
-    """Return the tokens that are still expected of a choice: who is beyond the expectation has some left."""
+    """Return the tokens that a choice still lacks: one longer than expected lacks some, too."""
     if need is None:
         return 1.0
     return max(1.0, min(need.output_most - given, max(need.output - given, need.output / 4)))
