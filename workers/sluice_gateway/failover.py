@@ -133,8 +133,7 @@ class Failover:
         try:
             await asyncio.wait({mover}, timeout=seconds)
         finally:
-            if mover in pool.movers:
-                pool.movers.remove(mover)
+            pool.movers.remove(mover)
 
     def _choose_any(self, exchange: Exchange, pool: Pool, *, again: bool) -> Choice | None:
         """Choose a worker: best one that goes on token by token.

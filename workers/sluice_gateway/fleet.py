@@ -303,9 +303,8 @@ class Fleet:
 
         Streams that wait to go on come before all of them, and look for themselves.
         """
-        while pool.movers:
-            mover = pool.movers.popleft()
-            if not mover.done():
+        for mover in pool.movers:
+            if not mover.done():  # it stays in view until it has looked: nobody passes it
                 mover.set_result(None)
         if pool.waiters:
             self._wake(pool, self._count_places(pool) - pool.woken)

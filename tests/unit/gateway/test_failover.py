@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from array import array
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -12,6 +14,7 @@ from sluice_gateway.calls import parse_call
 from sluice_gateway.continuation import begin_transcript
 from sluice_gateway.failover import Failover
 from sluice_gateway.faults import tell_lost
+from sluice_gateway.forecast import Forecast
 from sluice_gateway.pace import Phase
 from sluice_gateway.settings import Patience, Relaying
 from sluice_gateway.sweep import Sweep
@@ -20,6 +23,17 @@ from . import objects
 from .polling import until
 from .test_fleet import World
 
+SLOW, FAST = (
+    [
+        "--profile=maia-100",
+        "--nominal=llama-3.3-70b",
+        "--devices=4",
+        f"--token-scale={scale}",
+        "--max-num-seqs=8",
+        "--max-num-batched-tokens=16",
+    ]
+    for scale in (256, 1)
+)
 OURS, OTHER = ("fp8-block", "sha256:1"), ("mx9", "sha256:1")
 FAULT = tell_lost("reset", "the connection broke")
 
@@ -33,7 +47,7 @@ def world():
     world.failover = Failover(
         world.fleet,
         world.admission,
-        relaying=Relaying(wait_for_worker=5.0, moves_most=4),
+        relaying=Relaying(wait_for_worker=5.0, moves_most=4, hearten_seconds=2.0),
         clock=world.clock,
         random=lambda: 0.0,
     )
@@ -46,6 +60,7 @@ def begin(world, name="w1"):
     exchange = world.exchange()
     exchange.call = parse_call("/v1/completions", json.dumps(body).encode(), seed=1)
     exchange.pool = world.fleet.pools["default/chat"]
+    world.admission.prepare(exchange, exchange.call, exchange.pool)
     worker, attempt = world.run_on(name)
     attempt.begun = True
     exchange.attempts.append(attempt)
@@ -65,10 +80,10 @@ async def find(world, exchange):
     return choice.worker.pod.name
 
 
-def send_there(world, name, *, size=1000):
-    """Let a stream that goes on be on its way to a worker."""
+def send_there(world, name, *, work):
+    """Let a stream that goes on be on its way to a worker; its prompt takes so many seconds."""
     worker, attempt = world.run_on(name)
-    attempt.cause, attempt.size = "reset", size
+    attempt.cause, attempt.bid = "reset", Forecast(ttft=work, itl=0.01, work=work)
     return worker, attempt
 
 
@@ -85,20 +100,97 @@ async def test_it_goes_where_it_goes_on_token_by_token_if_it_can(world):
 async def test_survivors_are_given_as_much_as_they_can_compute(world):
     for name in ("w2", "w3"):
         world.fleet.workers[f"uid-{name}"].maker = OURS
-        for _ in range(5):
-            world.fleet.workers[f"uid-{name}"].pace.prefill.add(0.001)
     exchange, attempt = begin(world)
     lose(world, exchange, attempt)
-    _, on_w2 = send_there(world, "w2", size=950)  # and 100 bytes more would take above a second
+    _, on_w2 = send_there(world, "w2", work=0.999)  # and 30 tokens more would take above a second
     assert await find(world, exchange) == "w3"
-    send_there(world, "w3", size=950)
+    send_there(world, "w3", work=0.999)
     assert await find(world, exchange) == "g1"
-    send_there(world, "g1", size=10_000)
+    send_there(world, "g1", work=10.0)
     finding = asyncio.create_task(find(world, exchange))
     await until(lambda: exchange.pool.movers)
     on_w2.phase = Phase.NEXT
     world.fleet.wake_waiters(exchange.pool)
     assert await finding == "w2"
+
+
+async def test_it_goes_where_what_is_left_of_it_is_foreseen_to_end_soonest(world):
+    world.workers.put(objects.worker("w2", args=SLOW))
+    world.workers.put(objects.worker("w3", args=FAST))
+    for name in ("w2", "w3"):
+        world.fleet.workers[f"uid-{name}"].maker = OURS
+    exchange, attempt = begin(world)
+    exchange.transcript.prompts[0] = array("q", range(40))
+    exchange.transcript.choices[0].tokens.extend(range(24))
+    lose(world, exchange, attempt)
+    world.fleet.hold_worker(attempt.worker, 100.0)
+    world.run_on("w3")  # by load alone it would be w2
+    choice = await world.failover.find_worker(exchange, exchange.pool, FAULT.answer)
+    assert choice.worker.pod.name == "w3"
+    assert choice.need.prompt == 64
+    assert choice.bid.ttft < next(look for look in choice.looked if look.pod == "w2").forecast.ttft
+
+
+async def test_it_is_never_late_and_counts_towards_no_share(world):
+    world.pools.put(objects.pool(shares={"maia": "50%", "gpu": "50%"}))
+    for name in ("w1", "w2", "w3", "g1"):
+        variant = "gpu" if name == "g1" else "maia"
+        world.workers.put(objects.worker(name, variant=variant, args=SLOW))
+        if name != "w1":
+            world.run_on(name)
+    exchange, attempt = begin(world)
+    lose(world, exchange, attempt)
+    world.fleet.hold_worker(attempt.worker, 100.0)
+    exchange.goal = replace(exchange.goal, ttft=0.001)
+    choice = await world.failover.find_worker(exchange, exchange.pool, FAULT.answer)
+    assert choice.bid.ttft > exchange.goal.ttft
+    shares = exchange.pool.decision.find_group_shares()
+    assert not any(exchange.pool.window.read_counts(shares, world.clock()).values())
+    await world.find()
+    assert sum(exchange.pool.window.read_counts(shares, world.clock()).values()) == 1
+
+
+async def test_a_stream_that_waits_to_go_on_is_kept_alive(world):
+    signs = []
+
+    async def hearten():
+        signs.append(world.clock())
+
+    exchange, attempt = begin(world)
+    exchange.hearten = hearten
+    lose(world, exchange, attempt)
+    for name in ("w1", "w2", "w3", "g1"):
+        world.fleet.hold_worker(world.fleet.workers[f"uid-{name}"], 100.0)
+    finding = asyncio.create_task(find(world, exchange))
+    for seconds, expected in ((1.9, 0), (0.2, 1), (1.8, 1), (0.3, 2)):
+        await until(lambda: exchange.pool.movers)
+        world.clock.now += seconds
+        world.fleet.wake_waiters(exchange.pool)
+        await asyncio.sleep(0.01)
+        assert len(signs) == expected
+    finding.cancel()
+
+
+async def test_new_requests_do_not_pass_it(world):
+    exchange, attempt = begin(world)
+    lose(world, exchange, attempt)
+    for name in ("w1", "w2", "w3", "g1"):
+        world.fleet.hold_worker(world.fleet.workers[f"uid-{name}"], 100.0)
+    going = asyncio.create_task(world.failover.find_worker(exchange, exchange.pool, FAULT.answer))
+    await until(lambda: exchange.pool.movers)
+    world.start("w4")
+    world.run_on("w4")  # there is one place
+
+    async def go_on():
+        choice = await going
+        world.run_on(choice.worker.pod.name)
+
+    moved = asyncio.create_task(go_on())
+    new = asyncio.create_task(world.find())
+    await moved
+    await asyncio.sleep(0.01)
+    assert not new.done()
+    new.cancel()
 
 
 async def test_it_comes_before_whoever_waits_in_line(world):
