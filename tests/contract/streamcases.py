@@ -82,16 +82,20 @@ class Stream:
     def __init__(self, world, path, over):
         self.told = Told()
         self.worker = ""
+        self.comments = 0
         self._task = asyncio.create_task(self._read(world, path, make_body(path, over)))
 
     async def _read(self, world, path, body):
         async with world.http.post(f"{world.url}{path}", json=body) as response:
             assert response.status == 200, await response.text()
-            self.worker = response.headers["x-sluice-worker"]
+            self.worker = response.headers.get("x-sluice-worker", "")
             rest = ""
             async for data in response.content.iter_any():
                 *events, rest = (rest + data.decode()).split("\n\n")
                 for event in events:
+                    if event.startswith(":"):  # a client leaves comments out
+                        self.comments += 1
+                        continue
                     self.told.add(event.removeprefix("data: "))
             assert rest == ""
         return self.told

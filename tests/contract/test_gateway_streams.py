@@ -16,7 +16,9 @@ from .streamcases import CASES, TEXT, Stream
 
 PACED = ("--profile=maia-200", "--nominal=llama-3.3-70b", "--max-num-seqs=32")
 """A token every 25 ms, and all cases at once."""
-PATIENT = settings(relaying={"wait_for_worker": 20.0, "inflight_most": 16})
+PATIENT = settings(
+    relaying={"wait_for_worker": 20.0, "inflight_most": 16, "hearten_seconds": 0.2}
+)
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,23 @@ async def test_going_on_in_other_numerics_is_said(world, start):
     ) in metrics
 
 
+async def test_a_stream_that_was_kept_alive_goes_on_like_any_other(world, start):
+    first, second = await start("w1", "w2", publish=False)
+    stream = Stream(world, *CASES["chat, with usage"])
+    await until(lambda: stream.comments)
+    await world.publish(first.pod)
+    await stream.until(5)
+    comments = stream.comments
+    first.process.kill()
+    await until(lambda: stream.comments > comments)
+    await world.publish(second.pod)
+    told = await stream.end()
+    check_same(told, (await tell_undisturbed(world, ["chat, with usage"]))["chat, with usage"])
+    assert stream.worker == ""  # nobody had it when the response began
+    line = world.request_lines()[0]
+    assert (line["outcome"], line["continuations"], line["approximate"]) == ("ok", 1, False)
+
+
 async def test_a_continued_stream_counts_once(world, start):
     first, _ = await start("w1", "w2")
     stream = Stream(world, *CASES["sampled, with usage"])
@@ -239,14 +258,20 @@ async def test_a_continued_stream_counts_once(world, start):
     assert [attempt["outcome"] for attempt in line["attempts"]] == ["reset", "ok"]
 
 
-async def test_without_another_worker_a_stream_ends_with_an_error_after_the_wait(checkpoint):
-    async with GatewayWorld(settings(relaying={"wait_for_worker": 0.5})) as world:
+@pytest.mark.parametrize("kept", [False, True])
+async def test_without_another_worker_a_stream_ends_with_an_error_after_the_wait(kept):
+    told = settings(relaying={"wait_for_worker": 0.5, "hearten_seconds": 0.1 if kept else 5.0})
+    async with GatewayWorld(told) as world:
         await world.add_pool()
         await world.start_gateway()
-        fake = await world.add_worker("w1")
-        await world.until_usable("w1")
+        fake = await world.add_worker("w1", start=not kept)
         fake.script = ["known:3"]
+        if not kept:
+            await world.until_usable("w1")
         stream = Stream(world, TEXT, {"max_tokens": 5})
+        if kept:
+            await until(lambda: stream.comments)
+            await world.publish(fake)
         await stream.until(3)
         await fake.kill()
         told = await stream.end()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
+from sluice_gateway.access import count_tokens
 from sluice_gateway.answers import Refusal
 from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import parse_call
@@ -148,6 +149,14 @@ async def test_it_is_never_late_and_counts_towards_no_share(world):
     assert not any(exchange.pool.window.read_counts(shares, world.clock()).values())
     await world.find()
     assert sum(exchange.pool.window.read_counts(shares, world.clock()).values()) == 1
+
+
+def test_a_stream_that_ends_broken_costs_its_key_what_all_its_workers_gave(world):
+    exchange, attempt = begin(world)
+    exchange.transcript.prompts[0] = array("q", range(40))
+    exchange.transcript.choices[0].tokens.extend(range(24))
+    lose(world, exchange, attempt)
+    assert count_tokens(exchange, exchange.call, gone=False) == (40, 24)
 
 
 async def test_a_stream_that_waits_to_go_on_is_kept_alive(world):
