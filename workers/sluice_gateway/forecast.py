@@ -8,6 +8,7 @@ oldest prompts beside them, and runs so many sequences at once; others wait for 
 Pure but for what corrections have learnt: times are passed in.
 """
 
+import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -129,14 +130,14 @@ class Load:
         decoding: Those that have a token.
         context: Tokens of prompt and output of those.
         pending: Tokens of prompts that are not computed yet.
-        left: Tokens that each request still has to give, and for how many sequences it counts.
+        place: Steps until one of the worker's slots is free; 0 if one is.
     """
 
     sequences: int = 0
     decoding: int = 0
     context: float = 0.0
     pending: float = 0.0
-    left: tuple[tuple[float, int], ...] = ()
+    place: float = 0.0
 
 
 IDLE: Final = Load()
@@ -153,27 +154,31 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
     """
     sequences = decoding = 0
     context = pending = 0.0
-    oldest, oldest_prompt = math.inf, 0.0
-    left: list[tuple[float, int]] = []
+    left: list[float] = []
+    queue: list[tuple[float, float, float, int]] = []
     for one in running:
         need = one.need
         choices = need.choices if need is not None else 1
         prompt = need.prompt if need is not None else one.size / 4
         sequences += choices
         given = _count_given(one, now) / choices
-        left.append((_expect_left(need, given), choices))
+        tokens = _expect_left(need, given)
         if given > 0 or one.phase is not Phase.FIRST:
             decoding += choices
             context += choices * (prompt + given)
+            left += [tokens] * choices
         else:
             pending += prompt
-            if one.dispatched < oldest:
-                oldest, oldest_prompt = one.dispatched, prompt
-    if pending and decoding < steps.slots:
+            queue.append((one.dispatched, prompt, prompt / steps.chunk + tokens, choices))
+    queue.sort()
+    if queue and decoding < steps.slots:
+        oldest, prompt, _, _ = queue[0]
         step = steps.find_time(decoding + 1, context, mixed=True)
         done = (now - max(oldest, first_at)) / step * steps.chunk if step > 0 else 0.0
-        pending -= min(max(0.0, done), max(0.0, oldest_prompt - 1))
-    return Load(sequences, decoding, context, pending, tuple(left))
+        pending -= min(max(0.0, done), max(0.0, prompt - 1))
+    for _, _, taken, choices in queue:
+        left += [taken] * choices
+    return Load(sequences, decoding, context, pending, _find_place(left, steps.slots))
 
 
 def predict(
@@ -206,9 +211,7 @@ def predict(
     mixture = min(1.0, together * turns / max(1.0, need.output))
     itl = plain + mixture * (mixed - plain)
     begin = math.ceil(load.pending / steps.chunk) * mixed + (mixed / 2 if busy else 0.0)
-    over = load.sequences + need.choices - steps.slots
-    if over > 0:
-        begin = max(begin, _find_place(load, over) * itl)
+    begin = max(begin, load.place * itl)
     alone = step_error * steps.find_time(busy, load.context, mixed=False)
     work = rounds * mixed
     return Forecast(
@@ -231,15 +234,18 @@ def _expect_left(need: Need | None, given: float) -> float:
     return max(1.0, min(need.output_most - given, max(need.output - given, need.output / 4)))
 
 
-def _find_place(load: Load, over: int) -> float:
-    """Return the steps until so many sequences have ended."""
-    ended = 0
-    last = 0.0
-    for last, choices in sorted(load.left):  # noqa: B007 - the one that it ends with is returned
-        ended += choices
-        if ended >= over:
-            break
-    return last
+def _find_place(left: list[float], slots: int) -> float:
+    """Return the steps until a slot is free: those beyond the slots take what the first ones leave.
+
+    `left` has the steps that each sequence takes, those that run before those that wait.
+    """
+    if len(left) < slots:
+        return 0.0
+    ends = left[:slots]
+    heapq.heapify(ends)
+    for steps in left[slots:]:
+        heapq.heapreplace(ends, ends[0] + steps)
+    return ends[0]
 
 
 @dataclass(slots=True)

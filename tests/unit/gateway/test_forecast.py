@@ -61,6 +61,14 @@ def test_who_finds_no_place_waits_for_the_next_to_end():
     assert begin([5, 5, 5]) < begin([5, 5, 5, 25]) < begin([5, 5, 5, 5])
 
 
+def test_who_queues_takes_the_places_that_become_free_first():
+    running = [Run(phase=Phase.NEXT, given=30) for _ in range(4)]
+    queued = [Run(dispatched=float(n)) for n in range(4)]
+    one, all_of_them = weigh(*running, queued[0]), weigh(*running, *queued)
+    assert weigh(*running).place == one.place
+    assert all_of_them.place > one.place + NEED.output
+
+
 def test_an_answer_in_one_piece_is_thought_to_get_on():
     bid = Forecast(ttft=0.2, itl=0.02)
     whole = Run(streaming=False, bid=bid)
