@@ -293,8 +293,9 @@ class Admission:
         """Return the refusal for a request that would be served too late."""
         what = "the whole answer" if need.finish else "the first token"
         message = (
-            f"{what} for {pool.spec.model!r} would take {due:.1f} s, and {need.ttft:.1f} s of its "
-            f"{need.goal.ttft:g} s are left; try again later"
+            f"{what} for {pool.spec.model!r} would take about {due:.1f} s, which is too close to "
+            f"or beyond its objective ({need.ttft:.1f} s of {need.goal.ttft:g} s are left); "
+            "try again later"
         )
         after = find_retry_after(late, self._random())
         answer = answer_overloaded(message, code="would_be_late", retry_after=after)

@@ -8,13 +8,14 @@ oldest prompts beside them, and runs so many sequences at once; others wait for 
 Pure but for what corrections have learnt: times are passed in.
 """
 
+import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from sluice_gateway.engines import Steps
-from sluice_gateway.goals import Goal
+from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.pace import Phase
 
 _WEIGHT: Final = 0.1
@@ -120,6 +121,10 @@ class Work(Protocol):
         """Return tokens of prompt and output so far."""
 
 
+_PLACES: Final = {kind: place for place, kind in enumerate(RequestClass)}
+_NONE: Final = (0.0,) * len(_PLACES)
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What runs on a worker, in sums.
@@ -128,15 +133,16 @@ class Load:
         sequences: All of them.
         decoding: Those that have a token.
         context: Tokens of prompt and output of those.
-        pending: Tokens of prompts that are not computed yet.
-        left: Tokens that each request still has to give, and for how many sequences it counts.
+        pending: Tokens of prompts that are not computed yet and come before one more request, by
+            its class: workers take the urgent first.
+        place: Likewise, steps until one of the worker's slots is free for it; 0 if one is.
     """
 
     sequences: int = 0
     decoding: int = 0
     context: float = 0.0
-    pending: float = 0.0
-    left: tuple[tuple[float, int], ...] = ()
+    pending: tuple[float, ...] = _NONE
+    place: tuple[float, ...] = _NONE
 
 
 IDLE: Final = Load()
@@ -152,28 +158,42 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
         now: The present.
     """
     sequences = decoding = 0
-    context = pending = 0.0
-    oldest, oldest_prompt = math.inf, 0.0
-    left: list[tuple[float, int]] = []
+    context = 0.0
+    left: list[float] = []
+    queue: list[tuple[int, float, float, float, int]] = []
     for one in running:
         need = one.need
         choices = need.choices if need is not None else 1
         prompt = need.prompt if need is not None else one.size / 4
         sequences += choices
         given = _count_given(one, now) / choices
-        left.append((expect_left(need, given), choices))
+        tokens = expect_left(need, given)
         if given > 0 or one.phase is not Phase.FIRST:
             decoding += choices
             context += choices * (prompt + given)
+            left += [tokens] * choices
         else:
-            pending += prompt
-            if one.dispatched < oldest:
-                oldest, oldest_prompt = one.dispatched, prompt
-    if pending and decoding < steps.slots:
+            kind = need.goal.kind if need is not None else RequestClass.STANDARD
+            taken = prompt / steps.chunk + tokens
+            queue.append((_PLACES[kind], one.dispatched, prompt, taken, choices))
+    queue.sort()
+    done = 0.0
+    if queue and decoding < steps.slots:
+        _, oldest, prompt, _, _ = queue[0]
         step = steps.find_time(decoding + 1, context, mixed=True)
         done = (now - max(oldest, first_at)) / step * steps.chunk if step > 0 else 0.0
-        pending -= min(max(0.0, done), max(0.0, oldest_prompt - 1))
-    return Load(sequences, decoding, context, pending, tuple(left))
+        done = min(max(0.0, done), max(0.0, prompt - 1))
+    # Who came first has a slot already, and keeps it; what is urgent only passes those without.
+    held = sorted(queue, key=lambda entry: entry[1])[: max(0, steps.slots - decoding)]
+    left += [taken for *_, taken, choices in held for _ in range(choices)]
+    pending, place = [], []
+    for kind in _PLACES.values():
+        before = [entry for entry in queue if entry[0] <= kind]
+        pending.append(sum(entry[2] for entry in before) - (done if before else 0.0))
+        waits = [entry for entry in before if entry not in held]
+        ahead = [taken for *_, taken, choices in waits for _ in range(choices)]
+        place.append(_find_place(left + ahead, steps.slots))
+    return Load(sequences, decoding, context, tuple(pending), tuple(place))
 
 
 def predict(
@@ -205,10 +225,9 @@ def predict(
     turns = math.ceil(need.prompt / steps.chunk)
     mixture = min(1.0, together * turns / max(1.0, need.output))
     itl = plain + mixture * (mixed - plain)
-    begin = math.ceil(load.pending / steps.chunk) * mixed + (mixed / 2 if busy else 0.0)
-    over = load.sequences + need.choices - steps.slots
-    if over > 0:
-        begin = max(begin, _find_place(load, over) * itl)
+    kind = _PLACES[need.goal.kind]
+    begin = math.ceil(load.pending[kind] / steps.chunk) * mixed + (mixed / 2 if busy else 0.0)
+    begin = max(begin, load.place[kind] * itl)
     alone = step_error * steps.find_time(busy, load.context, mixed=False)
     work = rounds * mixed
     return Forecast(
@@ -231,15 +250,18 @@ def expect_left(need: Need | None, given: float) -> float:
     return max(1.0, min(need.output_most - given, max(need.output - given, need.output / 4)))
 
 
-def _find_place(load: Load, over: int) -> float:
-    """Return the steps until so many sequences have ended."""
-    ended = 0
-    last = 0.0
-    for last, choices in sorted(load.left):  # noqa: B007 - the one that it ends with is returned
-        ended += choices
-        if ended >= over:
-            break
-    return last
+def _find_place(left: list[float], slots: int) -> float:
+    """Return the steps until a slot is free: those beyond the slots take what the first ones leave.
+
+    `left` has the steps that each sequence takes, those that run before those that wait.
+    """
+    if len(left) < slots:
+        return 0.0
+    ends = left[:slots]
+    heapq.heapify(ends)
+    for steps in left[slots:]:
+        heapq.heapreplace(ends, ends[0] + steps)
+    return ends[0]
 
 
 @dataclass(slots=True)

@@ -157,8 +157,9 @@ class Foresight:
         load = weight.load
         if not load.decoding:
             return
-        running = min(load.decoding + (load.pending > 0), worker.steps.slots)
-        expected = worker.steps.find_time(running, load.context, mixed=load.pending > 0)
+        mixed = load.pending[-1] > 0
+        running = min(load.decoding + mixed, worker.steps.slots)
+        expected = worker.steps.find_time(running, load.context, mixed=mixed)
         expected *= weight.step_error
         if expected > 0 and worker.pace.token.value > 0:
             ratio = worker.pace.token.value / expected

@@ -49,8 +49,8 @@ def test_prompts_that_are_not_computed_yet_come_first():
 
 def test_what_was_computed_of_a_prompt_counts_as_done():
     half = weigh(Run(), now=0.064, steps=STEPS)
-    assert half.pending == pytest.approx(32)
-    assert weigh(Run(), now=60.0).pending >= 1
+    assert half.pending[-1] == pytest.approx(32)
+    assert weigh(Run(), now=60.0).pending[-1] >= 1
 
 
 def test_who_finds_no_place_waits_for_the_next_to_end():
@@ -59,6 +59,21 @@ def test_who_finds_no_place_waits_for_the_next_to_end():
         return predict(full, NEED, STEPS).ttft
 
     assert begin([5, 5, 5]) < begin([5, 5, 5, 25]) < begin([5, 5, 5, 5])
+
+
+def test_who_queues_takes_the_places_that_become_free_first():
+    running = [Run(phase=Phase.NEXT, given=30) for _ in range(4)]
+    queued = [Run(dispatched=float(n)) for n in range(4)]
+    one, all_of_them = weigh(*running, queued[0]), weigh(*running, *queued)
+    assert weigh(*running).place == one.place
+    assert all_of_them.place[-1] > one.place[-1] + NEED.output
+
+
+def test_the_urgent_do_not_wait_for_what_is_less_so():
+    batch = replace(NEED, goal=replace(GOAL, kind=RequestClass.BATCH))
+    queued = weigh(*(Run(need=batch) for _ in range(6)), steps=MAIA)
+    urgent = replace(NEED, goal=replace(GOAL, kind=RequestClass.INTERACTIVE))
+    assert predict(queued, urgent, MAIA).ttft < 0.4 * predict(queued, batch, MAIA).ttft
 
 
 def test_an_answer_in_one_piece_is_thought_to_get_on():

@@ -277,7 +277,7 @@ def test_the_deciding_modules_are_pure(module):
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module)
     pure = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "math", "typing"}
-    pure |= {"contextlib", "functools", "itertools"}
+    pure |= {"contextlib", "functools", "heapq", "itertools"}
     pure |= {module.__name__ for module in PURE} | {"sluice_gateway.answers", "sluice_gateway.pace"}
     pure |= {"sluice_gateway", "sluice_gateway.names"}
     assert {name for name in imported if not name.startswith("sluice_accel.")} <= pure
