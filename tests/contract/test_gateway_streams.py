@@ -16,9 +16,7 @@ from .streamcases import CASES, TEXT, Stream
 
 PACED = ("--profile=maia-200", "--nominal=llama-3.3-70b", "--max-num-seqs=32")
 """A token every 25 ms, and all cases at once."""
-PATIENT = settings(
-    relaying={"wait_for_worker": 20.0, "inflight_most": 16, "hearten_seconds": 0.2}
-)
+PATIENT = settings(relaying={"wait_for_worker": 20.0, "inflight_most": 16, "hearten_seconds": 0.2})
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Final
 from sluice_gateway.calls import Call
 from sluice_gateway.engines import LearntSteps, Steps
 from sluice_gateway.forecast import Forecast, Need, expect_left, predict, weigh_load
-from sluice_gateway.goals import Goal
+from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.members import Pool, Running, Weight, Worker
 from sluice_gateway.settings import Patience
 from sluice_gateway.transcript import Transcript
@@ -51,6 +51,7 @@ def assess_rest(whole: Need, transcript: Transcript) -> Need:
     """Return what is still asked of a worker that goes on with a stream.
 
     What was given has to be computed like a prompt, and may last as long as a new request's wait.
+    Whatever its class, it passes those that wait in a worker, as the most urgent do.
 
     Args:
         whole: What the request asked for, as it began.
@@ -68,6 +69,7 @@ def assess_rest(whole: Need, transcript: Transcript) -> Need:
         prompt=max(1.0, prompt + sum(given)),
         output=min(most, expect_left(whole, mean)),
         ttft=whole.goal.ttft,
+        goal=replace(whole.goal, kind=RequestClass.INTERACTIVE),
         output_most=most,
         choices=max(1, len(left)),
     )

@@ -16,6 +16,7 @@ from sluice_gateway.continuation import begin_transcript
 from sluice_gateway.failover import Failover
 from sluice_gateway.faults import tell_lost
 from sluice_gateway.forecast import Forecast
+from sluice_gateway.goals import RequestClass
 from sluice_gateway.pace import Phase
 from sluice_gateway.settings import Patience, Relaying
 from sluice_gateway.sweep import Sweep
@@ -121,6 +122,7 @@ async def test_it_goes_where_what_is_left_of_it_is_foreseen_to_end_soonest(world
     for name in ("w2", "w3"):
         world.fleet.workers[f"uid-{name}"].maker = OURS
     exchange, attempt = begin(world)
+    exchange.goal = replace(exchange.goal, kind=RequestClass.BATCH)  # that would look at the cost
     exchange.transcript.prompts[0] = array("q", range(40))
     exchange.transcript.choices[0].tokens.extend(range(24))
     lose(world, exchange, attempt)
@@ -129,6 +131,7 @@ async def test_it_goes_where_what_is_left_of_it_is_foreseen_to_end_soonest(world
     choice = await world.failover.find_worker(exchange, exchange.pool, FAULT.answer)
     assert choice.worker.pod.name == "w3"
     assert choice.need.prompt == 64
+    assert choice.need.goal.kind is RequestClass.INTERACTIVE
     assert choice.bid.ttft < next(look for look in choice.looked if look.pod == "w2").forecast.ttft
 
 
