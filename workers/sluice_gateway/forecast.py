@@ -187,8 +187,8 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
     held = sorted(queue, key=lambda entry: entry[1])[: max(0, steps.slots - decoding)]
     left += [taken for *_, taken, choices in held for _ in range(choices)]
     pending, place = [], []
-    for kind in _PLACES.values():
-        before = [entry for entry in queue if entry[0] <= kind]
+    for urgency in _PLACES.values():
+        before = [entry for entry in queue if entry[0] <= urgency]
         pending.append(sum(entry[2] for entry in before) - (done if before else 0.0))
         waits = [entry for entry in before if entry not in held]
         ahead = [taken for *_, taken, choices in waits for _ in range(choices)]
