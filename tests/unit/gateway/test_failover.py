@@ -154,6 +154,15 @@ async def test_it_is_never_late_and_counts_towards_no_share(world):
     assert sum(exchange.pool.window.read_counts(shares, world.clock()).values()) == 1
 
 
+@pytest.mark.parametrize(("cause", "learnt"), [("", 1), ("reset", 0)])
+def test_a_part_of_an_answer_teaches_nothing_of_how_long_answers_are(world, cause, learnt):
+    worker, attempt = world.run_on("w2")
+    attempt.cause, attempt.size = cause, 10
+    attempt.usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    world.fleet.stop_running(worker, attempt)
+    assert world.fleet.pools["default/chat"].lengths.output.count == learnt
+
+
 def test_a_stream_that_ends_broken_costs_its_key_what_all_its_workers_gave(world):
     exchange, attempt = begin(world)
     exchange.transcript.prompts[0] = array("q", range(40))
