@@ -7,6 +7,9 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
+
+from sluice.cli.main import sluice
 
 from ..unit.gateway.gatewayworld import GatewayWorld, settings
 from ..unit.gateway.polling import until
@@ -254,6 +257,9 @@ async def test_a_continued_stream_counts_once(world, start):
     line = world.request_lines()[-1]
     assert line["tpot"] > (line["duration"] - line["ttft"]) / 90  # over the whole of it
     assert [attempt["outcome"] for attempt in line["attempts"]] == ["reset", "ok"]
+    arguments = ["route", "explain", line["request_id"], "--url", world.admin]
+    story = await asyncio.to_thread(CliRunner().invoke, sluice, arguments)
+    assert "  goes on with the stream after reset: token by token" in story.stdout
 
 
 @pytest.mark.parametrize("kept", [False, True])
