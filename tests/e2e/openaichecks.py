@@ -23,7 +23,7 @@ ABORTED = re.compile(
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CHAT = [
     {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": [{"type": "text", "text": "Sort 31 7 12."}]},
+    {"role": "user", "content": [{"type": "text", "text": "Sort 31 17 12."}]},
 ]
 STORY = "It was a fine morning in spring when Kira walked to the"
 """What the model goes on from for a while, in any numerics; other texts it may end at once."""

@@ -254,7 +254,7 @@ class Sluice:
         }
 
 
-def ask(url, model, prompt="Sort 31 7 12.", max_tokens=8, timeout=60):
+def ask(url, model, prompt="Sort 31 17 12.", max_tokens=8, timeout=60):
     """Send one chat, not streamed; return (HTTP status, answer)."""
     return ask_somebody(url, model, prompt, max_tokens, timeout)[:2]
 

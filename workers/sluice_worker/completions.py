@@ -190,7 +190,7 @@ class Completions:
             limit = max(1, min(default, engine.context - len(prompt)))
         elif not limit and not asked.echoes and asked.prompt_logprobs is None:
             raise RequestError(
-                "max_tokens is 0: it should be at least 1, but for a request for echo or"
+                "max_tokens is 0: it should be at least 1, except in a request for echo or"
                 " prompt_logprobs",
                 param="max_tokens",
             )
