@@ -148,8 +148,27 @@ def break_(
     given: dict[str, Any] = {"fault": fault, "device": device}
     given |= {option: number for option, number in numbers.items() if number is not None}
     which = "all its devices have" if device == "all" else f"its device {device} has"
-    outcome = f"broken: {which} the fault '{fault}'{_describe_schedule(numbers)}"
-    _act("break", outcome, given, node_name=node_name, name=name, output=output)
+    entry = _ask("break", given, node_name=node_name, name=name)
+    there = [one for one in entry.get("faults", ()) if device in ("all", one["device"])]
+    made: dict[str, Any] = next((one for one in there if one["fault"] == fault), {})
+    text = (
+        f"{node_name} is broken: {which} the fault '{fault}'{_describe_numbers(made)}"
+        f"{_describe_schedule(numbers)}."
+    )
+    others = [
+        f"'{one['fault']}'{_describe_numbers(one)} on device {one['device']}"
+        f"{'' if one.get('present', True) else ', not there now'}"
+        for one in there
+        if one["fault"] != fault
+    ]
+    text += f" Broken before, and still: {'; '.join(others)}." if others else ""
+    print_result(entry, text, output=output)
+
+
+def _describe_numbers(fault: Mapping[str, Any]) -> str:
+    """Return the numbers that a fault of the node's entry has of its own."""
+    own = [f"{key} {fault[key]:g}" for key in ("rate", "slowdown", "held") if key in fault]
+    return f" ({', '.join(own)})" if own else ""
 
 
 def _describe_schedule(numbers: Mapping[str, float | None]) -> str:
@@ -242,16 +261,12 @@ async def _annotate(
     )
 
 
-def _act(
-    action: str,
-    outcome: str,
-    given: Mapping[str, Any] | None = None,
-    *,
-    node_name: str,
-    name: str,
-    output: str,
-) -> None:
+def _act(action: str, outcome: str, *, node_name: str, name: str, output: str) -> None:
+    entry = _ask(action, {}, node_name=node_name, name=name)
+    print_result(entry, f"{node_name} is {outcome}.", output=output)
+
+
+def _ask(action: str, given: Mapping[str, Any], *, node_name: str, name: str) -> dict[str, Any]:
     from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
 
-    entry = find_cluster(name).act_on_node(node_name, action, **(given or {}))
-    print_result(entry, f"{node_name} is {outcome}.", output=output)
+    return find_cluster(name).act_on_node(node_name, action, **given)
