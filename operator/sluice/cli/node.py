@@ -1,6 +1,7 @@
 """`sluice node`: does to an emulated node what may happen to a real one; takes any out and back."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -229,6 +230,7 @@ def release(*, node_name: str, kubeconfig: str | None, name: str, output: str) -
     Works on any cluster. Its devices are asked for known answers at once; once they are right the
     node is back, and its share of the traffic climbs.
     """
+    from sluice.cli.stories import describe_release  # noqa: PLC0415
     from sluice.model.names import (  # noqa: PLC0415
         ANNOTATION_HEALTH,
         ANNOTATION_QUARANTINE,
@@ -238,7 +240,7 @@ def release(*, node_name: str, kubeconfig: str | None, name: str, output: str) -
     wanted = {ANNOTATION_QUARANTINE: None, ANNOTATION_RELEASE: "yes"}
     live = asyncio.run(_annotate(find_kubeconfig(kubeconfig, name), node_name, wanted))
     mark = live["metadata"].get("annotations", {}).get(ANNOTATION_HEALTH)
-    told = f"Its mark says: {mark}" if mark else "It bore no mark of Sluice: nothing will change."
+    told = describe_release(node_name, mark, time.time())
     text = f"The operator is asked to release {node_name} ({ANNOTATION_RELEASE}). {told}"
     print_result({"node": node_name, "mark": mark}, text, output=output)
 
