@@ -113,9 +113,9 @@ def _tell_node(
     from sluice.cli.stories import describe_node  # noqa: PLC0415
     from sluice.decide import timeline  # noqa: PLC0415
 
-    merged = timeline.merge_entries(recorded, events, since=start)
-    head = describe_node(found["object"], found["pods"], time.time())
-    return head, timeline.choose_node(merged, node)
+    entries = timeline.choose_node(timeline.merge_entries(recorded, events), node)
+    head = describe_node(found["object"], found["pods"], time.time(), entries)
+    return head, [entry for entry in entries if entry.at >= start]
 
 
 async def _gather(client: "KubeClient", namespace: str, target: str) -> "Json":

@@ -1,6 +1,7 @@
 """`sluice node`: does to an emulated node what may happen to a real one; takes any out and back."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -148,8 +149,27 @@ def break_(
     given: dict[str, Any] = {"fault": fault, "device": device}
     given |= {option: number for option, number in numbers.items() if number is not None}
     which = "all its devices have" if device == "all" else f"its device {device} has"
-    outcome = f"broken: {which} the fault '{fault}'{_describe_schedule(numbers)}"
-    _act("break", outcome, given, node_name=node_name, name=name, output=output)
+    entry = _ask("break", given, node_name=node_name, name=name)
+    there = [one for one in entry.get("faults", ()) if device in ("all", one["device"])]
+    made: dict[str, Any] = next((one for one in there if one["fault"] == fault), {})
+    text = (
+        f"{node_name} is broken: {which} the fault '{fault}'{_describe_numbers(made)}"
+        f"{_describe_schedule(numbers)}."
+    )
+    others = [
+        f"'{one['fault']}'{_describe_numbers(one)} on device {one['device']}"
+        f"{'' if one.get('present', True) else ', not there now'}"
+        for one in there
+        if one["fault"] != fault
+    ]
+    text += f" Broken before, and still: {'; '.join(others)}." if others else ""
+    print_result(entry, text, output=output)
+
+
+def _describe_numbers(fault: Mapping[str, Any]) -> str:
+    """Return the numbers that a fault of the node's entry has of its own."""
+    own = [f"{key} {fault[key]:g}" for key in ("rate", "slowdown", "held") if key in fault]
+    return f" ({', '.join(own)})" if own else ""
 
 
 def _describe_schedule(numbers: Mapping[str, float | None]) -> str:
@@ -210,6 +230,7 @@ def release(*, node_name: str, kubeconfig: str | None, name: str, output: str) -
     Works on any cluster. Its devices are asked for known answers at once; once they are right the
     node is back, and its share of the traffic climbs.
     """
+    from sluice.cli.stories import describe_release  # noqa: PLC0415
     from sluice.model.names import (  # noqa: PLC0415
         ANNOTATION_HEALTH,
         ANNOTATION_QUARANTINE,
@@ -219,7 +240,7 @@ def release(*, node_name: str, kubeconfig: str | None, name: str, output: str) -
     wanted = {ANNOTATION_QUARANTINE: None, ANNOTATION_RELEASE: "yes"}
     live = asyncio.run(_annotate(find_kubeconfig(kubeconfig, name), node_name, wanted))
     mark = live["metadata"].get("annotations", {}).get(ANNOTATION_HEALTH)
-    told = f"Its mark says: {mark}" if mark else "It bore no mark of Sluice: nothing will change."
+    told = describe_release(node_name, mark, time.time())
     text = f"The operator is asked to release {node_name} ({ANNOTATION_RELEASE}). {told}"
     print_result({"node": node_name, "mark": mark}, text, output=output)
 
@@ -242,16 +263,12 @@ async def _annotate(
     )
 
 
-def _act(
-    action: str,
-    outcome: str,
-    given: Mapping[str, Any] | None = None,
-    *,
-    node_name: str,
-    name: str,
-    output: str,
-) -> None:
+def _act(action: str, outcome: str, *, node_name: str, name: str, output: str) -> None:
+    entry = _ask(action, {}, node_name=node_name, name=name)
+    print_result(entry, f"{node_name} is {outcome}.", output=output)
+
+
+def _ask(action: str, given: Mapping[str, Any], *, node_name: str, name: str) -> dict[str, Any]:
     from sluice.devcluster.cluster import find_cluster  # noqa: PLC0415
 
-    entry = find_cluster(name).act_on_node(node_name, action, **(given or {}))
-    print_result(entry, f"{node_name} is {outcome}.", output=output)
+    return find_cluster(name).act_on_node(node_name, action, **given)

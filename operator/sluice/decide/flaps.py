@@ -7,12 +7,16 @@ the stable window, and at `latchAfterFlaps` the node is latched: only the annota
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from sluice.api.accelerator import AcceleratorClassSpec
 from sluice.decide import limits
 from sluice.decide.evidence import Evidence, Source, has_wrong_answer, word_evidence
 from sluice.model.memory import NodeHealth, NodeState
 from sluice.model.snapshot import Node, Snapshot
+
+UNTIL_RELEASED: Final = "; stays out until somebody runs: sluice node release"
+"""How the reason of a latched node ends, before its name."""
 
 Outs = tuple[float, ...]
 """When a node failed, seconds, oldest first."""
@@ -100,7 +104,7 @@ def add_failure(outs: Outs, at: float) -> Outs:
 
 def latch(before: NodeHealth | None, node: Node, reason: str, at: float) -> NodeHealth:
     """Return a node that stays out until a person releases it."""
-    text = f"{reason}; stays out until somebody runs: sluice node release {node.name}"
+    text = f"{reason}{UNTIL_RELEASED} {node.name}"
     return NodeHealth(NodeState.LATCHED, before.since if before is not None else at, text, at)
 
 

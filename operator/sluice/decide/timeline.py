@@ -29,6 +29,10 @@ _WORDS = {
 }
 """What is said of a node that enters a state; of others their name."""
 
+_STATES = {state.value: state for state in NodeState}
+_STATES |= {word: NodeState(name) for name, word in _WORDS.items()}
+"""Which state is meant by what is said of a node."""
+
 _AT_ONCE = 0.05
 """Seconds; what is closer together stands without a time between."""
 
@@ -134,12 +138,14 @@ def _trace_nodes(
             continue
         # One that is out as the recording begins is told as if its action were in it.
         outs = memory.outs.get(name, ())
+        # One that proves itself is out since earlier.
+        at = health.entered if health.state is NodeState.PROBATION else health.since
         yield Entry(
-            health.since,
+            at,
             f"node {name}",
             f"{old.state.value} → {state}" if old else _word_state(state),
             health.reason if old else health.reason + _count_outs(outs),
-            warning=True,
+            warning=health.is_out and health.state is not NodeState.PROBATION,
             pools=_list_pools(snapshot, name),
             node=name,
         )
@@ -160,11 +166,22 @@ def _trace_plan(seen: _Seen, record: PassRecord) -> Iterator[Entry]:
                 subject = f"worker {delete.name}"
                 yield Entry(at, subject, "delete", delete.reason, pools=pools, node=node)
     for action in record.planned.nodes:
+        if _changes_nothing(action, record):
+            continue
         # One that is not carried out yet is planned again in every pass.
         kind = _tell_apart(action)
         if seen.acted.get(action.node) != kind:
             seen.acted[action.node] = kind
             yield _tell_action(action, record)
+
+
+def _changes_nothing(action: NodeAction, record: PassRecord) -> bool:
+    """Tell whether an action only answers a hand that released a node in service."""
+    if isinstance(action, QuarantineNode) or action.state != NodeState.HEALTHY:
+        return False
+    node = next((node for node in record.snapshot.nodes if node.name == action.node), None)
+    bare = node is not None and not node.tainted and node.mark is None and not node.mark_error
+    return bare and action.node not in record.memory.nodes
 
 
 def _tell_apart(action: NodeAction) -> tuple[str, ...]:
@@ -307,6 +324,25 @@ def choose_node(entries: Iterable[Entry], name: str) -> list[Entry]:
     """Return what happened on a node, and what pools decided because of it."""
     named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
     return [entry for entry in entries if entry.node == name or named.search(entry.detail)]
+
+
+def find_entered(entries: Sequence[Entry], name: str, state: str) -> float | None:
+    """Return when a node entered the state that it is in, seconds; None if no entry tells.
+
+    Args:
+        entries: oldest first.
+        name: of the node.
+        state: the one that it is in.
+    """
+    at = None
+    for entry in reversed(entries):
+        told = _STATES.get(entry.what.split(" → ")[-1])
+        if entry.subject != f"node {name}" or told is None:
+            continue
+        if told != state:
+            break
+        at = entry.at  # told again by an operator that was started meanwhile
+    return at
 
 
 def describe_entries(entries: Iterable[Entry]) -> list[str]:

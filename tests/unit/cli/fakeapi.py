@@ -22,6 +22,9 @@ def serve_objects(objects: Mapping[str, Any], kubeconfig: Path) -> Iterator[str]
             self.end_headers()
             self.wfile.write(body)
 
+        def do_PATCH(self) -> None:
+            self.do_GET()  # changes nothing: the answer is what stood there
+
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 

@@ -16,6 +16,8 @@ from sluice.cli.errors import CommandError, ExitCode, run_command
 from sluice.cli.gateway import choose_address
 from sluice.cli.main import COMMANDS, sluice
 from sluice.cli.output import StepDisplay
+from sluice.devcluster.faults import FaultRequest, NodeHardware
+from sluice_accel.faults import FaultKind
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +146,43 @@ def test_devices_are_broken_as_the_command_line_says(
     result = CliRunner().invoke(sluice, ["node", *arguments])
     assert result.output.strip() == said
     assert asked == [(arguments[1], arguments[0], options)]
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        (
+            "0",
+            (
+                "its device 0 has the fault 'corruption' (rate 0.01)."
+                " Broken before, and still: 'throttle' (slowdown 3) on device 0."
+            ),
+        ),
+        ("1", "its device 1 has the fault 'corruption' (rate 0.01)."),
+        (
+            "all",
+            (
+                "all its devices have the fault 'corruption' (rate 0.01). Broken before, and still:"
+                " 'throttle' (slowdown 3) on device 0; 'ecc' on device 2, not there now."
+            ),
+        ),
+    ],
+)
+def test_what_is_broken_is_told_with_its_numbers_and_with_what_was_broken_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, said: str
+) -> None:
+    hardware = NodeHardware("maia-0", {"maia": "3"}, tmp_path)
+    hardware.break_devices(FaultRequest(FaultKind.THROTTLE))
+    hardware.break_devices(FaultRequest(FaultKind.ECC, device=2, after=60.0))
+
+    class FoundCluster:
+        def act_on_node(self, node: str, action: str, **options: Any) -> dict[str, Any]:
+            hardware.break_devices(FaultRequest.parse(options))
+            return {"name": node, "faults": hardware.describe()}
+
+    monkeypatch.setattr("sluice.devcluster.cluster.find_cluster", lambda name: FoundCluster())
+    command = ["node", "break", "maia-0", "--fault", "corruption", "--device", device]
+    assert CliRunner().invoke(sluice, command).output == f"maia-0 is broken: {said}\n"
 
 
 def test_down_is_fine_without_a_cluster(capsys: pytest.CaptureFixture[str], home: Path) -> None:

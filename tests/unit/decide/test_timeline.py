@@ -11,6 +11,7 @@ from sluice.decide.timeline import (
     choose_pool,
     describe_entries,
     describe_span,
+    find_entered,
     format_moment,
     merge_entries,
     trace_events,
@@ -25,6 +26,15 @@ from .world import World, record
 CHAT = PoolKey("default", "chat")
 
 
+def run(world, seconds, records):
+    """Let a world live for a while, and add what is recorded of it."""
+    end = world.now + seconds
+    while world.now < end:
+        world.step()
+        made = make_record("op", len(records) + 1, world.seen, world.before, world.plan)
+        records.append(made)
+
+
 @pytest.fixture(scope="module")
 def story():
     """Return the records of a failover and a return, and the world afterwards."""
@@ -32,18 +42,11 @@ def story():
     world.rate["chat"] = 4.0
     records = []
 
-    def run(seconds):
-        end = world.now + seconds
-        while world.now < end:
-            world.step()
-            made = make_record("op", len(records) + 1, world.seen, world.before, world.plan)
-            records.append(made)
-
-    run(80)
+    run(world, 80, records)
     world.dead = {"maia-0"}
-    run(20)
+    run(world, 20, records)
     world.dead = set()
-    run(80)
+    run(world, 80, records)
     return records, world
 
 
@@ -117,6 +120,33 @@ def test_a_state_that_a_recording_begins_with_is_not_told_beside_its_being_enter
     begun = Entry(5.25, "worker w", "Suspect", "1 of 3 missed")
     assert merge_entries([begun], [entered]) == [entered]
     assert merge_entries([begun]) == [begun]
+
+
+def test_a_recording_that_begins_in_probation_tells_since_when_it_lasts(story):
+    records, _ = story
+    whole = trace_passes(records)
+    begin = next(e.at for e in whole if e.what == "in probation")
+    late = next(n for n, record in enumerate(records) if record.planned.at > begin) + 1
+    told = trace_passes(records[late : late + 1])
+    assert [(e.at, e.warning) for e in told if e.what == "in probation"] == [(begin, False)]
+    assert find_entered(told, "maia-0", "Probation") == begin
+    assert find_entered(whole, "maia-0", "Probation") is None  # it is healthy by now
+    assert find_entered(told, "maia-1", "Probation") is None
+
+
+def test_a_release_that_changes_nothing_is_no_part_of_the_story():
+    world, records = World(), []
+
+    run(world, 20, records)
+    world.release = {"gpu-0"}
+    run(world, 4, records)
+    assert not world.release  # it was obeyed
+    assert tell(trace_passes(records), "node gpu-0") == []
+    world.banned = {"gpu-0": "new firmware"}
+    run(world, 4, records)
+    world.banned, world.release = {}, {"gpu-0"}
+    run(world, 4, records)
+    assert tell(trace_passes(records), "node gpu-0") == ["latched", "in probation"]
 
 
 def test_a_warning_stays_one_also_where_the_better_source_does_not_say_so():
