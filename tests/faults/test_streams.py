@@ -30,7 +30,9 @@ def serve(sluice, request):
         {"acceleratorClass": "maia-200", "min": 2, "max": 3, **numerics},
         {"acceleratorClass": "h100", "min": 1, "max": 2, **numerics},
     ]
-    sluice.create(make_pool(POOL, variants=variants))
+    # Patient: what is tested is what becomes of streams, not who is let in.
+    slo = {"ttft": "30s", "tpot": "1s"}
+    sluice.create(make_pool(POOL, variants=variants, slo=slo))
     try:
         wait_until(lambda: sluice.serving(POOL, "maia-200") >= 2, "its Maia workers serve")
         wait_until(lambda: sluice.serving(POOL, "h100") >= 1, "its GPU worker serves")
