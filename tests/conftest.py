@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from sluice.devcluster.binaries.programs import Binaries
 from sluice.devcluster.binaries.resolution import resolve_binaries
@@ -16,6 +17,10 @@ from sluice.devcluster.cluster import Cluster, start_cluster
 from sluice.devcluster.shape import ClusterShape
 
 from .integration.story import Sluice, wait_until
+
+# An example takes as long as the machine is busy: that is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 Kubectl = Callable[..., Any]
 """`kubectl("get", "nodes")`: kubectl's JSON answer."""

@@ -255,7 +255,8 @@ async def test_a_continued_stream_counts_once(world, start):
     workers = {told["pod"]: told for told in signals["workers"].values()}
     assert workers[stream.worker]["errors"] == 1
     line = world.request_lines()[-1]
-    assert line["tpot"] > (line["duration"] - line["ttft"]) / 90  # over the whole of it
+    # Over the whole of it, and not over the part of one worker alone; its end may come late.
+    assert line["tpot"] > (line["duration"] - line["ttft"]) / 120
     assert [attempt["outcome"] for attempt in line["attempts"]] == ["reset", "ok"]
     arguments = ["route", "explain", line["request_id"], "--url", world.admin]
     story = await asyncio.to_thread(CliRunner().invoke, sluice, arguments)
