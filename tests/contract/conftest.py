@@ -7,7 +7,7 @@ import pytest
 
 from ..unit.gateway.gatewayworld import GatewayWorld
 from ..unit.worker.fakedevice import FakeDevice
-from ..unit.worker.workerprocess import WorkerProcess
+from ..unit.worker.workerprocess import starting
 from .faultyworker import COMPACT
 
 
@@ -37,15 +37,9 @@ def devices(tmp_path):
 
 @pytest.fixture
 def start(tmp_path, devices):
-    started = []
+    with starting(tmp_path) as begin:
 
-    def start(*args, ready=True, model=COMPACT, **over):
-        worker = WorkerProcess(model, tmp_path, *args, devices=devices, **over)
-        started.append(worker)
-        if ready:
-            worker.until("/readyz", 200)
-        return worker
+        def start(*args, model=COMPACT, **over):
+            return begin(model, *args, devices=devices, **over)
 
-    yield start
-    for worker in started:
-        worker.close()
+        yield start

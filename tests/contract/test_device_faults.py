@@ -28,7 +28,7 @@ from sluice_accel.quantities import assumed
 from sluice_node.devicebank import DeviceBank
 
 from ..unit.node.nodeworld import make_config
-from ..unit.worker.workerprocess import DEADLINE, WorkerProcess, find_port
+from ..unit.worker.workerprocess import DEADLINE, find_port, starting
 
 COMPACT = Path(__file__).parents[2] / "workers" / "models" / "compact"
 EMULATED = ("--profile=maia-200", "--nominal=llama-3.3-70b", "--devices=2", "--token-scale=96")
@@ -113,18 +113,8 @@ def node(tmp_path):
 
 @pytest.fixture
 def start(tmp_path, node):
-    started = []
-
-    def start(*args, ready=True):
-        worker = WorkerProcess(COMPACT, tmp_path, *EMULATED, *args, devices=node.devices)
-        started.append(worker)
-        if ready:
-            worker.until("/readyz", 200)
-        return worker
-
-    yield start
-    for worker in started:
-        worker.close()
+    with starting(tmp_path) as begin:
+        yield lambda *args, **over: begin(COMPACT, *EMULATED, *args, devices=node.devices, **over)
 
 
 @pytest.fixture

@@ -113,7 +113,8 @@ async def test_what_cannot_meet_its_deadline_is_told_at_once_and_when_to_come_ba
 async def test_the_operator_reads_signals_as_before(world):
     await add_known(world)
     await world.ask()
-    GatewayReport.model_validate(await world.signals())
+    report = GatewayReport.model_validate(await world.signals())
+    assert [pool.finished for pool in report.pools.values()] == [1]
 
 
 HEARTENED = settings(relaying={"hearten_seconds": 0.05, "wait_for_worker": 0.9})

@@ -255,6 +255,7 @@ async def test_usage_is_counted_by_key_model_and_class(tmp_path):
 async def test_a_key_that_is_gone_leaves_the_metrics(tmp_path):
     async with guarded(tmp_path, one=entry_of(ONE), two=entry_of("sk-two")) as (world, files):
         await ask(world)
+        assert not await is_forgotten(world)
         files.put(two=entry_of("sk-two"))
         await until_async(lambda: is_forgotten(world))
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from ..unit.worker.checkpoints import write_checkpoint
-from ..unit.worker.workerprocess import DEADLINE, WorkerProcess
+from ..unit.worker.workerprocess import DEADLINE, WorkerProcess, starting
 
 EMULATED = (
     "--profile=maia-200",
@@ -28,18 +28,8 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def start(checkpoint, tmp_path):
-    started = []
-
-    def start(*args, ready=True, **over):
-        worker = WorkerProcess(checkpoint, tmp_path, *args, **over)
-        started.append(worker)
-        if ready:
-            worker.until("/readyz", 200)
-        return worker
-
-    yield start
-    for worker in started:
-        worker.close()
+    with starting(tmp_path) as begin:
+        yield lambda *args, **over: begin(checkpoint, *args, **over)
 
 
 @pytest.fixture(scope="module")

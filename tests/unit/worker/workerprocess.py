@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 DEADLINE = 60
@@ -98,3 +99,22 @@ class WorkerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(timeout=DEADLINE)
+
+
+@contextmanager
+def starting(directory):
+    """Give a function that starts workers as `WorkerProcess` does; they end when it is left."""
+    started = []
+
+    def start(checkpoint, *args, ready=True, **over):
+        worker = WorkerProcess(checkpoint, directory, *args, **over)
+        started.append(worker)
+        if ready:
+            worker.until("/readyz", 200)
+        return worker
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            worker.close()
