@@ -44,6 +44,24 @@ def wait_until(holds, what, seconds=PATIENCE):
         time.sleep(0.3)
 
 
+def restrict(spec):
+    """Give a pod's spec, in place, what Pod Security `restricted` asks for.
+
+    The namespace `default` enforces it from the first test on that installs Sluice.
+    """
+    spec["securityContext"] = {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    for container in spec["containers"]:
+        container["securityContext"] = {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    return spec
+
+
 def make_pool(name, **over):
     """Return a pool with windows that a test can wait for."""
     spec = {

@@ -15,6 +15,8 @@ from tests.conftest import Kubectl
 from sluice.devcluster.binaries.programs import Binaries
 from sluice.devcluster.cluster import Cluster
 
+from .story import restrict
+
 DEADLINE_SECONDS = 90.0  # a silent node is noticed by Kubernetes after 50
 SLUICE = Path(sys.executable).parent / "sluice"
 NODES = ["gpu-0", "gpu-1", "maia-0", "maia-1", "system-0"]
@@ -65,7 +67,8 @@ def render_pod(name: str, script: str, node: str) -> str:
         taint = {"key": "sluice.dev/maia", "operator": "Exists", "effect": "NoSchedule"}
         spec["tolerations"] = [taint]
         container["resources"] = {"limits": {"sluice.dev/maia": "1"}}
-    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": restrict(spec)}
+    return json.dumps(pod)
 
 
 SAY_PID = "import os, time\nprint('pid', os.getpid(), flush=True)\nwhile True: time.sleep(1)"

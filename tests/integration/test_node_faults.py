@@ -16,6 +16,8 @@ from tests.conftest import Kubectl
 from sluice.devcluster.cluster import Cluster
 from sluice.devcluster.errors import NodeError
 
+from .story import restrict
+
 DEADLINE_SECONDS = 60.0
 MAIA = "sluice.dev/maia"
 WATCH = """
@@ -145,7 +147,8 @@ def test_a_process_learns_what_the_node_cannot_see(healed: Cluster, kubectl: Kub
         "resources": {"limits": {MAIA: "1"}},
     }
     spec = {"nodeName": "maia-1", "terminationGracePeriodSeconds": 1, "containers": [container]}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "watcher"}, "spec": spec}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "watcher"}}
+    pod["spec"] = restrict(spec)
     kubectl("create", "-f", "-", stdin=json.dumps(pod))
     try:
         await_log(healed, '"faults":[]')
