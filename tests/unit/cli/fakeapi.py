@@ -41,5 +41,7 @@ def serve_objects(objects: Mapping[str, Any], kubeconfig: Path) -> Iterator[str]
             "users": [{"name": "u", "user": {"token": "t"}}],
         }
         kubeconfig.write_text(json.dumps(config))
-        yield url
-        made.shutdown()
+        try:
+            yield url
+        finally:
+            made.shutdown()
