@@ -24,6 +24,7 @@ POOL = {
     "spilled": int,
     "shed": int,
     "classes": dict,
+    "parity": list,
     "variants": dict,
     "workers": dict,
 }
@@ -47,6 +48,7 @@ WORKER = {
     "lastSuccessAgeSeconds": NUMBER,
     "missedProbes": int,
     "suspect": bool,
+    "parity": dict,
     "ttft": list,
     "tpot": list,
 }

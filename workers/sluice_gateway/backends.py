@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from sluice_gateway.objects import Slo
-from sluice_gateway.quantities import QuantityError, parse_duration
+from sluice_gateway.objects import Parity, Slo
+from sluice_gateway.quantities import QuantityError, parse_duration, parse_percent
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EXACT: Final = 1e-6
@@ -50,12 +50,14 @@ class Backends:
     Attributes:
         shares: Fraction of traffic by class, adding up to 1; empty if all workers are equal.
         slots: Requests that a backend runs at once; None for what a worker of ours does.
+        parity: How answers are compared between classes; None if they are not.
     """
 
     backends: Sequence[Backend]
     slo: Slo
     shares: Mapping[str, float]
     slots: int | None = None
+    parity: Parity | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -83,6 +85,14 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--slots", metavar="N", help="requests that a backend runs at once (8); two more wait there"
     )
+    group.add_argument(
+        "--parity-sample",
+        metavar="PERCENT",
+        help="part of the answers that a backend of another class scores as well (none)",
+    )
+    group.add_argument(
+        "--parity-budget", metavar="PERCENT", help="of a backend's time that this may take (2%%)"
+    )
 
 
 def read_backends(arguments: argparse.Namespace) -> Backends | None:
@@ -92,8 +102,8 @@ def read_backends(arguments: argparse.Namespace) -> Backends | None:
         BackendError: If they describe none.
     """
     if not arguments.backend:
-        for flag in ("share", "ttft", "tpot", "slots"):
-            if getattr(arguments, flag) is not None:
+        for flag in ("share", "ttft", "tpot", "slots", "parity-sample", "parity-budget"):
+            if getattr(arguments, flag.replace("-", "_")) is not None:
                 raise BackendError(
                     f"--{flag} is for a gateway without a cluster: name its workers with --backend,"
                     " or leave it out (pools say it themselves)"
@@ -108,7 +118,8 @@ def read_backends(arguments: argparse.Namespace) -> Backends | None:
     ttft = _read_objective("--ttft", arguments.ttft or "2s")
     tpot = _read_objective("--tpot", arguments.tpot or "200ms")
     shares = parse_shares(arguments.share or (), [backend.variant for backend in backends])
-    return Backends(backends, Slo(ttft, tpot), shares, _read_slots(arguments.slots))
+    parity = _read_parity(arguments.parity_sample, arguments.parity_budget)
+    return Backends(backends, Slo(ttft, tpot), shares, _read_slots(arguments.slots), parity)
 
 
 def parse_backend(text: str) -> Backend:
@@ -200,6 +211,20 @@ def _read_objective(flag: str, text: str) -> float:
     if seconds <= 0:
         raise BackendError(f"{flag} {text!r} should be longer than 0s")
     return seconds
+
+
+def _read_parity(sample: str | None, budget: str | None) -> Parity | None:
+    if sample is None:
+        if budget is not None:
+            raise BackendError("--parity-budget: say with --parity-sample how much to compare")
+        return None
+    found = []
+    for flag, text in (("--parity-sample", sample), ("--parity-budget", budget or "2%")):
+        try:
+            found.append(parse_percent(text))
+        except QuantityError as error:
+            raise BackendError(f"{flag}: {error}") from error
+    return Parity(*found)
 
 
 def _read_slots(text: str | None) -> int | None:

@@ -121,7 +121,8 @@ class BackendWatch:
         return {uid for uid, worker in workers if worker.pod.name == backend.name}
 
     def _build_spec(self, model: str) -> PoolSpec:
-        return PoolSpec(model, self._created, model, self._told.slo, self._told.variants)
+        told = self._told
+        return PoolSpec(model, self._created, model, told.slo, told.variants, parity=told.parity)
 
 
 class BackendFollower:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from sluice_gateway.access import Access
 from sluice_gateway.adminapi import AdminApi
 from sluice_gateway.admission import Admission
+from sluice_gateway.audit import Auditor
 from sluice_gateway.backends import Backends
 from sluice_gateway.backendwatch import BackendWatch
 from sluice_gateway.bodies import Bodies
@@ -158,7 +159,18 @@ class Gateway:
         )
         self._stack.push_async_callback(prober.close)
         self.fleet.on_workers_changed.append(prober.follow_fleet)
-        relay = self._build_relay(await self._open_session(), prober)
+        auditor = self._auditor = Auditor(
+            self.fleet,
+            await self._open_session(),
+            auditing=settings.auditing,
+            signals=self._signals,
+            metrics=self._metrics,
+            clock=self._clock,
+            random=self._random.random,
+            log=self._log,
+        )
+        self._start_task("audit", auditor.run())
+        relay = self._build_relay(await self._open_session(), prober, auditor)
         sweep = Sweep(
             self.fleet,
             patience=settings.patience,
@@ -196,7 +208,9 @@ class Gateway:
             log=self._log,
         )
 
-    def _build_relay(self, session: aiohttp.ClientSession, prober: Prober) -> Relay:
+    def _build_relay(
+        self, session: aiohttp.ClientSession, prober: Prober, auditor: Auditor
+    ) -> Relay:
         relaying = self._settings.relaying
         upstream = Upstream(
             session,
@@ -225,6 +239,7 @@ class Gateway:
             probe_now=prober.probe_now,
             clock=self._clock,
             wall=time.time,
+            on_answered=auditor.offer,
         )
 
     async def _start_public(self, relay: Relay) -> None:

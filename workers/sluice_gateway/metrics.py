@@ -16,11 +16,13 @@ from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.members import Pool, Worker
 from sluice_gateway.overload import SHED
+from sluice_gateway.parity import Agreement
 from sluice_gateway.sources import Watch
 
 _TTFT_BUCKETS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)
 _TPOT_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 _POOL_CLASS: Final = ("pool", "accelerator_class")
+_PAIR: Final = (*_POOL_CLASS, "reference_class")
 
 
 class Metrics:
@@ -96,6 +98,44 @@ class Metrics:
             buckets=_TPOT_BUCKETS,
             registry=registry,
         )
+        self.audits = Counter(
+            "sluice_gateway_parity_audits",
+            "Answers of a class that were to be compared with another's: scored, unscorable (a"
+            " worker refused, or the models differ) or lost (no answer).",
+            (*_PAIR, "result"),
+            registry=registry,
+        )
+        self.audit_tokens = Counter(
+            "sluice_gateway_parity_tokens",
+            "Tokens of scored answers, by what was found: agreed (same likeliest token), differed,"
+            " or unsure (neither class was sure of one, which judges neither).",
+            (*_PAIR, "result"),
+            registry=registry,
+        )
+        self.audit_divergence = Counter(
+            "sluice_gateway_parity_kl_nats",
+            "Sum of KL(class || reference) over the tokens that agreed or differed, in nat.",
+            _PAIR,
+            registry=registry,
+        )
+        self.audits_dropped = Counter(
+            "sluice_gateway_parity_audits_dropped",
+            "Answers drawn for the sample and left out: no_room in the queue, stale before both"
+            " workers had room and budget, no_worker to compare with.",
+            ("pool", "reason"),
+            registry=registry,
+        )
+
+    def count_audit(self, labels: tuple[str, str, str], found: Agreement) -> None:
+        """Count what came of an audit; `labels` are pool, class and reference class."""
+        self.audits.labels(*labels, "scored").inc()
+        for result, tokens in (
+            ("agreed", found.agreed),
+            ("differed", found.judged - found.agreed),
+            ("unsure", found.positions - found.judged),
+        ):
+            self.audit_tokens.labels(*labels, result).inc(tokens)
+        self.audit_divergence.labels(*labels).inc(found.divergence)
 
     def observe_finish(
         self, pool: str, variant: str, *, met: bool, tpot: float | None, tokens: tuple[int, int]
@@ -139,6 +179,10 @@ class Metrics:
             self.tokens,
             self.ttft,
             self.tpot,
+            self.audits,
+            self.audit_tokens,
+            self.audit_divergence,
+            self.audits_dropped,
         ):
             metric.remove_by_labels({"pool": key})
 

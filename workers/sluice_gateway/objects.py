@@ -31,6 +31,19 @@ class Slo:
 
 
 @dataclass(frozen=True, slots=True)
+class Parity:
+    """How a pool's answers are compared between accelerators.
+
+    Attributes:
+        sample: Fraction of its finished answers.
+        budget: Fraction of a worker's time that it may take.
+    """
+
+    sample: float
+    budget: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSpec:
     """The part of a pool that its owner wrote.
 
@@ -39,6 +52,7 @@ class PoolSpec:
         created: Creation time, seconds since the epoch; the older pool wins a model name.
         variants: Accelerator classes in the pool's order.
         request_class: Of its requests that say nothing of their class.
+        parity: None if its answers are not compared.
     """
 
     key: str
@@ -47,6 +61,7 @@ class PoolSpec:
     slo: Slo
     variants: tuple[str, ...]
     request_class: str = RequestClass.STANDARD
+    parity: Parity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +167,8 @@ def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:
     """Read metadata and spec of an InferencePool.
 
     Raises:
-        ObjectError: If model name, SLO, variants or the class of its requests cannot be read.
+        ObjectError: If model name, SLO, variants, the class of its requests or how they are
+            compared cannot be read.
     """
     metadata = _take(raw, "metadata", dict)
     spec = _take(raw, "spec", dict)
@@ -173,6 +189,7 @@ def parse_pool_spec(raw: Mapping[str, Any]) -> PoolSpec:
         slo=objective,
         variants=variants,
         request_class=_read_request_class(metadata),
+        parity=_read_parity(spec),
     )
 
 
@@ -258,6 +275,16 @@ def _read_request_class(metadata: Mapping[str, Any]) -> str:
             f"annotation {names.ANNOTATION_REQUEST_CLASS} is {said!r}; use one of {known}"
         )
     return str(said)
+
+
+def _read_parity(spec: Mapping[str, Any]) -> Parity | None:
+    if not spec.get("parity"):
+        return None
+    told = _as_dict(spec["parity"], "spec.parity")
+    try:
+        return Parity(parse_percent(told.get("sample")), parse_percent(told.get("budget")))
+    except QuantityError as error:
+        raise ObjectError(f"spec.parity: {error}") from error
 
 
 def _read_engine(raw: Mapping[str, Any]) -> Engine | None:

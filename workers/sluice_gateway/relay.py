@@ -38,6 +38,7 @@ class Relay:
 
     Args:
         probe_now: Asks the prober to look at a worker at once.
+        on_answered: Told of every request that one worker answered in full, when it has been.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
     """
@@ -55,6 +56,7 @@ class Relay:
         probe_now: Callable[[Worker], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
+        on_answered: Callable[[Exchange, Pool, Attempt, Call, Answer | None], None] | None = None,
     ) -> None:
         self._fleet = fleet
         self._admission = admission
@@ -66,6 +68,7 @@ class Relay:
         self._probe_now = probe_now
         self._clock = clock
         self._wall = wall
+        self._on_answered = on_answered
 
     async def serve(self, exchange: Exchange, call: Call, client: ClientStream) -> Answer | None:
         """Serve one request.
@@ -242,6 +245,8 @@ class Relay:
             tpot=exchange.tpot,
             tokens=exchange.tokens,
         )
+        if self._on_answered is not None:
+            self._on_answered(exchange, pool, attempt, call, answer)
 
     def _note_fault(self, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Put what an attempt says of its worker where routing and the operator see it."""

@@ -137,6 +137,37 @@ class Probing:
 
 
 @dataclass(frozen=True, slots=True)
+class Auditing:
+    """Comparing finished answers between accelerators. Times in seconds.
+
+    Attributes:
+        period: Between two looks for an answer that waits and workers that have room.
+        floor_seconds: A pair of classes that was not compared for so long is, even if its workers
+            are busy; their budgets hold all the same.
+        busy_most: Requests on a worker with which it has room: half a batch.
+        queue_most: Answers of a pool that wait; further ones are left out.
+        stale_seconds: An answer that has waited for so long is left out.
+        tokens_most: Of an answer and its prompt; longer ones are left out. What a worker tells of
+            them is read in a few milliseconds.
+        text_bytes: Likewise, of request and answer where it did not stream.
+        top: Likeliest tokens that are compared in each place.
+        request_seconds: One comparison.
+        answer_bytes: One answer of a worker.
+    """
+
+    period: float = 0.2
+    floor_seconds: float = 15.0
+    busy_most: int = 4
+    queue_most: int = 16
+    stale_seconds: float = 120.0
+    tokens_most: int = 1024
+    text_bytes: int = 32 << 10
+    top: int = 5
+    request_seconds: float = 20.0
+    answer_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
 class Watching:
     """Listing and watching the Kubernetes API. Times in seconds.
 
@@ -204,6 +235,7 @@ class Settings:
     relaying: Relaying = Relaying()
     patience: Patience = Patience()
     probing: Probing = Probing()
+    auditing: Auditing = Auditing()
     watching: Watching = Watching()
     following: Following = Following()
     backends: Backends | None = None

@@ -6,7 +6,7 @@ windows here and from the fleet's present state.
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sluice_gateway.attempts import Exchange
 from sluice_gateway.fleet import Fleet
@@ -14,6 +14,7 @@ from sluice_gateway.goals import RequestClass
 from sluice_gateway.health import Verdict
 from sluice_gateway.members import Pool, Worker
 from sluice_gateway.overload import SHED
+from sluice_gateway.parity import Agreement
 from sluice_gateway.windows import (
     LONGEST_WINDOW,
     TPOT_BOUNDS,
@@ -37,6 +38,20 @@ _POOL_COUNTS: Final = (
 _CLASS_COUNTS: Final = ("ended", "finished", "met", "shed")
 _VARIANT_COUNTS: Final = ("sent", "finished", "met")
 _WORKER_COUNTS: Final = ("finished", "errors", "timeouts")
+_AUDIT_COUNTS: Final = ("audits", "positions", "judged", "agreed")
+_MICRO: Final = 1_000_000
+"""Divergence is kept in whole micronats: windows add up whole numbers."""
+
+
+class _ParityKey(NamedTuple):
+    """Of a count of audits: the pair of classes, and what is counted."""
+
+    pair: tuple[str, str]
+    what: str
+
+
+_ALL: Final = ("", "")
+"""The pair under which a worker's audits are counted."""
 
 
 class Signals:
@@ -67,6 +82,10 @@ class Signals:
     - `consecutiveFailures` counts requests in a row that a worker broke or gave no token in time.
       Only a request that gets on ends the row, or two minutes without a failure; an answered probe
       does not. `missedProbes` counts our probes missed in a row.
+    - `parity` has what came of answers that workers of two classes scored, always of the last 300
+      seconds: by the class that made them and the one they were compared with, and of each worker
+      in either part. `judged` counts the tokens where one of the two was sure, `agreed` those of
+      them where both have the same likeliest one, `divergence` is the sum of their KL in nat.
     - `lastSuccessAgeSeconds` is the time since a probe was answered or a request got on, or since
       the worker is known. `suspect` says that it gets no new requests.
 
@@ -118,6 +137,20 @@ class Signals:
         ):
             if happened:
                 series.add((exchange.goal.kind, what), now)
+
+    def count_audit(self, pool: Pool, maker: Worker, reference: Worker, found: Agreement) -> None:
+        """Count an answer that its maker and a worker of another class have scored."""
+        now = self._clock()
+        counts = (1, found.positions, found.judged, found.agreed)
+        for series, pair in (
+            (self._pools[pool.spec.key], (maker.variant, reference.variant)),
+            (self._workers[maker.uid], _ALL),
+            (self._workers[reference.uid], _ALL),
+        ):
+            for what, count in zip(_AUDIT_COUNTS, counts, strict=True):
+                series.add(_ParityKey(pair, what), now, count)
+            micro = round(found.divergence * _MICRO)
+            series.add(_ParityKey(pair, "divergence"), now, micro)
 
     def observe_first_token(self, pool: Pool, worker: Worker, ttft: float) -> None:
         """Note the time to the first token of a stream, in seconds."""
@@ -184,6 +217,7 @@ class Signals:
                 kind: {what: total.get((kind, what), 0) for what in _CLASS_COUNTS}
                 for kind in RequestClass
             },
+            "parity": self._render_pairs(key, now),
             "variants": {
                 name: self._render_variant(pool, name, window, now) for name in sorted(names)
             },
@@ -192,6 +226,15 @@ class Signals:
                 for uid, worker in pool.workers.items()
             },
         }
+
+    def _render_pairs(self, key: str, now: float) -> list[dict[str, Any]]:
+        """Return what was compared in a pool, by pairs of classes."""
+        total = self._pools[key].sum_window(LONGEST_WINDOW, now)
+        pairs = {found.pair for found in total if isinstance(found, _ParityKey)}
+        return [
+            {"class": pair[0], "reference": pair[1], **_pick_parity(total, pair)}
+            for pair in sorted(pairs)
+        ]
 
     def _render_variant(self, pool: Pool, name: str, window: int, now: float) -> dict[str, Any]:
         total = self._variants[pool.spec.key, name].sum_window(window, now)
@@ -212,6 +255,7 @@ class Signals:
 
     def _render_worker(self, worker: Worker, window: int, now: float) -> dict[str, Any]:
         total = self._workers[worker.uid].sum_window(window, now)
+        audited = self._workers[worker.uid].sum_window(LONGEST_WINDOW, now)
         health = worker.health
         return {
             "pod": worker.pod.name,
@@ -222,6 +266,7 @@ class Signals:
             "missedProbes": health.misses,
             "lastSuccessAgeSeconds": round(now - health.last_success, 3),
             "suspect": health.verdict is not Verdict.LIVE,
+            "parity": _pick_parity(audited, _ALL),
             "ttft": read_histogram(total, "ttft", TTFT_BOUNDS),
             "tpot": read_histogram(total, "tpot", TPOT_BOUNDS),
         }
@@ -237,6 +282,13 @@ class Signals:
 
 def _pick(total: dict[Hashable, int], keys: Iterable[str]) -> dict[str, int]:
     return {key: total.get(key, 0) for key in keys}
+
+
+def _pick_parity(total: dict[Hashable, int], pair: tuple[str, str]) -> dict[str, int | float]:
+    """Return the sums of audits, of a pair of classes or of a worker."""
+    counts = {what: total.get(_ParityKey(pair, what), 0) for what in _AUDIT_COUNTS}
+    divergence = total.get(_ParityKey(pair, "divergence"), 0) / _MICRO
+    return {**counts, "divergence": divergence}
 
 
 def _keep(windows: defaultdict[str, Series], known: Iterable[str]) -> None:

@@ -248,6 +248,21 @@ class Fallback(ApiModel):
     )
 
 
+class Parity(ApiModel):
+    """How answers are compared between the accelerator classes of the pool."""
+
+    sample: Percent = Field(
+        default=0.01,
+        description="Fraction of finished answers that a worker of another class scores as well."
+        " While workers have their traffic still to earn (they come back from quarantine, or get no"
+        " share), as many as the budget allows.",
+    )
+    budget: Percent = Field(
+        default=0.02,
+        description="Largest fraction of each worker's time that a gateway may take for it.",
+    )
+
+
 class InferencePoolSpec(ApiModel):
     """What to serve, within which SLO, on which accelerator classes."""
 
@@ -285,6 +300,12 @@ class InferencePoolSpec(ApiModel):
     fallback: Fallback = Field(
         default_factory=Fallback,
         description="What happens when capacity is lost because workers or nodes fail.",
+    )
+    parity: Parity | None = Field(
+        default=None,
+        description="Comparing answers between the pool's classes while they serve. Left out,"
+        " nothing is compared. Needs workers that score a prompt (`prompt_logprobs`), as Sluice's"
+        " and vLLM do.",
     )
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ import pytest
 from sluice_gateway.backends import parse_backend
 from sluice_gateway.backendwatch import AnswerError, read_models
 from sluice_gateway.main import parse_arguments
+from sluice_gateway.objects import Parity
 
 
 def read(*arguments):
@@ -41,6 +42,13 @@ def test_without_shares_all_are_equal():
     told = read("--backend", "a=http://a", "--backend", "b=http://b").backends
     assert told.shares == {}
     assert (told.slo.ttft, told.slo.tpot) == (2.0, 0.2)
+
+
+def test_answers_are_compared_where_that_is_said():
+    assert read(*A).backends.parity is None
+    assert read(*A, "--parity-sample", "50%").backends.parity == Parity(0.5, 0.02)
+    told = read(*A, "--parity-sample", "1%", "--parity-budget", "3%")
+    assert told.backends.parity == Parity(0.01, 0.03)
 
 
 def test_slots_say_how_many_requests_a_backend_is_sent():
@@ -86,6 +94,10 @@ B = ("--backend", "b=http://b,class=gpu")
         ([*A, "--slots", "0"], "--slots '0' is not a number from 1 to 10000"),
         (["--share", "maia=1"], "--share is for a gateway without a cluster"),
         (["--ttft", "2s"], "--ttft is for a gateway without a cluster"),
+        (["--parity-sample", "2%"], "--parity-sample is for a gateway without a cluster"),
+        ([*A, "--parity-sample", "x"], "--parity-sample: 'x' is not a percentage"),
+        ([*A, "--parity-sample", "1%", "--parity-budget", "2"], "--parity-budget: '2' is not a"),
+        ([*A, "--parity-budget", "2%"], "say with --parity-sample how much to compare"),
     ],
 )
 def test_a_wrong_argument_gets_one_sentence(capsys, arguments, sentence):

@@ -5,6 +5,7 @@ import pytest
 from sluice_gateway.objects import (
     UNDECIDED,
     ObjectError,
+    Parity,
     parse_pool_decision,
     parse_pool_spec,
     parse_worker,
@@ -18,6 +19,16 @@ def test_reads_a_pool():
     assert (spec.key, spec.model, spec.variants) == ("default/chat", "compact", ("maia", "gpu"))
     assert (spec.slo.ttft, spec.slo.tpot) == (2.0, 0.2)
     assert spec.created == 1_763_900_000
+
+
+def test_reads_how_answers_are_compared():
+    raw = objects.pool()
+    assert parse_pool_spec(raw).parity is None
+    raw["spec"]["parity"] = {"sample": "1%", "budget": "2%"}
+    assert parse_pool_spec(raw).parity == Parity(sample=0.01, budget=0.02)
+    raw["spec"]["parity"] = {"sample": "much", "budget": "2%"}
+    with pytest.raises(ObjectError, match=r"spec\.parity: 'much' is not a percentage"):
+        parse_pool_spec(raw)
 
 
 def test_reads_shares_and_quarantine():
