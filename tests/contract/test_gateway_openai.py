@@ -5,13 +5,14 @@
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 
 import openai
 import pytest
 
 from ..unit.gateway.fakekube import PODS, POOLS
 from ..unit.gateway.fakeworker import make_words
-from ..unit.gateway.gatewayworld import GatewayWorld, expected_text, settings, usable
+from ..unit.gateway.gatewayworld import SETTINGS, GatewayWorld, expected_text, settings, usable
 from ..unit.gateway.polling import until
 
 
@@ -104,6 +105,19 @@ async def test_answers_name_request_worker_class_and_attempts(world):
     assert world.workers["w1"].headers[0]["x-request-id"] == "mine-1"
     _, headers, _ = await world.ask(model="none", headers={"X-Request-Id": "bad id\t"})
     assert headers["x-request-id"].startswith("req-")
+
+
+async def test_strangers_are_told_no_names_of_pods():
+    async with GatewayWorld(replace(SETTINGS, names_workers=False)) as world:
+        await world.add_pool()
+        await world.start_gateway()
+        await usable(world, "w1")
+        for stream in (False, True):
+            async with world.post(stream=stream, headers={"X-Request-Id": "mine-1"}) as response:
+                assert (response.status, response.headers["x-request-id"]) == (200, "mine-1")
+                told = {name.lower() for name in response.headers}
+                assert not told & {"x-sluice-worker", "x-sluice-class", "x-sluice-attempts"}
+                assert b"w1" not in await response.read()
 
 
 async def test_a_worker_refusing_a_request_as_wrong_is_believed(world):

@@ -106,6 +106,64 @@ async def post(http, url, body):
                 return response.status
 
 
+async def test_a_stream_outlives_the_gateway_s_notice_and_its_client_is_sent_elsewhere(tmp_path):
+    arguments = ("--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain-delay", "0.5")
+    async with GatewayWorld() as world:
+        config = write_kubeconfig(tmp_path / "config", world.kube.url)
+        async with (
+            started(*arguments, KUBECONFIG=config) as program,
+            aiohttp.ClientSession() as http,
+        ):
+            await until(lambda: program.find("listening"))
+            port = program.find("listening")["port"]
+            url = f"http://127.0.0.1:{port}/v1/completions"
+            await world.add_pool()
+            worker = await world.add_worker("w1")
+            assert await post(http, url, {"model": "compact", "prompt": "x"}) == 200
+            worker.step = 0.1
+            body = {"model": "compact", "prompt": "x", "stream": True, "max_tokens": 20}
+            async with http.post(url, json=body) as stream:
+                assert stream.headers.get("Connection", "keep-alive") != "close"
+                await stream.content.readline()
+                program.process.send_signal(signal.SIGTERM)
+                await until(lambda: program.find("draining"))
+                async with http.post(url, json={**body, "stream": False, "max_tokens": 1}) as late:
+                    assert (late.status, late.headers["Connection"]) == (200, "close")
+                async with http.post(url, json={**body, "max_tokens": 1}) as late:
+                    assert (late.status, late.headers["Connection"]) == (200, "close")
+                    assert b"[DONE]" in await late.read()
+                await until(lambda: refuses(port))
+                assert program.process.returncode is None
+                assert b"[DONE]" in await stream.read()
+            assert await program.process.wait() == 0
+
+
+async def test_what_runs_longer_than_the_drain_does_not_hold_a_gateway(tmp_path):
+    arguments = ("--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain-delay", "0")
+    async with GatewayWorld() as world:
+        config = write_kubeconfig(tmp_path / "config", world.kube.url)
+        started_program = started(*arguments, "--drain-seconds", "0.4", KUBECONFIG=config)
+        async with started_program as program, aiohttp.ClientSession() as http:
+            await until(lambda: program.find("listening"))
+            url = f"http://127.0.0.1:{program.find('listening')['port']}/v1/completions"
+            await world.add_pool()
+            worker = await world.add_worker("w1")
+            assert await post(http, url, {"model": "compact", "prompt": "x"}) == 200
+            worker.step = 0.5
+            body = {"model": "compact", "prompt": "x", "stream": True, "max_tokens": 1000}
+            async with http.post(url, json=body) as stream:
+                await stream.content.readline()
+                program.process.send_signal(signal.SIGTERM)
+                assert await program.process.wait() == 0
+                with pytest.raises(aiohttp.ClientError):
+                    await stream.read()
+
+
+def refuses(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 async def test_a_second_signal_ends_it_at_once(tmp_path, second):
     arguments = ("--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain-delay", "60")
@@ -137,6 +195,7 @@ async def test_an_occupied_port_gets_a_sentence(tmp_path):
     [
         (["--port", "99999"], "argument --port: '99999' is not a port: use 1 to 65535"),
         (["--admin-port", "-1"], "'-1' is not a port"),
+        (["--drain-seconds", "-1"], "'-1' is not a number of seconds from 0 on"),
         (["--drain-delay", "nan"], "'nan' is not a number of seconds from 0 on"),
         (["--wait-for-worker", "soon"], "'soon' is not a number of seconds from 0 on"),
         (["--wait-for-worker=-1"], "'-1' is not a number of seconds from 0 on"),

@@ -85,6 +85,19 @@ def test_a_switched_on_secret_is_mounted_where_the_gateway_looks(component, fiel
     assert spec["containers"][0]["name"] == base["containers"][0]["name"]
 
 
+@pytest.mark.parametrize("place", ["base", "overlays/embedded"])
+def test_a_gateway_may_drain_before_it_is_killed(place):
+    (deployment,) = (
+        one
+        for one in read(place, "gateway.yaml")
+        if one["kind"] == "Deployment" and one["metadata"]["name"] == "sluice-gateway"
+    )
+    pod = deployment["spec"]["template"]["spec"]
+    told = parse_arguments(pod["containers"][0]["args"])
+    needed = told.drain_delay + told.drain_seconds
+    assert needed < pod["terminationGracePeriodSeconds"] <= needed + 30
+
+
 def test_the_gateway_only_looks():
     (role,) = (r for r in list_of("ClusterRole") if r["metadata"]["name"] == "sluice-gateway")
     assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}

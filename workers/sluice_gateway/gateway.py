@@ -254,6 +254,8 @@ class Gateway:
             request_log=RequestLog(self._log),
             decisions=self._decisions,
             is_synced=lambda: not self.explain_unsynced(),
+            is_draining=lambda: self._draining,
+            names_workers=settings.names_workers,
             draw_seed=lambda: self._random.getrandbits(_SEED_BITS),
             clock=self._clock,
             wall=time.time,

@@ -80,6 +80,18 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         help="how long new requests are still taken after SIGTERM (%(default)s)",
     )
     parser.add_argument(
+        "--drain-seconds",
+        type=_read_seconds,
+        default=_DEFAULTS.drain_seconds,
+        metavar="SECONDS",
+        help="how long running requests may then take to finish (%(default)s)",
+    )
+    parser.add_argument(
+        "--name-workers",
+        action="store_true",
+        help="say in the headers of answers which worker they come from",
+    )
+    parser.add_argument(
         "--api-keys-dir",
         type=Path,
         metavar="DIR",
@@ -110,6 +122,8 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         admin_port=arguments.admin_port,
         uid=uid,
         drain_delay=arguments.drain_delay,
+        drain_seconds=arguments.drain_seconds,
+        names_workers=arguments.name_workers,
         relaying=replace(told.relaying, wait_for_worker=arguments.wait_for_worker),
         backends=backends,
         api_keys_dir=arguments.api_keys_dir,

@@ -7,7 +7,7 @@ count in signals and metrics.
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 from uuid import uuid4
 
 from aiohttp import web
@@ -45,12 +45,17 @@ _CLIENT_GONE: Final = 499
 _CONCLUDE_SECONDS: Final = 1.0
 _OVERLOAD: Final = frozenset({429, 503})
 
+_Response = TypeVar("_Response", bound=web.StreamResponse)
+
 
 class PublicApi:
     """Handles client requests.
 
     Args:
         is_synced: Whether pools and workers have been listed.
+        is_draining: Whether the gateway is about to end: every answer then closes its connection,
+            so that the client opens its next one to another gateway.
+        names_workers: Whether headers of answers say whose they are.
         draw_seed: Returns a sampling seed for requests that have none.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
@@ -68,6 +73,8 @@ class PublicApi:
         request_log: RequestLog,
         decisions: DecisionLog,
         is_synced: Callable[[], bool],
+        is_draining: Callable[[], bool],
+        names_workers: bool,
         draw_seed: Callable[[], int],
         clock: Callable[[], float],
         wall: Callable[[], float],
@@ -81,6 +88,8 @@ class PublicApi:
         self._request_log = request_log
         self._decisions = decisions
         self._is_synced = is_synced
+        self._is_draining = is_draining
+        self._names_workers = names_workers
         self._draw_seed = draw_seed
         self._clock = clock
         self._wall = wall
@@ -103,11 +112,11 @@ class PublicApi:
         except Refusal as refusal:
             answer = refusal.answer
         self._metrics.requests.labels("", "", str(answer.status)).inc()
-        return build_response(answer, exchange)
+        return self._build_response(answer, exchange)
 
     async def _complete(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
         """Run a completion request, and account for it however it ends."""
-        client = ResponseStream(request, exchange)
+        client = ResponseStream(request, lambda: self._begin_response(exchange))
         answer: Answer | None = None
         try:
             answer = await self._serve(exchange, request, client)
@@ -127,7 +136,32 @@ class PublicApi:
         if client.response is not None:  # it has been told to wait: the rest comes as an event
             await client.conclude(answer)
             return client.response
-        return build_response(answer, exchange)
+        return self._build_response(answer, exchange)
+
+    def _begin_response(self, exchange: Exchange) -> web.StreamResponse:
+        """Return an event stream's response, not yet begun."""
+        headers = render_headers(exchange, names_worker=self._names_workers)
+        headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        headers["Cache-Control"] = "no-cache"
+        return self._keep_or_close(web.StreamResponse(headers=headers))
+
+    def _build_response(self, answer: Answer, exchange: Exchange) -> web.Response:
+        """Return aiohttp's form of a whole answer."""
+        headers = render_headers(exchange, names_worker=self._names_workers)
+        if answer.retry_after is not None:
+            headers["Retry-After"] = str(answer.retry_after)
+        response = web.Response(
+            status=answer.status,
+            body=answer.body,
+            content_type=answer.content_type,
+            headers=headers,
+        )
+        return self._keep_or_close(response)
+
+    def _keep_or_close(self, response: _Response) -> _Response:
+        if self._is_draining():
+            response.force_close()
+        return response
 
     async def _serve(
         self, exchange: Exchange, request: web.BaseRequest, client: "ResponseStream"
@@ -202,13 +236,18 @@ class PublicApi:
 class ResponseStream:
     """A client's end of an event stream.
 
+    Args:
+        begin_response: Returns the response with its headers, when the first event is due.
+
     Attributes:
         response: Set when it has begun.
     """
 
-    def __init__(self, request: web.BaseRequest, exchange: Exchange) -> None:
+    def __init__(
+        self, request: web.BaseRequest, begin_response: Callable[[], web.StreamResponse]
+    ) -> None:
         self._request = request
-        self._exchange = exchange
+        self._begin_response = begin_response
         self.response: web.StreamResponse | None = None
 
     async def send(self, data: bytes) -> None:
@@ -219,10 +258,7 @@ class ResponseStream:
         """
         try:
             if self.response is None:
-                headers = render_headers(self._exchange)
-                headers["Content-Type"] = "text/event-stream; charset=utf-8"
-                headers["Cache-Control"] = "no-cache"
-                self.response = web.StreamResponse(headers=headers)
+                self.response = self._begin_response()
                 await self.response.prepare(self._request)
             await self.response.write(data)
         except ConnectionError as error:
@@ -263,25 +299,15 @@ def pick_request_id(request: web.BaseRequest) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid4().hex}"
 
 
-def render_headers(exchange: Exchange) -> dict[str, str]:
-    """Return the headers that every answer carries."""
+def render_headers(exchange: Exchange, *, names_worker: bool) -> dict[str, str]:
+    """Return the headers that every answer carries, and whose it is if that is to be told."""
     headers = {names.HEADER_REQUEST_ID: exchange.request_id, **exchange.headers}
     worker = exchange.worker
-    if worker is not None:
+    if worker is not None and names_worker:
         headers[names.HEADER_WORKER] = worker.pod.name
         headers[names.HEADER_CLASS] = worker.variant
         headers[names.HEADER_ATTEMPTS] = str(len(exchange.attempts))
     return headers
-
-
-def build_response(answer: Answer, exchange: Exchange) -> web.Response:
-    """Return aiohttp's form of a whole answer."""
-    headers = render_headers(exchange)
-    if answer.retry_after is not None:
-        headers["Retry-After"] = str(answer.retry_after)
-    return web.Response(
-        status=answer.status, body=answer.body, content_type=answer.content_type, headers=headers
-    )
 
 
 def describe_model(pool: Pool) -> dict[str, object]:

@@ -218,6 +218,8 @@ class Settings:
             balancers learn of the end from `/readyz`.
         drain_seconds: How long running requests may take to finish after that; together shorter
             than the pod's grace period.
+        names_workers: Whether answers say in their headers which worker they come from, of which
+            class, and after how many attempts. Names of pods are nothing for strangers.
         backends: The workers, where no cluster says which there are.
         api_keys_dir: Where the Secret with the API keys is mounted; None if nobody needs one.
         tls_dir: Where the Secret with certificate and key is mounted; None for plain HTTP.
@@ -231,6 +233,7 @@ class Settings:
     uid: str
     drain_delay: float = 3.0
     drain_seconds: float = 50.0
+    names_workers: bool = False
     limits: Limits = Limits()
     relaying: Relaying = Relaying()
     patience: Patience = Patience()

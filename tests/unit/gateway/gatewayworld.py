@@ -23,6 +23,7 @@ SETTINGS = Settings(
     uid="gateway-1",
     drain_delay=0.0,
     drain_seconds=5.0,
+    names_workers=True,
     limits=Limits(header_seconds=0.3, body_seconds=0.3, slow_reader_seconds=0.5),
     relaying=Relaying(wait_for_worker=5.0, breath=0.02, refusal_hold_most=0.1),
     probing=Probing(period=0.05, timeout=0.25, failures=3, stall_seconds=0.1),
