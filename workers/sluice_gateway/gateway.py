@@ -33,6 +33,7 @@ from sluice_gateway.prober import Prober
 from sluice_gateway.publicapi import PublicApi
 from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
+from sluice_gateway.reuse import CarefulConnector
 from sluice_gateway.settings import Settings
 from sluice_gateway.signals import Signals
 from sluice_gateway.sources import FleetSource, list_works
@@ -348,7 +349,7 @@ class Gateway:
     async def _open_session(self, *, limit: int = 0) -> aiohttp.ClientSession:
         """Open a client session without time limits, cookies or decompression of its own."""
         relaying = self._settings.relaying
-        connector = aiohttp.TCPConnector(limit=limit, keepalive_timeout=_WORKER_IDLE_SECONDS)
+        connector = CarefulConnector(limit=limit, keepalive_timeout=_WORKER_IDLE_SECONDS)
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
