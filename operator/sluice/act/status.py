@@ -17,6 +17,7 @@ a pool under constant load may cost."""
 
 _MEASURED = ("attainment", "costPerHour")
 _MEASURED_OF_VARIANT = ("capacity", "costPerHour")
+_MEASURED_OF_PAIR = ("agreement", "kl", "audits")
 
 
 def strip_measured(status: Json) -> Json:
@@ -27,6 +28,9 @@ def strip_measured(status: Json) -> Json:
     for variant in kept.get("variants", ()):
         for name in _MEASURED_OF_VARIANT:
             variant.pop(name, None)
+    for pair in kept.get("parity", ()):
+        for name in _MEASURED_OF_PAIR:
+            pair.pop(name, None)
     return kept
 
 

@@ -1,5 +1,6 @@
 """InferencePool: what to serve, within which SLO, on which accelerator classes."""
 
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from sluice.api.base import ApiModel, ApiVersion, Count, Metadata
 from sluice.api.numerics import ABOUT, NumericsName
 from sluice.api.quantities import (
     PERCENT,
+    DecimalString,
     Duration,
     InnerPercent,
     Percent,
@@ -214,7 +216,9 @@ class Ramp(ApiModel):
         default=60.0,
         description="How long a step lasts at least. At its end errors, TTFT and time per token of"
         " these workers are held against the SLO and the other workers: if they fail it goes back"
-        " a step, or to no traffic at all.",
+        " a step, or to no traffic at all. With spec.parity it also lasts until enough of their"
+        " answers were compared with another class's, and what breaks the bounds takes all traffic"
+        " away at once.",
     )
 
     @model_validator(mode="after")
@@ -249,7 +253,10 @@ class Fallback(ApiModel):
 
 
 class Parity(ApiModel):
-    """How answers are compared between the accelerator classes of the pool."""
+    """How answers are compared between the accelerator classes of the pool, and within what.
+
+    Workers that come back from quarantine climb only while they keep the bounds.
+    """
 
     sample: Percent = Field(
         default=0.01,
@@ -260,6 +267,17 @@ class Parity(ApiModel):
     budget: Percent = Field(
         default=0.02,
         description="Largest fraction of each worker's time that a gateway may take for it.",
+    )
+    min_top1_agreement: Percent = Field(
+        default=0.97,
+        description="Share of the judged tokens at which two classes must have the same likeliest"
+        " one. The default is for formats of 8 and 9 bits; fp4 and mx6 keep 90%.",
+    )
+    max_kl: DecimalString = Field(
+        alias="maxKL",
+        default=Decimal("0.01"),
+        description="Largest mean KL divergence between two classes at the judged tokens, in nat."
+        ' The default is for formats of 8 and 9 bits; fp4 and mx6 keep "0.05".',
     )
 
 
@@ -303,9 +321,9 @@ class InferencePoolSpec(ApiModel):
     )
     parity: Parity | None = Field(
         default=None,
-        description="Comparing answers between the pool's classes while they serve. Left out,"
-        " nothing is compared. Needs workers that score a prompt (`prompt_logprobs`), as Sluice's"
-        " and vLLM do.",
+        description="Comparing answers between the pool's classes while they serve; a gate for"
+        " workers that come back. Left out, nothing is compared. Needs workers that score a"
+        " prompt (`prompt_logprobs`), as Sluice's and vLLM do.",
     )
 
     @model_validator(mode="after")

@@ -25,6 +25,11 @@ class RampStatus(ApiModel):
     since: str = Field(
         description="When the step began.", json_schema_extra={"format": "date-time"}
     )
+    hold: str | None = Field(
+        default=None,
+        description="What keeps it at its step past the dwell: AwaitingParity (too few of their"
+        " answers were compared with another class's yet) or ParityFailed (too many differed).",
+    )
 
 
 class VariantStatus(ApiModel):
@@ -60,6 +65,24 @@ class VariantStatus(ApiModel):
         default=None,
         description="Workers on nodes that came back from quarantine, while their traffic climbs.",
     )
+
+
+class PairStatus(ApiModel):
+    """How far the answers of two classes agree, over the last 300 s."""
+
+    accelerator_class: str = Field(description="The class that made the answers.")
+    reference: str = Field(description="The class whose workers scored them, too.")
+    verdict: str = Field(
+        description="Agrees, Differs (a bound of spec.parity is broken) or Awaits (too few were"
+        " compared)."
+    )
+    agreement: str | None = Field(
+        default=None, description="Share of the judged tokens with the same likeliest one."
+    )
+    kl: str | None = Field(
+        default=None, description="Mean KL divergence at the judged tokens, in nat."
+    )
+    audits: int = Field(description="Answers that were compared.")
 
 
 class ConditionStatus(StrEnum):
@@ -127,11 +150,16 @@ class InferencePoolStatus(ApiModel):
     variants: list[VariantStatus] = Field(
         default_factory=list, max_length=16, description="Each variant as it stands."
     )
+    parity: list[PairStatus] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Pairs of classes whose answers were compared (spec.parity).",
+    )
     conditions: list[Condition] = Field(
         default_factory=list,
         max_length=16,
         description="What is true of the pool now: Ready, Progressing, SLOMet, FallbackActive,"
-        " AnswersVerified, Degraded.",
+        " AnswersVerified, Degraded, and with spec.parity ParityMet.",
         json_schema_extra={
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],

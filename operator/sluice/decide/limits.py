@@ -43,6 +43,12 @@ GATE_ERRORS: Final = 0.02
 GATE_PATIENCE: Final = 3.0
 """Dwells for which a step waits for requests while the pool has some."""
 
+PARITY_AUDITS: Final = 5
+PARITY_TOKENS: Final = 100
+"""Answers that must have been compared, and tokens judged in them, before their agreement says
+anything: at 100 tokens three that differ are at the default bound, where healthy devices have none
+or one."""
+
 FLAP_WINDOW: Final = 3600.0
 """A node that fails again within this time after it last failed has flapped."""
 

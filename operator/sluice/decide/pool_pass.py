@@ -10,6 +10,7 @@ from sluice.decide.demand import Demand, measure_attainment, observe_demand
 from sluice.decide.fallback import cover_losses, describe_fallback, find_shortfall, tell_losses
 from sluice.decide.guards import Wish, guard_count, remember_recommendation
 from sluice.decide.inventory import Inventory
+from sluice.decide.parity import plan_pairs, tell_pairs
 from sluice.decide.ramp import Climb, climb_ramps
 from sluice.decide.removal import choose_deletes
 from sluice.decide.rollout import Roll, choose_rolls
@@ -57,14 +58,19 @@ def plan_pool(
     demanded = _add_headroom(pool, demand)
     shares = _choose_shares(memory, offers, required, demanded, rolls)
     deletes, breaker = choose_deletes(fleet, pool, views)
+    pairs = plan_pairs(pool)
+    turned, differing = tell_pairs(pool, pairs, memory.differing, at)
     decisions = (
         *tell_nodes(fleet, pool),
         *learnt,
         *tell_losses(views, memory, lost, required, at),
         *climb.decisions,
+        *turned,
         *counts.decisions,
     )
-    memory = replace(memory, shares=shares, shares_for=_describe_groups(offers))
+    memory = replace(
+        memory, shares=shares, shares_for=_describe_groups(offers), differing=differing
+    )
     after = _remember(memory, scene, counts, decisions)
     capacities = {offer.accelerator_class: offer.capacity for offer in offers}
     known = (
@@ -89,6 +95,7 @@ def plan_pool(
         decisions=decisions,
         deletes=deletes,
         demand=demand.rate if demand.fresh else None,
+        pairs=pairs if pool.spec.parity is not None else None,
     )
     return planned, after
 

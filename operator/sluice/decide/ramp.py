@@ -5,19 +5,29 @@ at most the share of its step, whatever it could carry. At the end of a dwell th
 against the SLO and the pool's other workers: up a step if it passes, back one if it fails, from the
 first step to no traffic at all. What fails it must have been measured in this step. After the last
 step its nodes count like any other.
+
+Where the pool compares answers (`spec.parity`), the group's are held against its bounds, too: it
+goes up only when enough of them agree with another class's, and loses all traffic as soon as they
+differ. Without requests, or without anybody to compare with, nothing is waited for.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Final
 
 from sluice.api.pool import InferencePoolSpec
 from sluice.decide import limits
 from sluice.decide.demand import find_quantile
+from sluice.decide.parity import judge_parity, merge_parity, word_parity
 from sluice.decide.variants import VariantView
 from sluice.model.memory import PoolMemory, Ramp
-from sluice.model.plan import Decision
+from sluice.model.plan import Decision, ParityVerdict
 from sluice.model.snapshot import Pool, Worker, WorkerSignals
+
+AWAITING_PARITY: Final = "AwaitingParity"
+PARITY_FAILED: Final = "ParityFailed"
+"""What holds a ramp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,8 @@ def climb_ramps(
         # The pool may have been edited to fewer steps meanwhile.
         step = min(before.step, len(pool.spec.shift.ramp.steps) - 1)
         now = replace(before, step=step, nodes=nodes)
-        after, decision = _move(pool, view, group, now, at)
+        referees = any(v.serving > len(v.returning) for v in views if v.name != view.name)
+        after, decision = _move(pool, view, group, now, at, referees=referees)
         if decision is not None:
             told.append(decision)
         if after is None:
@@ -95,27 +106,63 @@ def _tell_start(pool: Pool, name: str, group: Sequence[Worker], at: float) -> De
 
 
 def _move(
-    pool: Pool, view: VariantView, group: Sequence[Worker], ramp: Ramp, at: float
+    pool: Pool,
+    view: VariantView,
+    group: Sequence[Worker],
+    ramp: Ramp,
+    at: float,
+    *,
+    referees: bool,
 ) -> tuple[Ramp | None, Decision | None]:
-    """Return the ramp after this pass (None at the top) and what was decided."""
+    """Return the ramp after this pass (None at the top) and what was decided.
+
+    `referees` tells whether workers of another class serve that answers are compared with.
+    """
     rules, passed = pool.spec.shift.ramp, at - ramp.since
+    hold, why = find_parity_hold(pool, group, referees=referees)
+    if hold == PARITY_FAILED and ramp.hold != hold:
+        text = f"{view.name}: back to 0% of the traffic: {why}"
+        return Ramp(-1, at, ramp.nodes, hold), Decision(at, hold, text, warning=True)
     if passed < rules.dwell or pool.signals is None:
         return ramp, None
-    steps, name = rules.steps, view.name
-    measured = merge_signals(w.signals for w in group)
     if ramp.step >= 0:
-        cause = find_failed_gate(pool, measured, _measure_others(pool, group))
-        if cause and passed < pool.signals.seconds:
-            return ramp, None  # The window still tells of the step before: no way up, nor back.
-        if cause:
-            after = Ramp(ramp.step - 1, at, ramp.nodes)
-            share = steps[after.step] if after.step >= 0 else 0.0
-            text = f"{name}: back to {share:.0%} of the traffic: {cause}"
-            return after, Decision(at, "RampBack", text, warning=True)
-        unheard = measured is None or measured.finished == 0
-        if unheard and pool.signals.arrived and passed < limits.GATE_PATIENCE * rules.dwell:
-            return ramp, None
-    seen = _word_measured(measured)
+        held = _hold_back(pool, view.name, group, ramp, at)
+        if held is not None:
+            return held
+    if hold:
+        text = f"{view.name}: stays at step {ramp.step + 1} of {len(rules.steps)}: {why}"
+        told = None if ramp.hold == hold else Decision(at, "RampHold", text)
+        return replace(ramp, hold=hold), told
+    seen = _word_measured(merge_signals(w.signals for w in group))
+    return _climb(view.name, rules.steps, ramp, seen, at)
+
+
+def _hold_back(
+    pool: Pool, name: str, group: Sequence[Worker], ramp: Ramp, at: float
+) -> tuple[Ramp, Decision | None] | None:
+    """Return the ramp where errors or times keep it from climbing, or take it back; else None."""
+    rules, passed, signals = pool.spec.shift.ramp, at - ramp.since, pool.signals
+    measured = merge_signals(w.signals for w in group)
+    cause = find_failed_gate(pool, measured, _measure_others(pool, group))
+    if cause and signals is not None and passed < signals.seconds:
+        return ramp, None  # The window still tells of the step before: no way up, nor back.
+    if cause:
+        after = Ramp(ramp.step - 1, at, ramp.nodes)
+        share = rules.steps[after.step] if after.step >= 0 else 0.0
+        text = f"{name}: back to {share:.0%} of the traffic: {cause}"
+        return after, Decision(at, "RampBack", text, warning=True)
+    unheard = measured is None or measured.finished == 0
+    arrived = signals is not None and signals.arrived
+    if unheard and arrived and passed < limits.GATE_PATIENCE * rules.dwell:
+        return ramp, None
+    return None
+
+
+def _climb(
+    name: str, steps: Sequence[float], ramp: Ramp, seen: str, at: float
+) -> tuple[Ramp | None, Decision]:
+    """Return the ramp a step further, None beyond the last, and what to tell of it."""
+    passed = at - ramp.since
     if ramp.step + 1 >= len(steps):
         text = f"{name}: {', '.join(ramp.nodes)} is back for good after {passed:.0f} s: {seen}"
         return None, Decision(at, "RampDone", text)
@@ -125,6 +172,20 @@ def _move(
         f" {len(steps)}) after {passed:.0f} s: {seen}"
     )
     return after, Decision(at, "RampStep", text)
+
+
+def find_parity_hold(pool: Pool, group: Sequence[Worker], *, referees: bool) -> tuple[str, str]:
+    """Return what parity has against a group's next step, as one word and in words; or ""."""
+    rules, signals = pool.spec.parity, pool.signals
+    if rules is None or signals is None:
+        return "", ""
+    found = merge_parity(w.signals for w in group)
+    verdict = judge_parity(rules, found)
+    if verdict is ParityVerdict.DIFFERS:
+        return PARITY_FAILED, word_parity(rules, found)
+    if verdict is ParityVerdict.AWAITS and referees and signals.arrived:
+        return AWAITING_PARITY, word_parity(rules, found)
+    return "", ""
 
 
 def _measure_others(pool: Pool, group: Sequence[Worker]) -> WorkerSignals | None:

@@ -4,13 +4,21 @@ Pure: the plan, the results of applying it and the previous document go in, a ne
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sluice.decide import limits
 from sluice.decide.recall import format_time, record_memory
 from sluice.model.memory import PoolMemory
-from sluice.model.plan import Finding, PoolPlan, Problem, Results, VariantPlan
+from sluice.model.plan import (
+    Finding,
+    PairPlan,
+    ParityVerdict,
+    PoolPlan,
+    Problem,
+    Results,
+    VariantPlan,
+)
 from sluice.model.snapshot import Pool
 
 _BLOCKING = frozenset(
@@ -61,6 +69,8 @@ def pool_status(
     }
     if endpoint:
         status["endpoint"] = endpoint
+    if plan.pairs:
+        status["parity"] = [_describe_pair(pair) for pair in plan.pairs]
     if plan.attainment is not None:
         status["attainment"] = f"{100 * plan.attainment:.3g}%"
     return status
@@ -103,6 +113,21 @@ def _describe_variant(
             "step": f"{ramp.step}/{ramp.steps}",
             "since": format_time(ramp.since),
         }
+        if ramp.hold:
+            described["ramp"]["hold"] = ramp.hold
+    return described
+
+
+def _describe_pair(pair: PairPlan) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "acceleratorClass": pair.accelerator_class,
+        "reference": pair.reference,
+        "verdict": pair.verdict.value,
+        "audits": pair.found.audits,
+    }
+    if pair.found.agreement is not None:
+        described["agreement"] = f"{100 * pair.found.agreement:.3g}%"
+        described["kl"] = f"{pair.found.mean_divergence:.2g}"
     return described
 
 
@@ -144,6 +169,8 @@ def _list_conditions(
         ("AnswersVerified", *_judge_answers(pool, problems)),
         ("Degraded", *_judge_degraded(problems)),
     ]
+    if plan.pairs is not None:
+        found.append(("ParityMet", *_judge_parity(plan.pairs)))
     before = {c["type"]: c for c in pool.status.get("conditions", ()) if "type" in c}
     conditions = []
     for kind, state, reason, message in found:
@@ -210,6 +237,18 @@ def _judge_answers(pool: Pool, problems: list[Problem]) -> tuple[str, str, str]:
     if any(worker.answers is not None and worker.answers.at for worker in pool.workers):
         return "True", "KnownAnswers", "workers are asked for known answers, and compared"
     return "Unknown", "NotAskedYet", "no worker has been asked for known answers yet"
+
+
+def _judge_parity(pairs: Sequence[PairPlan]) -> tuple[str, str, str]:
+    """Tell whether the classes that serve say the same; the numbers stand in status.parity."""
+    differing = [pair.name for pair in pairs if pair.verdict is ParityVerdict.DIFFERS]
+    if differing:
+        text = f"answers differ beyond spec.parity: {', '.join(differing)}; see status.parity"
+        return "False", "ParityFailed", text
+    agreeing = [pair.name for pair in pairs if pair.verdict is ParityVerdict.AGREES]
+    if agreeing:
+        return "True", "Agrees", f"answers agree within spec.parity: {', '.join(agreeing)}"
+    return "Unknown", "AwaitingParity", "too few answers were compared between classes yet"
 
 
 def _judge_degraded(problems: list[Problem]) -> tuple[str, str, str]:

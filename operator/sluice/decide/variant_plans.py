@@ -55,7 +55,8 @@ def _plan_ramp(pool: Pool, view: VariantView, share: int, climb: Climb) -> RampP
     if ramp is None:
         return None
     pods = tuple(sorted(w.name for w in view.returning if w.node in ramp.nodes))
-    return RampPlan(share, pods, ramp.step + 1, len(pool.spec.shift.ramp.steps), ramp.since)
+    steps = len(pool.spec.shift.ramp.steps)
+    return RampPlan(share, pods, ramp.step + 1, steps, ramp.since, ramp.hold)
 
 
 _KEPT_AWAY = frozenset({WorkerState.FAILED, WorkerState.PROBATION})

@@ -107,11 +107,13 @@ class Ramp:
             first step.
         since: when the step was entered.
         nodes: the nodes that came back, by name.
+        hold: what keeps it at its step past the dwell, as one word; "" if nothing does.
     """
 
     step: int
     since: float
     nodes: tuple[str, ...]
+    hold: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class PoolMemory:
         ramped: nodes that have climbed to the top here (durable), until no pool's ramp needs them.
         decisions: the last ten, oldest first (durable).
         passed: time of the last pass over this pool.
+        differing: pairs of classes whose answers were last seen to differ, by name.
     """
 
     uid: str = ""
@@ -185,6 +188,7 @@ class PoolMemory:
     ramped: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
     passed: float | None = None
+    differing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sluice.model.keys import PoolKey
+from sluice.model.snapshot import ParitySignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class RampPlan:
         pods: names of those workers.
         step, steps: which step of how many, from 1; 0 while a failed gate keeps all traffic away.
         since: when the step was entered, seconds.
+        hold: what keeps it at its step past the dwell, as one word; "" if nothing does.
     """
 
     share: int
@@ -40,6 +42,35 @@ class RampPlan:
     step: int
     steps: int
     since: float
+    hold: str = ""
+
+
+class ParityVerdict(StrEnum):
+    """Whether the answers of two classes keep a pool's bounds."""
+
+    AGREES = "Agrees"
+    DIFFERS = "Differs"
+    AWAITS = "Awaits"
+
+
+@dataclass(frozen=True, slots=True)
+class PairPlan:
+    """What is known of a pair of classes.
+
+    Attributes:
+        accelerator_class: who made the answers.
+        reference: who scored them, too.
+    """
+
+    accelerator_class: str
+    reference: str
+    verdict: ParityVerdict
+    found: ParitySignals
+
+    @property
+    def name(self) -> str:
+        """The pair in words."""
+        return f"{self.accelerator_class} against {self.reference}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +159,7 @@ class PoolPlan:
         fallback: why fallback is active, or "".
         progress: why the pool is not yet what it is wanted to be, or "".
         decisions: what was newly decided in this pass.
+        pairs: classes whose answers were compared; None if the pool does not want that.
     """
 
     key: PoolKey
@@ -142,6 +174,7 @@ class PoolPlan:
     decisions: tuple[Decision, ...] = ()
     deletes: tuple[DeleteWorker, ...] = ()
     demand: float | None = None
+    pairs: tuple[PairPlan, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

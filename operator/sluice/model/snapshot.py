@@ -203,10 +203,56 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class ParitySignals:
+    """What the gateways compared of answers between two classes, over 300 s.
+
+    Attributes:
+        audits: answers.
+        judged: tokens of them where one of the two workers was sure of one.
+        agreed: those of the judged where both have the same likeliest token.
+        divergence: sum of KL(maker, reference) over the judged, in nat.
+    """
+
+    audits: int = 0
+    judged: int = 0
+    agreed: int = 0
+    divergence: float = 0.0
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of the judged tokens with the same likeliest one; None without any."""
+        return self.agreed / self.judged if self.judged else None
+
+    @property
+    def mean_divergence(self) -> float | None:
+        """Mean KL divergence at the judged tokens, in nat; None without any."""
+        return self.divergence / self.judged if self.judged else None
+
+    def plus(self, other: "ParitySignals") -> "ParitySignals":
+        """Add up what was compared of two workers, or by two gateways."""
+        return ParitySignals(
+            self.audits + other.audits,
+            self.judged + other.judged,
+            self.agreed + other.agreed,
+            self.divergence + other.divergence,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PairSignals:
+    """What was compared of answers of one class with another's."""
+
+    accelerator_class: str
+    reference: str
+    found: ParitySignals
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSignals:
     """What the gateways measured of one worker over the window.
 
     Attributes:
+        parity: of its answers, and of others' that it scored.
         seconds: length of the window.
         errors: attempts that ended in an error, a broken connection or nonsense.
         timeouts: attempts that gave no token in time, first or next.
@@ -218,6 +264,7 @@ class WorkerSignals:
     timeouts: int
     ttft: Distribution
     tpot: Distribution
+    parity: ParitySignals = ParitySignals()
 
     def plus(self, other: "WorkerSignals") -> "WorkerSignals":
         """Add up what was measured of two workers, or of one by two gateways."""
@@ -228,6 +275,7 @@ class WorkerSignals:
             timeouts=self.timeouts + other.timeouts,
             ttft=self.ttft.plus(other.ttft),
             tpot=self.tpot.plus(other.tpot),
+            parity=self.parity.plus(other.parity),
         )
 
 
@@ -252,6 +300,7 @@ class PoolSignals:
         at: when the oldest of the merged answers was read.
         seconds: length of the observed window, the shortest of the merged ones.
         prompt_tokens, output_tokens: sums over finished requests, in real tokens.
+        parity: pairs of classes whose answers were compared.
     """
 
     at: float
@@ -265,6 +314,7 @@ class PoolSignals:
     prompt_tokens: int
     output_tokens: int
     variants: Mapping[str, VariantSignals]
+    parity: tuple[PairSignals, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,14 @@ from pydantic.alias_generators import to_camel
 
 from sluice.model.clock import Clock
 from sluice.model.keys import PoolKey
-from sluice.model.snapshot import Distribution, PoolSignals, VariantSignals, WorkerSignals
+from sluice.model.snapshot import (
+    Distribution,
+    PairSignals,
+    ParitySignals,
+    PoolSignals,
+    VariantSignals,
+    WorkerSignals,
+)
 
 log = structlog.get_logger()
 
@@ -36,6 +43,18 @@ class _Bounds(_Wire):
     tpot: tuple[Seconds, ...] = Field(min_length=1)
 
 
+class _Parity(_Wire):
+    audits: Number = 0
+    judged: Number = 0
+    agreed: Number = 0
+    divergence: Annotated[float, Field(ge=0)] = 0.0
+
+
+class _Pair(_Parity):
+    accelerator_class: str = Field(alias="class")
+    reference: str
+
+
 class _Variant(_Wire):
     sent: Number
     finished: Number
@@ -54,6 +73,7 @@ class _Worker(_Wire):
     timeouts: Number = 0
     ttft: tuple[Number, ...] = ()
     tpot: tuple[Number, ...] = ()
+    parity: _Parity = _Parity()
 
 
 class _Pool(_Wire):
@@ -67,6 +87,7 @@ class _Pool(_Wire):
     output_tokens: Number
     variants: Mapping[str, _Variant]
     workers: Mapping[str, _Worker]
+    parity: tuple[_Pair, ...] = ()
 
 
 class GatewayReport(_Wire):
@@ -187,7 +208,12 @@ def _convert_worker(report: GatewayReport, worker: _Worker) -> WorkerSignals:
         timeouts=worker.timeouts,
         ttft=Distribution(bounds.ttft, worker.ttft or nothing_ttft),
         tpot=Distribution(bounds.tpot, worker.tpot or nothing_tpot),
+        parity=_convert_parity(worker.parity),
     )
+
+
+def _convert_parity(found: _Parity) -> ParitySignals:
+    return ParitySignals(found.audits, found.judged, found.agreed, found.divergence)
 
 
 def _convert(report: GatewayReport, pool: _Pool, at: float) -> PoolSignals:
@@ -215,6 +241,10 @@ def _convert(report: GatewayReport, pool: _Pool, at: float) -> PoolSignals:
             )
             for name, v in pool.variants.items()
         },
+        parity=tuple(
+            PairSignals(pair.accelerator_class, pair.reference, _convert_parity(pair))
+            for pair in pool.parity
+        ),
     )
 
 
@@ -234,7 +264,16 @@ def _add(a: PoolSignals, b: PoolSignals) -> PoolSignals:
         prompt_tokens=a.prompt_tokens + b.prompt_tokens,
         output_tokens=a.output_tokens + b.output_tokens,
         variants=variants,
+        parity=_add_pairs((*a.parity, *b.parity)),
     )
+
+
+def _add_pairs(pairs: Iterable[PairSignals]) -> tuple[PairSignals, ...]:
+    total: dict[tuple[str, str], ParitySignals] = {}
+    for pair in pairs:
+        name = pair.accelerator_class, pair.reference
+        total[name] = total.get(name, ParitySignals()).plus(pair.found)
+    return tuple(PairSignals(*name, found) for name, found in sorted(total.items()))
 
 
 def _add_variant(a: VariantSignals, b: VariantSignals) -> VariantSignals:

@@ -1,6 +1,6 @@
 """Decisions are written at once, measured numbers now and then."""
 
-from sluice.act.status import MEASURED_EVERY, StatusWriter
+from sluice.act.status import MEASURED_EVERY, StatusWriter, strip_measured
 from sluice.model.keys import PoolKey
 
 KEY = PoolKey("default", "chat")
@@ -12,6 +12,15 @@ class FakeWriter:
 
     async def apply(self, resource, manifest, subresource=""):
         self.applied.append((manifest["status"], subresource))
+
+
+def test_what_was_compared_is_a_measured_number_and_its_verdict_is_not():
+    pair = {"acceleratorClass": "a", "reference": "b", "verdict": "Agrees", "agreement": "99%"}
+    pair |= {"kl": "0.001", "audits": 7}
+    stripped = strip_measured({"parity": [pair]})
+    assert stripped == {
+        "parity": [{"acceleratorClass": "a", "reference": "b", "verdict": "Agrees"}]
+    }
 
 
 def status(share="80%", attainment="99%", capacity="1.2"):

@@ -1,13 +1,19 @@
 """What the gateways of a small world report of its traffic, over the last half minute."""
 
-from sluice.model.snapshot import Distribution, PoolSignals, VariantSignals, WorkerSignals
+from sluice.model.snapshot import (
+    Distribution,
+    ParitySignals,
+    PoolSignals,
+    VariantSignals,
+    WorkerSignals,
+)
 
 from .samples import BOUNDS, CAPACITY, one_bucket
 
 SECONDS = 30.0
 
 
-def measure_worker(*, failing):
+def measure_worker(*, failing, parity=ParitySignals()):
     """Return what is seen of one worker: errors only where requests fail."""
     counts = one_bucket(0, 0 if failing else 20)
     return WorkerSignals(
@@ -17,10 +23,11 @@ def measure_worker(*, failing):
         timeouts=0,
         ttft=Distribution(BOUNDS, counts),
         tpot=Distribution(BOUNDS, counts),
+        parity=parity,
     )
 
 
-def measure_pool(at, arrived, shares, serving, slow):
+def measure_pool(at, arrived, shares, serving, slow, parity=()):
     """Return what is seen of a pool: classes that get more than they carry miss the objective.
 
     Args:
@@ -29,6 +36,7 @@ def measure_pool(at, arrived, shares, serving, slow):
         shares: by class, in percent.
         serving: workers by class.
         slow: classes that miss the objective whatever they get.
+        parity: pairs of classes whose answers were compared.
     """
     variants = {
         kind: _measure_variant(arrived * share / 100, serving[kind] * CAPACITY[kind], kind in slow)
@@ -47,6 +55,7 @@ def measure_pool(at, arrived, shares, serving, slow):
         prompt_tokens=finished * 90,
         output_tokens=finished * 48,
         variants=variants,
+        parity=tuple(parity),
     )
 
 

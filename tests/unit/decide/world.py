@@ -22,6 +22,8 @@ from sluice.model.snapshot import (
     NodeCondition,
     NodeMark,
     NodeReady,
+    PairSignals,
+    ParitySignals,
     Pool,
     ProbationPod,
     Probe,
@@ -57,6 +59,8 @@ class World:
     broken: set[str] = field(default_factory=set)
     banned: dict[str, str] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
+    compared: dict[str, ParitySignals] = field(default_factory=dict)
+    pairs: list[PairSignals] = field(default_factory=list)
     unasked: str = ""
     frozen_leases: bool = False
     lease_lag: float = 10.0
@@ -181,7 +185,8 @@ class World:
         """Return what the gateways saw of one worker."""
         if not worker.ready or not self.gateway:
             return None
-        return measure_worker(failing=worker.node in self.failing)
+        compared = self.compared.get(worker.node, ParitySignals())
+        return measure_worker(failing=worker.node in self.failing, parity=compared)
 
     def _answer(self, before, node):
         """Return what a round of known answers adds on a node."""
@@ -205,7 +210,7 @@ class World:
             if w.pool == key and w.ready and not w.terminating and w.node not in self.dead
         )
         arrived, shares = self.rate.get(name, 0.0), self._last_shares(key)
-        return measure_pool(self.now, arrived, shares, serving, self.slow)
+        return measure_pool(self.now, arrived, shares, serving, self.slow, self.pairs)
 
     def _last_shares(self, key):
         planned = self.history[-1][1].pools.get(key) if self.history else None

@@ -69,6 +69,24 @@ def test_counts_of_two_gateways_add_up():
     assert pool.variants["maia"].ttft.counts == (14, 0, 0)
 
 
+def compare_with(audits, divergence):
+    """Return a report with what was compared of a worker, and of a pair of classes."""
+    found = {"audits": audits, "positions": 99, "judged": 50, "agreed": 49}
+    found["divergence"] = divergence
+    one = report(worker={"parity": found}).model_dump(by_alias=True)
+    one["pools"]["default/chat"]["parity"] = [{"class": "maia", "reference": "gpu", **found}]
+    return GatewayReport.model_validate(one)
+
+
+def test_what_two_gateways_compared_adds_up():
+    reports = [compare_with(3, 0.25), compare_with(4, 0.5), report()]
+    merged = merge_reports(reports, 7.0, complete=True)
+    (pair,) = merged.pools[KEY].parity
+    assert (pair.accelerator_class, pair.reference) == ("maia", "gpu")
+    for found in (pair.found, merged.workers["w1"].parity):
+        assert (found.audits, found.judged, found.agreed, found.divergence) == (7, 100, 98, 0.75)
+
+
 def test_a_pool_name_that_is_none_is_left_out():
     assert set(merge_reports([report()], 7.0, complete=True).pools) == {KEY}
 
