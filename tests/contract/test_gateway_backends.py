@@ -11,6 +11,7 @@ import openai
 import pytest
 import structlog
 
+from sluice_gateway.engines import Engine, find_steps
 from sluice_gateway.gateway import Gateway
 from sluice_gateway.main import parse_arguments
 from sluice_gateway.settings import Following
@@ -227,6 +228,39 @@ async def test_a_backends_own_key_is_sent_to_it_and_logged_nowhere(tmp_path):
 async def test_a_backend_that_wants_a_key_says_so():
     async with FakeBackend("a", key="secret-word") as a, standing(*flags(a)) as world:
         await until(lambda: "answered 401; name a file" in world.gateway.explain_unready())
+
+
+@pytest.mark.parametrize("told", ["maia", 7, [], {"profile": "maia-200"}, {"profile": [[]]}])
+async def test_nonsense_of_what_is_emulated_takes_no_backend_out_of_service(told):
+    models = {"data": [{"id": "compact", "emulation": told}]}
+    async with FakeBackend("a", models=models) as a, standing(*flags(a)) as world:
+        await ready(world)
+        assert (await world.ask())[0] == 200
+        (worker,) = world.gateway.fleet.workers.values()
+        assert worker.steps is None
+
+
+async def test_workers_say_what_they_emulate_and_are_predicted_by_what_is_believed_of_it(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "tiny")
+    emulated = ("--profile=maia-200", "--nominal=llama-3.1-8b", "--devices=2", "--token-scale=4")
+    async with AsyncExitStack() as stack:
+        workers = [
+            WorkerProcess(checkpoint, tmp_path, "--max-num-seqs=3", *more, uid=f"uid-{number}")
+            for number, more in enumerate([emulated, ()])
+        ]
+        for worker in workers:
+            stack.callback(worker.close)
+            await asyncio.to_thread(worker.until, "/readyz", 200)
+        backends = [f"--backend=w{n}={worker.url}" for n, worker in enumerate(workers)]
+        world = await stack.enter_async_context(standing(*backends))
+        await ready(world)
+        known = {w.pod.name: w for w in world.gateway.fleet.workers.values()}
+        engine = Engine("maia-200", "float32", "llama-3.1-8b", 2, 4, slots=3, chunk=16)
+        assert known["w0"].pod.engine == engine
+        assert known["w0"].steps is find_steps(engine)
+        assert known["w1"].steps is None
+        for _ in range(4):
+            assert (await world.ask(max_tokens=4))[0] == 200
 
 
 async def test_what_the_backends_do_shows_in_metrics():

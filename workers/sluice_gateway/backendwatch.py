@@ -6,7 +6,7 @@ stays while it is away: whether it lives is for the prober to say.
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ import structlog
 
 from sluice_gateway import names
 from sluice_gateway.backends import Backend, Backends
+from sluice_gateway.engines import Engine, parse_emulation
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.health import Verdict
 from sluice_gateway.objects import PoolDecision, PoolSpec, WorkerPod
@@ -33,9 +34,13 @@ class AnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a backend said of itself; `uid` is empty if it names none."""
+    """What a backend said of itself; `uid` is empty if it names none.
 
-    models: tuple[str, ...]
+    `models` has what it says that it emulates, for each model that it serves, by name; None where
+    it says nothing.
+    """
+
+    models: Mapping[str, Engine | None]
     uid: str
     health_path: str
     key: str
@@ -193,6 +198,7 @@ class BackendFollower:
             self._log.info(
                 "backend serves",
                 models=list(found.models),
+                emulates=sorted({one.profile for one in found.models.values() if one}) or None,
                 uid=found.uid or None,
                 health=found.health_path,
             )
@@ -273,19 +279,19 @@ class BackendClient:
         return key
 
 
-def read_models(body: bytes, most: int) -> tuple[str, ...]:
-    """Return the names in an OpenAI list of models, sorted, at most so many.
+def read_models(body: bytes, most: int) -> dict[str, Engine | None]:
+    """Return what an OpenAI list of models says of each: sorted by name, at most so many.
 
     Raises:
         AnswerError: If it is no such list.
     """
     try:
         entries = json.loads(body)["data"]
-        named = {entry["id"] for entry in entries}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        named = {entry["id"]: entry.get("emulation") for entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnswerError(f"{_MODELS} is no list of models") from error
     fit = [name for name in named if isinstance(name, str) and 0 < len(name) <= _MODEL_LENGTH]
-    return tuple(sorted(fit)[:most])
+    return {name: parse_emulation(named[name]) for name in sorted(fit)[:most]}
 
 
 def _build_pods(backend: Backend, found: Found) -> list[WorkerPod]:
@@ -308,6 +314,7 @@ def _build_pods(backend: Backend, found: Found) -> list[WorkerPod]:
             fence=found.uid,
             health_path=found.health_path,
             key=found.key,
+            engine=engine,
         )
-        for model in found.models
+        for model, engine in found.models.items()
     ]

@@ -1,12 +1,13 @@
-"""What a worker's pod says of its engine, and how long a step of it is believed to take.
+"""What is said of a worker's engine, and how long a step of it is believed to take.
 
 The operator starts workers with arguments that name profile, nominal model, devices, token scale
 and batch. The gateway watches these pods anyway, so it reads what it needs there: it is what runs,
-numerics and scale included, and takes no right to read anything else. A pod that says nothing of
-the kind is a foreign backend; of that only observation tells (`LearntSteps`).
+numerics and scale included, and takes no right to read anything else. Without a cluster the worker
+itself says the same beside its model (`emulation`). What says nothing of the kind is a foreign
+backend; of that only observation tells (`LearntSteps`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,9 @@ from sluice_accel.nominal import NOMINAL_MODELS
 from sluice_accel.timing import StepWork, time_work
 
 _MOST: Final = 4096
-"""Beyond this no number in an argument is believed."""
+"""Beyond this no number is believed."""
+_SLOTS_MOST: Final = 256
+"""Likewise of sequences at once: workers run no more, and each has its place in a table."""
 _BEFORE: Final = 4
 """Chunks of a prompt that stand before the one that a mixed step computes: a middling one."""
 _FAR: Final = 1e6
@@ -72,27 +75,47 @@ def parse_engine(arguments: Iterable[object]) -> Engine | None:
         if isinstance(argument, str):
             flag, given, value = argument.partition("=")
             if given:
-                said[flag] = value
-    with suppress(KeyError, ValueError):
+                said[flag.removeprefix("--").replace("-", "_")] = value
+    return parse_emulation(said)
+
+
+def parse_emulation(told: object) -> Engine | None:
+    """Read what a worker says that it emulates; None if that is nothing to reckon with.
+
+    Args:
+        told: Anything: it comes from a server that may be another's. Our workers' names of the
+            fields are those of their arguments, and their numbers may be written as text.
+    """
+    if not isinstance(told, Mapping):
+        return None
+    with suppress(KeyError, TypeError, ValueError):
         engine = Engine(
-            profile=said["--profile"],
-            numerics=said.get("--numerics"),
-            nominal=said["--nominal"],
-            devices=_read_count(said.get("--devices", "1")),
-            token_scale=_read_count(said.get("--token-scale", "1")),
-            slots=_read_count(said["--max-num-seqs"]),
-            chunk=_read_count(said["--max-num-batched-tokens"]),
+            profile=_read_name(told["profile"]),
+            numerics=_read_name(told["numerics"]) if told.get("numerics") is not None else None,
+            nominal=_read_name(told["nominal"]),
+            devices=_read_count(told.get("devices", 1)),
+            token_scale=_read_count(told.get("token_scale", 1)),
+            slots=_read_count(told["max_num_seqs"], _SLOTS_MOST),
+            chunk=_read_count(told["max_num_batched_tokens"]),
         )
         find_steps(engine)
         return engine
     return None
 
 
-def _read_count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= _MOST:
-        raise ValueError(text)
+def _read_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(type(value).__name__)
     return value
+
+
+def _read_count(value: object, most: int = _MOST) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError(type(value).__name__)
+    count = int(value)
+    if not 1 <= count <= most:
+        raise ValueError(value)
+    return count
 
 
 class BelievedSteps:

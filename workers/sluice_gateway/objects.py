@@ -123,7 +123,7 @@ class WorkerPod:
         fence: The uid that must answer there: None is the pod's own, empty is anybody's.
         health_path: What probes ask for.
         key: Bearer key that it wants; empty if none.
-        engine: What its arguments say of it; None of a foreign backend.
+        engine: What its arguments, or itself, say of it; None of a foreign backend.
     """
 
     uid: str

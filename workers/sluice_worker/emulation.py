@@ -166,3 +166,31 @@ def describe(emulation: Emulation) -> dict[str, Any]:
         "uncompressed_seconds": round(emulation.loading, 3),
         "time_compression": emulation.compression,
     }
+
+
+def tell_emulation(
+    emulation: Emulation, numerics: str, sequences: int, chunk: int
+) -> dict[str, Any] | None:
+    """Return what a worker tells of its emulated device beside its model; None without one.
+
+    Names of kinds and the options' numbers only: who predicts from them reckons with what is
+    believed of such devices, and never sees the constants that pace the worker.
+
+    Args:
+        emulation: what it emulates.
+        numerics: what it computes in.
+        sequences: that run at once.
+        chunk: prompt tokens that a step computes.
+    """
+    device = emulation.device
+    if device is None:
+        return None
+    return {
+        "profile": device.profile.name,
+        "numerics": numerics,
+        "nominal": device.model.name,
+        "devices": device.devices,
+        "token_scale": device.scale,
+        "max_num_seqs": sequences,
+        "max_num_batched_tokens": chunk,
+    }

@@ -25,7 +25,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from sluice_worker.checkpoint import MOST, Checkpoint
 from sluice_worker.decoder import Decoder
 from sluice_worker.device import SOCKETS, Devices
-from sluice_worker.emulation import Emulation, choose_emulation, describe, emulation_options
+from sluice_worker.emulation import (
+    Emulation,
+    choose_emulation,
+    describe,
+    emulation_options,
+    tell_emulation,
+)
 from sluice_worker.engine import Engine, Limits
 from sluice_worker.errors import CheckpointError, DeviceError, EmulationError, KnownAnswersError
 from sluice_worker.knownanswers import POSITIONS, KnownAnswers, load_known_answers
@@ -272,7 +278,8 @@ def main(
         raise click.UsageError(str(error)) from error
     name = served_model_name or model_path.resolve().name
     metrics = Metrics(name, context)
-    identity = Identity(name, os.environ.get("POD_UID", ""), api_key, emulated["seed"])
+    told = tell_emulation(emulation, numerics, max_num_seqs, max_num_batched_tokens)
+    identity = Identity(name, os.environ.get("POD_UID", ""), api_key, emulated["seed"], told)
     server = Server(identity, vocabulary, metrics, known)
     limits = Limits(
         max_num_seqs,

@@ -63,12 +63,14 @@ class Identity:
         uid: uid of the pod, "" outside of one; fences requests meant for another pod.
         key: that requests must bring, "" if none.
         seed: of the seeds of requests that bring none; None for ones that nobody can foresee.
+        emulation: what it emulates, as it is told beside the model; None for nothing.
     """
 
     model: str
     uid: str = ""
     key: str = ""
     seed: int | None = None
+    emulation: Json | None = None
 
 
 class Server:
@@ -248,12 +250,14 @@ class Server:
         return web.json_response(self._describe_model())
 
     def _describe_model(self) -> Json:
+        emulation = self._identity.emulation
         return {
             "id": self._identity.model,
             "object": "model",
             "created": self._started,
             "owned_by": "sluice",
             "max_model_len": self._engine.context if self._engine is not None else None,
+            **({"emulation": emulation} if emulation is not None else {}),
         }
 
     async def _refuse_endpoint(self, request: web.Request) -> web.Response:

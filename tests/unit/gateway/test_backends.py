@@ -118,4 +118,4 @@ def test_what_is_no_list_of_models_is_refused(body):
 
 def test_only_names_that_can_be_names_are_taken():
     body = b'{"data": [{"id": "b"}, {"id": ""}, {"id": 3}, {"id": "a"}, {"id": "c"}]}'
-    assert read_models(body, 2) == ("a", "b")
+    assert read_models(body, 2) == {"a": None, "b": None}

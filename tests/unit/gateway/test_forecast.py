@@ -4,7 +4,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from sluice_gateway.engines import BelievedSteps, Engine, LearntSteps, parse_engine
+from sluice_gateway.engines import (
+    BelievedSteps,
+    Engine,
+    LearntSteps,
+    parse_emulation,
+    parse_engine,
+)
 from sluice_gateway.forecast import IDLE, Correction, Forecast, Load, Need, predict, weigh_load
 from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.pace import Phase
@@ -132,6 +138,49 @@ def test_the_arguments_that_the_operator_gives_tell_the_engine():
 def test_arguments_that_are_nonsense_tell_nothing(wrong):
     assert parse_engine([*list_arguments(ENGINES["gpu"]), wrong]) is None
     assert parse_engine(["--profile=none", 7, None, "--port", "8000"]) is None
+
+
+TOLD = {
+    "profile": "h100",
+    "numerics": "float32",
+    "nominal": "llama-3.3-70b",
+    "devices": 2,
+    "token_scale": 32,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 16,
+}
+
+
+def test_what_a_worker_tells_of_itself_is_what_its_arguments_would():
+    assert parse_emulation(TOLD) == replace(ENGINES["gpu"], numerics="float32")
+    assert parse_emulation({**TOLD, "numerics": None, "else": [1]}) == ENGINES["gpu"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"profile": "abacus"},
+        {"profile": None},
+        {"profile": ["h100"]},
+        {"nominal": {"a": 1}},
+        {"numerics": 8},
+        {"numerics": "mx9"},
+        {"devices": 0},
+        {"devices": True},
+        {"token_scale": 1.5},
+        {"token_scale": "9" * 5000},
+        {"max_num_seqs": 10**9},
+        {"max_num_seqs": 257},
+        {"max_num_batched_tokens": None},
+    ],
+)
+def test_nonsense_that_a_server_tells_of_itself_tells_nothing(wrong):
+    assert parse_emulation({**TOLD, **wrong}) is None
+
+
+@pytest.mark.parametrize("told", [None, "h100", 3, [], {}, [TOLD]])
+def test_what_is_no_emulation_tells_nothing(told):
+    assert parse_emulation(told) is None
 
 
 def test_numerics_that_a_device_has_not_tell_nothing():
