@@ -9,7 +9,8 @@ from contextlib import suppress
 from ..unit.gateway.fakeworker import UID_HEADER
 from ..unit.gateway.ports import hold_port
 
-SSE = {"Content-Type": "text/event-stream"}
+_UID = b"@UID@"
+"""Stands in heads for the uid of the backend that writes it: a play may be anybody's."""
 
 
 class Line:
@@ -24,7 +25,7 @@ class Line:
         self.got = []
 
     async def write(self, data):
-        self.writer.write(data)
+        self.writer.write(data.replace(_UID, self.backend.uid.encode()))
         await self.writer.drain()
 
     async def finish(self):
@@ -71,7 +72,10 @@ class RawBackend:
 
     def head(self, status="200 OK", **headers):
         """Return an answer's head; underscores in names stand for dashes."""
-        told = {UID_HEADER: self.uid, **{key.replace("_", "-"): headers[key] for key in headers}}
+        told = {
+            UID_HEADER: _UID.decode(),
+            **{key.replace("_", "-"): headers[key] for key in headers},
+        }
         lines = [f"HTTP/1.1 {status}", *(f"{key}: {value}" for key, value in told.items())]
         return "\r\n".join([*lines, "", ""]).encode()
 

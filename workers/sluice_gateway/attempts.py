@@ -131,6 +131,14 @@ class Attempt:
             return read_usage(self.usage, otherwise=0)
         return self.progress.count_tokens()
 
+    def await_again(
+        self, phase: Phase, waiting_since: float, deadline: float, *, pause: float
+    ) -> None:
+        """Wait for what was waited for before, less the time that went by on the client's side."""
+        self.phase = phase
+        self.waiting_since = waiting_since + pause
+        self.deadline = deadline + pause
+
     @property
     def was_queueing(self) -> bool:
         """Whether it had no token yet while others on its worker got on: a long line, no fault."""

@@ -30,6 +30,7 @@ class Call:
         wants_ids: The client itself asked for token ids in the stream.
         choices: Completions asked for (`n`), of each prompt.
         prompts: How many prompts it has.
+        counted: Whether `choices` is what was asked for: it is not believed without bounds.
         prompt_size: Bytes of the prompt's text, a token id counting as one; what is around it
             takes a worker no time.
         tokens_most: The longest answer that it allows, in tokens; None if it does not say.
@@ -45,6 +46,7 @@ class Call:
     prompt_size: int = 0
     wants_ids: bool = False
     prompts: int = 1
+    counted: bool = True
     lead: tuple[int, ...] = ()
     priority: int | None = None
 
@@ -92,6 +94,7 @@ def parse_call(path: str, raw: bytes, *, seed: int) -> Call:
         tokens_most=_read_count(most, _TOKENS_MOST),
         prompt_size=_measure(prompt),
         wants_ids=wants_ids,
+        counted=choices is None or _read_count(choices, _CHOICES_MOST) is not None,
         prompts=1 if "chat" in path else _count_prompts(prompt),
         lead=cut_prompt(read_lead(prompt)),
         priority=priority if type(priority) is int else None,

@@ -60,6 +60,7 @@ def begin_transcript(call: Call) -> Transcript:
         per_prompt=call.choices,
         wants_ids=call.wants_ids,
         wants_usage=call.wants_usage,
+        counted=call.counted and call.choices * call.prompts <= _CHOICES_MOST,
     )
 
 

@@ -4,11 +4,11 @@ Pure: bytes and times in, bytes for the client out. What of it is remembered for
 worker lives is the `Transcript`'s.
 """
 
-import json
 import re
 from typing import Any, Final
 
-from sluice_gateway.transcript import StreamError, Transcript
+from sluice_gateway.soundness import StreamError, read_object, shape_error
+from sluice_gateway.transcript import Transcript
 
 Usage = dict[str, Any]
 
@@ -16,6 +16,9 @@ _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
 _HELD_MOST: Final = 32
 _TOKENS_MOST: Final = 1 << 24
+_BESIDE_TOKENS: Final = 8
+"""Events of one choice that bring no token of their own: its role, its prompt, its end."""
+_SERVER_ERROR: Final = 500
 _EMPTY_USAGE: Final = re.compile(rb',\s*"usage":\s*null\s*}$')
 
 
@@ -24,7 +27,8 @@ class EventSplitter:
 
     def __init__(self, *, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._size = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the events that are complete now.
@@ -32,18 +36,24 @@ class EventSplitter:
         Raises:
             StreamError: If an event is longer than allowed.
         """
-        data = self._rest + data
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
-        if len(self._rest) > self._most_bytes:
+        self._size += len(data)
+        if b"\n" in data:
+            data = b"".join([*self._parts, data])
+            if b"\r" in data:
+                data = data.replace(b"\r\n", b"\n")
+            *events, rest = data.split(b"\n\n")
+            self._parts, self._size = [rest], len(rest)
+        else:  # nothing ends here, and a long event is put together but once
+            self._parts.append(data)
+            events = []
+        if self._size > self._most_bytes:
             raise StreamError(f"an event is longer than {self._most_bytes} bytes")
         return [event for event in events if event]
 
     @property
     def is_clean(self) -> bool:
         """Whether the stream stands between two events."""
-        return not self._rest.strip()
+        return not b"".join(self._parts).strip()
 
 
 class StreamProgress:
@@ -56,21 +66,27 @@ class StreamProgress:
     Args:
         transcript: Where what the client was given is recorded.
         wants_usage: The client asked for token counts.
+        tokens_most: Tokens that it may have, if that is known.
 
     Attributes:
         first_at: When the first token came; None before. From then on the stream has begun.
         last_at: When the last token came.
         done: The worker ended the stream properly.
+        token_events: How many events brought tokens.
         usage: The worker's own count of tokens, once it gave one.
         failure: What the worker did wrong after the stream had begun, if anything.
     """
 
-    def __init__(self, transcript: Transcript, *, wants_usage: bool) -> None:
+    def __init__(
+        self, transcript: Transcript, *, wants_usage: bool, tokens_most: int | None = None
+    ) -> None:
         self._transcript = transcript
         self._goes_on = transcript.in_leg
         self._wants_usage = wants_usage
         self._held: list[bytes] = []
-        self._token_events = 0
+        self.token_events = 0
+        self._events_most = _TOKENS_MOST if tokens_most is None else tokens_most
+        self._events_most += _BESIDE_TOKENS * len(transcript.choices)
         self.first_at: float | None = None
         self.last_at: float | None = None
         self.done = False
@@ -89,6 +105,8 @@ class StreamProgress:
         begun = self.begun or self._goes_on
         out: list[bytes] = []
         for event in events:
+            if self.done:
+                break  # what comes after the end is nothing
             try:
                 kept = self._take_event(event, now)
             except StreamError as error:
@@ -114,7 +132,7 @@ class StreamProgress:
 
     def count_tokens(self) -> tuple[int, int]:
         """Return prompt and output tokens: the worker's count, else one a chunk."""
-        return read_usage(self.usage, otherwise=self._token_events)
+        return read_usage(self.usage, otherwise=self.token_events)
 
     def _hold(self, event: bytes) -> None:
         if len(self._held) >= _HELD_MOST:
@@ -123,6 +141,8 @@ class StreamProgress:
 
     def _take_event(self, event: bytes, now: float) -> bytes | None:
         """Return the event as the client gets it, or None to keep it to ourselves."""
+        if self.token_events >= self._events_most:
+            raise StreamError("it has more tokens than were asked for")
         kept = self._transcript.take_token(event)
         if kept is not None:
             self._note_token(now)
@@ -131,6 +151,8 @@ class StreamProgress:
         if payload is None:
             return event if self.begun else None  # a comment
         if payload == _DONE:
+            if self.first_at is None and not self._goes_on:
+                raise StreamError("it ended before its first token")
             self.done = True
             if not self._goes_on:
                 self._transcript.note_end()
@@ -142,31 +164,14 @@ class StreamProgress:
             # The client did not ask for usage, so it should not see the field either.
             payload = _EMPTY_USAGE.sub(b"}", payload)
             event = b"data: " + payload
-        # A key inside a text is escaped, so these searches find every true key.
-        if (
-            self.first_at is None
-            or self._goes_on
-            or self._transcript.trackable
-            or b'"usage"' in payload
-            or b'"error"' in payload
-            or b'token_ids"' in payload
-        ):
-            return self._take_document(event, payload, now)
-        self._note_token(now)
-        return event
+        return self._take_document(event, payload, now)
 
     def _take_document(self, event: bytes, payload: bytes, now: float) -> bytes | None:
         """Look into an event that may be more than a token, or that has another form."""
-        try:
-            document = json.loads(payload)
-        except (ValueError, RecursionError) as error:
-            raise StreamError("an event is not JSON, or nested too deeply") from error
-        if not isinstance(document, dict):
-            raise StreamError("an event is not a JSON object")
+        document = read_object(payload)
         choices = document.get("choices")
-        said = document.get("error")
-        if said and not choices:
-            body = json.dumps({"error": said}).encode() if isinstance(said, dict) else b""
+        if document.get("error"):
+            body = shape_error(payload, _SERVER_ERROR)
             raise StreamError("the worker sent an error instead of a token", body)
         usage = document.get("usage")
         if isinstance(usage, dict):
@@ -174,7 +179,7 @@ class StreamProgress:
             if not choices:
                 return self._take_usage(event)
         kept = self._transcript.take_document(event, document)
-        if kept is not None and (self.first_at is not None or has_token(choices)):
+        if kept is not None and has_token(choices):
             self._note_token(now)
         return kept
 
@@ -192,7 +197,7 @@ class StreamProgress:
         if self.first_at is None:
             self.first_at = now
         self.last_at = now
-        self._token_events += 1
+        self.token_events += 1
 
 
 def read_usage(usage: Usage | None, *, otherwise: int) -> tuple[int, int]:

@@ -1,13 +1,12 @@
 """Says what went wrong with an attempt: a worker's status, or how it was lost, as a `Fault`."""
 
-import json
-from contextlib import suppress
 from typing import Final
 
 import aiohttp
 
 from sluice_gateway.answers import Answer, answer_bad_gateway
 from sluice_gateway.retries import Fault, FaultKind
+from sluice_gateway.soundness import shape_error
 
 _RETRY_AFTER_MOST: Final = 3600.0
 
@@ -47,11 +46,11 @@ def explain_status(response: aiohttp.ClientResponse, body: bytes, *, hold_most: 
     message = f"the worker answered {status}"
     if status in (429, 503):
         after = _read_retry_after(response)
-        answer = Answer(status, _pick_error(body, message), retry_after=max(1, round(after)))
+        answer = Answer(status, shape_error(body, status), retry_after=max(1, round(after)))
         hold = min(after, hold_most)
         return Fault(FaultKind.REFUSED, f"refused_{status}", message, answer=answer, hold=hold)
-    own = status >= 500  # noqa: PLR2004
-    answer = Answer(status if own else 502, _pick_error(body, message))
+    told = status if 500 <= status < 600 else 502  # noqa: PLR2004
+    answer = Answer(told, shape_error(body, told))
     return Fault(FaultKind.ERROR, "status", message, answer=answer)
 
 
@@ -62,11 +61,3 @@ def _read_retry_after(response: aiohttp.ClientResponse) -> float:
     """
     text = response.headers.get("Retry-After", "")
     return min(float(text), _RETRY_AFTER_MOST) if text.isascii() and text.isdigit() else 1.0
-
-
-def _pick_error(body: bytes, message: str) -> bytes:
-    """Return a worker's OpenAI error body, or one of our own if it sent none."""
-    with suppress(ValueError, AttributeError, RecursionError):
-        if json.loads(body).get("error"):
-            return body
-    return answer_bad_gateway(message, code="worker_error").body

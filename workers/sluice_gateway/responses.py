@@ -1,36 +1,45 @@
 """Reads what workers answer: bodies within their bounds, what they say of themselves, usage."""
 
 import asyncio
-import json
 from contextlib import suppress
 from typing import Final
 
 import aiohttp
 
 from sluice_gateway import names
+from sluice_gateway.calls import Call
+from sluice_gateway.events import StreamProgress
 from sluice_gateway.faults import tell_nonsense
 from sluice_gateway.members import Worker
-from sluice_gateway.transcript import Maker
+from sluice_gateway.soundness import StreamError, check_answer, read_object
+from sluice_gateway.transcript import Maker, Transcript
 
 _EVENT_STREAM: Final = "text/event-stream"
 _TAIL_SECONDS: Final = 0.5
 
 
-def read_whole_usage(body: bytes) -> dict[str, object]:
+def read_whole_usage(call: Call, body: bytes) -> dict[str, object]:
     """Return the usage of a whole answer.
 
     Raises:
-        Fault: If the body is not an answer at all, a 200 with an error inside included.
+        Fault: If the body is no answer to the call, a 200 with an error inside included.
     """
     try:
-        document = json.loads(body)
-        choices = document["choices"]
-        usage = document.get("usage")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise tell_nonsense("a 200 without choices") from error
-    if document.get("error") or not isinstance(choices, list):
-        raise tell_nonsense("an error in a 200")
+        document = read_object(body)
+        choices = call.choices * call.prompts if call.counted else None
+        check_answer(document, chat=call.is_chat, choices=choices)
+    except StreamError as error:
+        raise tell_nonsense(str(error)) from error
+    usage = document.get("usage")
     return usage if isinstance(usage, dict) else {}
+
+
+def begin_progress(call: Call, transcript: Transcript) -> StreamProgress:
+    """Return the empty record of what one worker gives of a stream."""
+    most = call.tokens_most
+    if most is not None:
+        most *= len(transcript.choices)
+    return StreamProgress(transcript, wants_usage=call.wants_usage, tokens_most=most)
 
 
 def check_stream(response: aiohttp.ClientResponse) -> None:

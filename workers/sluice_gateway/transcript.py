@@ -13,6 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sluice_gateway.continuedchoices import write_as_chat
+from sluice_gateway.soundness import (
+    StreamError,
+    are_ids,
+    check_event,
+    count_characters,
+    is_json,
+    read_text,
+)
 
 Json = dict[str, Any]
 Maker = tuple[str, str]
@@ -20,28 +28,16 @@ Maker = tuple[str, str]
 
 DONE_EVENT: Final = b"data: [DONE]"
 _CHOICES: Final = b',"choices":[{"index":'
-_TEXT: Final = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
+_TEXT: Final = rb'"([^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*)"'
 _TOKEN: Final = re.compile(
     rb'(\d+),(?:"text":' + _TEXT + rb'|"delta":\{(?:"content":' + _TEXT + rb")?\}),"
-    rb'"logprobs":(?:null|\{.*\}),"finish_reason":null(?:,"stop_reason":null)?'
-    rb'(,"token_ids":\[(\d{1,18})\])(\}\](?:,"usage":null)?\})'
+    rb'"logprobs":(?:null|(\{.*\})),"finish_reason":null(?:,"stop_reason":null)?'
+    rb'(,"token_ids":\[(\d{1,18})\])?(\}\](?:,"usage":null)?\})'
 )
 """What follows `_CHOICES` in an event of our workers, or of vLLM, that brings one token and ends
 nothing."""
 _END: Final = b"}]}"
 _BESIDE: Final = frozenset({"choices", "usage", "prompt_token_ids"})
-
-
-class StreamError(ValueError):
-    """A worker's stream that is not one: nonsense, too long, or an error inside a 200.
-
-    Attributes:
-        body: The error's JSON, if the worker sent one.
-    """
-
-    def __init__(self, message: str, body: bytes = b"") -> None:
-        super().__init__(message)
-        self.body = body
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +92,7 @@ class Transcript:
         per_prompt: How many for each prompt.
         wants_ids: The client itself asked for token ids.
         wants_usage: The client itself asked for usage.
+        counted: The number of choices is known for sure.
 
     Attributes:
         trackable: Everything that another worker needs has come.
@@ -106,11 +103,19 @@ class Transcript:
     """
 
     def __init__(
-        self, *, chat: bool, choices: int, per_prompt: int, wants_ids: bool, wants_usage: bool
+        self,
+        *,
+        chat: bool,
+        choices: int,
+        per_prompt: int,
+        wants_ids: bool,
+        wants_usage: bool,
+        counted: bool = True,
     ) -> None:
         self.chat = chat
         self.per_prompt = per_prompt
         self.choices = [GivenChoice(index) for index in range(choices)]
+        self._counted = counted
         self._wants_ids = wants_ids
         self._wants_usage = wants_usage
         self._front = b""
@@ -189,36 +194,41 @@ class Transcript:
         found = _TOKEN.fullmatch(event, len(front))
         if found is None:
             return None
-        index, text, content, ids, token, end = found.groups()
+        index, text, content, scores, ids, token, end = found.groups()
         choice = self._open.get(index)
-        if choice is None:
+        if choice is None or (scores and not is_json(scores)):
             return None
         if self._may_differ:
             self.approximate = True
         text = text or content
-        if text:
-            size = len(text)
-            if b"\\" in text or not text.isascii():
-                try:
-                    size = len(json.loads(b'"%b"' % text))
-                except ValueError:
-                    return None
-            choice.tokens.append(int(token))
-            choice.solid = len(choice.tokens)
-            choice.characters += size
+        size = count_characters(text) if text else 0
+        if size is None:
+            return None
+        choice.characters += size
+        if ids is None:
+            choice.untold += bool(text)
+            self.trackable &= not text
         else:
             choice.tokens.append(int(token))
-        if self._wants_ids and len(end) == len(_END):
+            if text:
+                choice.solid = len(choice.tokens)
+        if (self._wants_ids or not ids) and len(end) == len(_END):
             return event
-        kept = event[: -len(end)] if self._wants_ids else event[: -len(ids) - len(end)]
+        kept = event[: -len(end)] if self._wants_ids or not ids else event[: -len(ids) - len(end)]
         return kept + (end if self._wants_usage else _END)
 
     def take_document(self, event: bytes, document: Json) -> bytes | None:
         """Take any event; return what the client gets of it, None if nothing.
 
         Raises:
-            StreamError: It speaks of choices that nobody asked this worker to go on with.
+            StreamError: It can be no event of this stream, or speaks of choices that nobody asked
+                this worker to go on with.
         """
+        if self._leg is None:
+            count = len(self.choices) if self._counted else None
+            check_event(document, head=self.head, choices=count)
+        else:
+            check_event(document, head={}, choices=None)
         choices = document.get("choices")
         if not isinstance(choices, list):
             self.trackable = False
@@ -229,11 +239,11 @@ class Transcript:
         kept: list[object] = []
         opened: list[bytes] = []
         for said in choices:
-            if not isinstance(said, dict):
-                self.trackable = False
-                kept.append(said)
-                continue
-            if self._leg is not None:
+            if self._leg is None:
+                if self._is_over(said):
+                    changed = True
+                    continue
+            else:
                 changed |= self._fit_choice(self._leg, said, opened)
                 if not self._leg.foreign and self._repeats(said):
                     changed = True
@@ -241,7 +251,7 @@ class Transcript:
             self._note_choice(said, document)
             self.approximate |= self._may_differ
             kept.append(said)
-        if choices and not kept:
+        if choices and not kept and not document.get("usage"):
             return None
         document["choices"] = kept
         changed |= self._strip(document)
@@ -310,6 +320,19 @@ class Transcript:
             choice.opened = True
         return True
 
+    def _is_over(self, said: Json) -> bool:
+        """Return whether a choice has ended before: some servers end one twice.
+
+        Raises:
+            StreamError: If it goes on all the same.
+        """
+        index = said.get("index", 0)
+        if index >= len(self.choices) or not self.choices[index].finished:
+            return False
+        if said.get("token_ids") or read_text(said)[0]:
+            raise StreamError(f"choice {index} goes on after its end")
+        return True
+
     def _repeats(self, said: Json) -> bool:
         """Return whether a choice opens again: with its role or echo, and before any token."""
         choice = self.choices[said["index"]]
@@ -332,18 +355,18 @@ class Transcript:
             self.trackable = False
             return
         choice = self.choices[index]
-        text, plain = _read_text(said)
+        text, plain = read_text(said)
         self.trackable &= plain
         prompt = said.get("prompt_token_ids") or document.get("prompt_token_ids")
         number = index // self.per_prompt
-        if prompt is not None and number not in self.prompts and _are_ids(prompt):
+        if prompt is not None and number not in self.prompts and are_ids(prompt):
             self.prompts[number] = array("q", prompt)
         if ids is None:
             echoes = prompt is not None and not choice.tokens and not self.chat
             if text and not echoes:
                 choice.untold += 1
                 self.trackable = False
-        elif _are_ids(ids):
+        elif are_ids(ids):
             choice.tokens.extend(ids)
             choice.characters += len(text)
             if text:
@@ -379,21 +402,3 @@ class Transcript:
 def render_data(document: Json) -> bytes:
     """Return one event, without its blank line, as our workers write it."""
     return b"data: " + json.dumps(document, separators=(",", ":")).encode()
-
-
-def _read_text(said: Json) -> tuple[str, bool]:
-    """Return a choice's text in an event, and whether it has nothing else to remember."""
-    if "delta" not in said:
-        text = said.get("text")
-        return (text, True) if isinstance(text, str) else ("", text is None)
-    delta = said["delta"]
-    if not isinstance(delta, dict):
-        return "", False
-    text = delta.get("content") or ""
-    beside = any(delta[key] for key in delta if key not in ("role", "content"))
-    return (text, not beside) if isinstance(text, str) else ("", False)
-
-
-def _are_ids(value: object) -> bool:
-    """Return whether a value is a list of token ids."""
-    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 62 for one in value)

@@ -23,10 +23,11 @@ from sluice_gateway.continuation import (
     end_full_choices,
     plan_leg,
 )
-from sluice_gateway.events import EventSplitter, StreamProgress
+from sluice_gateway.events import EventSplitter
 from sluice_gateway.faults import explain_status, tell_left, tell_lost, tell_nonsense, tell_refused
 from sluice_gateway.pace import Phase
 from sluice_gateway.responses import (
+    begin_progress,
     check_stream,
     note_maker,
     read_body,
@@ -35,7 +36,8 @@ from sluice_gateway.responses import (
 )
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
-from sluice_gateway.transcript import Leg, StreamError, Transcript
+from sluice_gateway.soundness import StreamError, shape_error
+from sluice_gateway.transcript import Leg, Transcript
 
 _BUFFERED_SECONDS: Final = 0.005
 """Data that came sooner than this had been lying in a buffer, and says nothing of the worker now;
@@ -131,7 +133,7 @@ class Upstream:
                         attempt, call.path, call.body, request_id, streaming=call.streaming
                     )
                     if response.status != 200 or not call.streaming:  # noqa: PLR2004
-                        answer = await self._fetch_whole(attempt, response)
+                        answer = await self._fetch_whole(attempt, call, response)
                         if answer.status == 200:  # noqa: PLR2004
                             # To refuse a wrong request takes no engine: it may hang all the same.
                             on_progress(True)  # noqa: FBT003 - a callback's argument
@@ -180,16 +182,19 @@ class Upstream:
             raise tell_lost("fenced", f"pod {answering[:40]} answers at the address of {pod.uid}")
         return response
 
-    async def _fetch_whole(self, attempt: Attempt, response: aiohttp.ClientResponse) -> Answer:
+    async def _fetch_whole(
+        self, attempt: Attempt, call: Call, response: aiohttp.ClientResponse
+    ) -> Answer:
         """Read an answer that does not stream, and judge it."""
         status = response.status
         most = self._relaying.answer_bytes if status == 200 else _ERROR_BYTES  # noqa: PLR2004
         body = await read_body(response, most)
         if status == 200:  # noqa: PLR2004
-            attempt.usage = read_whole_usage(body)
-        elif status >= 500 or status < 400 or status in _OURS or status == 429:  # noqa: PLR2004
+            attempt.usage = read_whole_usage(call, body)
+            return Answer(status, body)
+        if status >= 500 or status < 400 or status in _OURS or status == 429:  # noqa: PLR2004
             raise explain_status(response, body, hold_most=self._relaying.refusal_hold_most)
-        return Answer(status, body, response.content_type)
+        return Answer(status, shape_error(body, status))
 
     async def _follow(
         self,
@@ -203,7 +208,7 @@ class Upstream:
         check_stream(response)
         transcript = attempt.transcript = begin_transcript(call)
         transcript.maker = note_maker(attempt.worker, response)
-        progress = attempt.progress = StreamProgress(transcript, wants_usage=call.wants_usage)
+        progress = attempt.progress = begin_progress(call, transcript)
         await self._relay_events(attempt, response, client, on_progress, lambda: progress.done)
         self._await_client(attempt)
         await client.end()
@@ -237,7 +242,7 @@ class Upstream:
             try:
                 if not await self._begin_leg(attempt, transcript, leg, response):
                     continue
-                attempt.progress = StreamProgress(transcript, wants_usage=call.wants_usage)
+                attempt.progress = begin_progress(call, transcript)
                 await self._relay_events(
                     attempt, response, client, on_progress, lambda: transcript.leg_complete
                 )
@@ -292,15 +297,20 @@ class Upstream:
                 if not data:
                     raise tell_lost("truncated", "the stream ended without [DONE]")
                 now = self._clock()
+                before = progress.token_events
                 out = progress.take(splitter.feed(data), now)
-                if progress.begun:
+                got_on = progress.done or progress.token_events > before
+                if got_on:
                     # Before the first token nobody was slow to read: it came only now.
                     on_progress(not attempt.begun or now - asked >= _BUFFERED_SECONDS)
+                awaited = attempt.phase, attempt.waiting_since, attempt.deadline
                 await self._send(attempt, client, out)
-                if progress.begun:
+                if got_on:
                     attempt.phase = Phase.NEXT
                     attempt.waiting_since = self._clock()
                     attempt.deadline = attempt.waiting_since + self._relaying.idle_stream_seconds
+                elif out:  # a comment: its worker is waited for as before
+                    attempt.await_again(*awaited, pause=self._clock() - now)
                 if progress.failure is not None:
                     raise progress.failure
                 if attempt.leave_why and not has_ended() and (why := attempt.find_way_out()):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sluice_gateway import events
 from sluice_gateway.events import EventSplitter, has_token, read_payload
-from sluice_gateway.transcript import StreamError, Transcript
+from sluice_gateway.soundness import StreamError
+from sluice_gateway.transcript import Transcript
 
 
 def begin(*, wants_usage):
