@@ -43,7 +43,8 @@ class RawBackend:
 
     Attributes:
         plays: What the next requests get, one entry each: bytes, or a coroutine function of a
-            `Line` and the request's document. Then they are answered properly.
+            `Line` and the request's document. Then it is `play` for all.
+        busy: How many are being played.
         health: What the health endpoint's connections get for each probe, if not a 200.
         lines: The connections on which requests came.
         got: Bodies of all requests.
@@ -51,7 +52,8 @@ class RawBackend:
 
     def __init__(self, name, *, variant="maia", pool="chat"):
         self.name, self.variant, self.pool, self.uid = name, variant, pool, f"uid-{name}"
-        self.plays, self.health = [], None
+        self.plays, self.play, self.health = [], serve, None
+        self.busy = 0
         self.lines, self.got = [], []
         self._tasks = set()
 
@@ -64,11 +66,15 @@ class RawBackend:
         return self
 
     async def __aexit__(self, *exc):
+        await self.kill()
+        self._held.close()
+
+    async def kill(self):
+        """Die as a process does: connections reset, then refused."""
         self._server.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._held.close()
 
     def head(self, status="200 OK", **headers):
         """Return an answer's head; underscores in names stand for dashes."""
@@ -123,11 +129,12 @@ class RawBackend:
             document = json.loads(body)
             line.got.append(document)
             self.got.append(document)
-            play = self.plays.pop(0) if self.plays else serve
-            if isinstance(play, bytes):
-                await line.write(play)
-            else:
-                await play(line, document)
+            play = self.plays.pop(0) if self.plays else self.play
+            self.busy += 1
+            try:
+                await (line.write(play) if isinstance(play, bytes) else play(line, document))
+            finally:
+                self.busy -= 1
 
 
 async def serve(line, document):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
 from sluice_gateway import names
 from sluice_gateway.access import Access
@@ -104,6 +104,8 @@ class PublicApi:
             arrived_at=self._wall(),
             trace=self._tracer.begin(request.headers),
         )
+        if request.version < HttpVersion10 or request.method == "CONNECT":
+            return self._refuse_odd(exchange)
         if path in ENDPOINTS and request.method == "POST":
             return await self._complete(exchange, request)
         try:
@@ -113,6 +115,14 @@ class PublicApi:
             answer = refusal.answer
         self._metrics.requests.labels("", "", str(answer.status)).inc()
         return self._build_response(answer, exchange)
+
+    def _refuse_odd(self, exchange: Exchange) -> web.StreamResponse:
+        """Refuse what is no HTTP as we speak it, and read nothing of what comes after it."""
+        message = "not a valid HTTP request: this is HTTP/1.1, and nothing is tunnelled"
+        self._metrics.requests.labels("", "", "400").inc()
+        response = self._build_response(refuse_request(message, code="bad_http"), exchange)
+        response.force_close()
+        return response
 
     async def _complete(self, exchange: Exchange, request: web.BaseRequest) -> web.StreamResponse:
         """Run a completion request, and account for it however it ends."""
