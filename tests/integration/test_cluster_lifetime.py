@@ -208,6 +208,31 @@ def test_a_component_that_dies_later_is_reported(binaries: Binaries, home: Path)
     assert not is_locked(cluster.state.lock)
 
 
+@pytest.mark.parametrize("action", ["kill", "freeze"])
+def test_an_api_server_that_was_away_comes_back_with_what_it_knew(
+    binaries: Binaries, home: Path, action: str
+) -> None:
+    cluster: Cluster = start_cluster("one", shape=NO_NODES, binaries=binaries, home=home)
+
+    def kubectl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [binaries.kubectl, "--kubeconfig", cluster.kubeconfig, "--request-timeout=3s"]
+        return subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    try:
+        kubectl("create", "configmap", "kept", "--from-literal=word=yes").check_returncode()
+        cluster.act_on_component("kube-apiserver", action)
+        assert cluster.read_status()["phase"] == "degraded"
+        assert kubectl("get", "configmap", "kept").returncode != 0
+        cluster.act_on_component("kube-apiserver", "start")
+        wait_for(lambda: kubectl("get", "configmap", "kept").returncode == 0)
+        assert cluster.read_status()["phase"] == "ready"
+    finally:
+        cluster.stop()
+    assert not is_locked(cluster.state.lock)
+
+
 def test_a_state_directory_of_another_version_is_left_alone(binaries: Binaries, home: Path) -> None:
     state = StateDirectory.of("one", home)
     state.prepare()

@@ -24,6 +24,7 @@ from sluice.devcluster.errors import (
     ClusterError,
     ClusterNotRunningError,
     ClusterStartError,
+    ComponentError,
     NodeError,
 )
 from sluice.devcluster.images import find_models
@@ -88,6 +89,23 @@ class Cluster:
             raise
         except ClusterError as error:
             raise NodeError(str(error)) from error
+
+    def act_on_component(self, name: str, action: str) -> dict[str, Any]:
+        """Do something to a part of the control plane; return its entry of the status.
+
+        Args:
+            name: as the status has it, such as `kube-apiserver`.
+            action: `kill` or `freeze` it, or `start` it again (see `outages.Components.act`).
+
+        Raises:
+            ComponentError: no such component, or it is not in a state in which that can be done.
+        """
+        try:
+            return call_supervisor(self.state, "POST", f"/components/{name}/{action}")
+        except ClusterNotRunningError:
+            raise
+        except ClusterError as error:
+            raise ComponentError(str(error)) from error
 
     def detach(self) -> None:
         """Let the cluster outlive this process."""

@@ -1,7 +1,8 @@
 """HTTP on the control socket of a cluster: how commands reach the supervisor.
 
-`GET /status`, `POST /nodes/NAME/ACTION`, `POST /shutdown`; JSON both ways. `break` says in a body
-what to break. The socket lies in a directory that only the owner can enter.
+`GET /status`, `POST /nodes/NAME/ACTION`, `POST /components/NAME/ACTION`, `POST /shutdown`; JSON
+both ways. `break` says in a body what to break. The socket lies in a directory that only the owner
+can enter.
 """
 
 import json
@@ -26,6 +27,9 @@ class Controlled(Protocol):
     ) -> dict[str, Any]:
         """Do something to a node and return its entry of the status."""
 
+    async def act_on_component(self, name: str, action: str) -> dict[str, Any]:
+        """Do something to a part of the control plane and return its entry of the status."""
+
     def request_shutdown(self) -> None:
         """End the cluster soon."""
 
@@ -44,6 +48,7 @@ async def serve_control(target: Controlled, socket_name: str) -> Callable[[], Aw
         [
             web.get("/status", _get_status),
             web.post("/nodes/{node}/{action}", _post_action),
+            web.post("/components/{name}/{action}", _post_component_action),
             web.post("/shutdown", _post_shutdown),
         ]
     )
@@ -65,6 +70,14 @@ async def _post_action(request: web.Request) -> web.Response:
     try:
         options = _parse_options(await request.read())
         return web.json_response(await request.app[_TARGET].act_on_node(node, action, options))
+    except ClusterError as error:
+        return web.json_response({"error": str(error)}, status=409)
+
+
+async def _post_component_action(request: web.Request) -> web.Response:
+    name, action = request.match_info["name"], request.match_info["action"]
+    try:
+        return web.json_response(await request.app[_TARGET].act_on_component(name, action))
     except ClusterError as error:
         return web.json_response({"error": str(error)}, status=409)
 

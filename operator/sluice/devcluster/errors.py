@@ -38,3 +38,7 @@ class NetworkExhaustedError(ClusterError):
 
 class NodeError(ClusterError):
     """No such node, or it is not in a state in which that can be done."""
+
+
+class ComponentError(ClusterError):
+    """A part of the control plane cannot be acted on like that."""

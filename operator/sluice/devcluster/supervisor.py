@@ -19,21 +19,17 @@ from typing import Any, BinaryIO
 
 from sluice.devcluster import components
 from sluice.devcluster.certificates import Certificates, KeyPair, create_certificates
-from sluice.devcluster.children import Child, Children
+from sluice.devcluster.children import Children
 from sluice.devcluster.cleanup import end_leftovers
 from sluice.devcluster.control import serve_control
 from sluice.devcluster.credentials import create_client_context
 from sluice.devcluster.directories import StateDirectory, write_private
-from sluice.devcluster.errors import (
-    ClusterConflictError,
-    ClusterError,
-    ClusterStartError,
-    NodeError,
-)
+from sluice.devcluster.errors import ClusterConflictError, ClusterError, NodeError
 from sluice.devcluster.kubeconfig import render_kubeconfig
 from sluice.devcluster.locks import acquire_lock
 from sluice.devcluster.networks import Network, acquire_network, choose_ports
 from sluice.devcluster.nodes import NodeAgent, NodeSettings, apply_action, find_agent, plan_agents
+from sluice.devcluster.outages import Components
 from sluice.devcluster.processes import adopt_orphans
 from sluice.devcluster.readiness import ControlPlane
 from sluice.devcluster.specification import (
@@ -64,7 +60,7 @@ class Supervisor:
         self._ports = components.Ports(*choose_ports(network, 5))
         self._children = Children(state.processes)
         self._agents: dict[str, NodeAgent] = {}
-        self._components: list[Child] = []
+        self._components = Components(self._children, state)
         self._phase = "starting"
         self._started_at = time.time()
         self._ready_seconds: float | None = None
@@ -89,14 +85,14 @@ class Supervisor:
             "kubeconfig": str(self._state.kubeconfig),
             "auditLog": str(self._state.audit_log) if self._specification.audit_log else None,
             "binaries": self._specification.binaries.to_dict(),
-            "components": [_describe_component(child) for child in self._components],
+            "components": self._components.describe(),
             "nodes": [agent.describe() for agent in self._agents.values()],
         }
 
     def _describe_phase(self) -> str:
-        """`starting`, `ready`, `degraded` (a component ended by itself) or `stopping`."""
-        whole = all(child.running for child in self._components)
-        return "degraded" if self._phase == "ready" and not whole else self._phase
+        """`starting`, `ready`, `degraded` (a component ended or is frozen) or `stopping`."""
+        broken = self._phase == "ready" and not self._components.whole
+        return "degraded" if broken else self._phase
 
     async def act_on_node(
         self, node: str, action: str, options: Mapping[str, Any]
@@ -119,6 +115,17 @@ class Supervisor:
         if action == "kill":
             await _wait_for_end(agent)
         return agent.describe()
+
+    async def act_on_component(self, name: str, action: str) -> dict[str, Any]:
+        """Kill, freeze or start a part of the control plane.
+
+        Raises:
+            ClusterError: no such component, it is not in a state in which that can be done, or it
+                cannot be started.
+        """
+        described = await self._components.act(name, action)
+        sys.stderr.write(f"{name}: {action}\n")
+        return described
 
     def request_shutdown(self) -> None:
         """Have `main` end the cluster."""
@@ -166,11 +173,11 @@ class Supervisor:
         if self._specification.audit_log:
             policy = state.root / "audit-policy.yaml"
             write_private(policy, components.AUDIT_POLICY)
-        self._run(components.command_etcd(binaries, state, ports, certificates))
-        self._run(
+        self._components.start(components.command_etcd(binaries, state, ports, certificates))
+        self._components.start(
             components.command_api_server(binaries, state, ports, certificates, audit_policy=policy)
         )
-        await control_plane.wait_for_api_server(self._components)
+        await control_plane.wait_for_api_server(self._components.processes)
         _report(STEP, "starting controller manager and scheduler")
         kubeconfigs = components.Kubeconfigs(
             self._write_kubeconfig(
@@ -178,16 +185,16 @@ class Supervisor:
             ),
             self._write_kubeconfig("scheduler", certificates.scheduler, certificates),
         )
-        self._run(
+        self._components.start(
             components.command_controller_manager(binaries, state, ports, certificates, kubeconfigs)
         )
-        self._run(components.command_scheduler(binaries, state, ports, kubeconfigs))
+        self._components.start(components.command_scheduler(binaries, state, ports, kubeconfigs))
         for name, port in (
             ("kube-controller-manager", ports.controller_manager),
             ("kube-scheduler", ports.scheduler),
         ):
-            await control_plane.wait_for_component(name, port, self._components)
-        await control_plane.wait_for_service_account(self._components)
+            await control_plane.wait_for_component(name, port, self._components.processes)
+        await control_plane.wait_for_service_account(self._components.processes)
 
     async def _start_nodes(self, control_plane: ControlPlane, certificates: Certificates) -> None:
         plans = self._specification.shape.plan_nodes()
@@ -207,21 +214,7 @@ class Supervisor:
         program = find_agent()
         self._agents = dict(plan_agents(plans, settings, self._children))
         started = [agent.start_process(program) for agent in self._agents.values()]
-        await control_plane.wait_for_nodes(self._agents, [*self._components, *started])
-
-    def _run(self, command: components.Command) -> None:
-        try:
-            child = self._children.start(
-                command.name,
-                command.arguments,
-                log=self._state.log_of(command.name),
-                environment={**os.environ, **command.environment},
-            )
-        except OSError as error:
-            raise ClusterStartError(
-                f"{command.name} at {command.arguments[0]} cannot be executed: {error.strerror}."
-            ) from error
-        self._components.append(child)
+        await control_plane.wait_for_nodes(self._agents, [*self._components.processes, *started])
 
     def _write_kubeconfig(self, user: str, client: KeyPair, certificates: Certificates) -> Path:
         state = self._state
@@ -237,16 +230,6 @@ class Supervisor:
             ),
         )
         return path
-
-
-def _describe_component(child: Child) -> dict[str, Any]:
-    return {
-        "name": child.name,
-        "state": "running" if child.running else "ended",
-        "pid": child.pid if child.running else None,
-        "exitCode": child.exit_code,
-        "log": str(child.log),
-    }
 
 
 async def _wait_for_end(agent: NodeAgent) -> None:

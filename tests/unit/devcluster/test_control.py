@@ -13,7 +13,12 @@ from sluice.devcluster.client import _Connection, call_supervisor
 from sluice.devcluster.cluster import Cluster
 from sluice.devcluster.control import serve_control
 from sluice.devcluster.directories import StateDirectory
-from sluice.devcluster.errors import ClusterError, ClusterNotRunningError, NodeError
+from sluice.devcluster.errors import (
+    ClusterError,
+    ClusterNotRunningError,
+    ComponentError,
+    NodeError,
+)
 
 
 class Target:
@@ -31,6 +36,12 @@ class Target:
             raise NodeError("The cluster 'one' has no node 'gone'.")
         self.actions.append((node, action, dict(options)))
         return {"name": node, "state": action}
+
+    async def act_on_component(self, name: str, action: str) -> dict[str, Any]:
+        if name == "gone":
+            raise ComponentError("The cluster has no component 'gone'.")
+        self.actions.append((name, action, {}))
+        return {"name": name, "state": "ended"}
 
     def request_shutdown(self) -> None:
         self.shut_down = True
@@ -98,6 +109,17 @@ async def test_a_body_that_is_no_object_is_refused(
 async def test_a_refusal_arrives_as_the_sentence_it_was(state: StateDirectory) -> None:
     with pytest.raises(NodeError, match="The cluster 'one' has no node 'gone'"):
         await asyncio.to_thread(Cluster(state).act_on_node, "gone", "kill")
+
+
+async def test_a_component_is_acted_on_and_a_refusal_is_told(
+    state: StateDirectory, target: Target
+) -> None:
+    cluster = Cluster(state)
+    answer = await asyncio.to_thread(cluster.act_on_component, "kube-apiserver", "kill")
+    assert answer == {"name": "kube-apiserver", "state": "ended"}
+    assert target.actions == [("kube-apiserver", "kill", {})]
+    with pytest.raises(ComponentError, match="The cluster has no component 'gone'"):
+        await asyncio.to_thread(cluster.act_on_component, "gone", "kill")
 
 
 @pytest.mark.usefixtures("target")
