@@ -117,11 +117,15 @@ class Leadership:
     async def _read(self) -> Json | None:
         try:
             # One lost connection must not cost the leadership: there is time for another try.
-            return await self._client.get(
+            lease = await self._client.get(
                 LEASES, self._namespace, OPERATOR, within=self._settings.retry * 2
             )
         except NotFoundError:
             return None
+        # What stands in for an API server that is away may answer anything.
+        if not all(isinstance(lease.get(part), dict) for part in ("metadata", "spec")):
+            raise KubeError(200, "NoLease", f"the answer is no Lease: {str(lease)[:200]}")
+        return lease
 
     def _has_expired(self, lease: Json) -> bool:
         """Tell whether the Lease has stood unchanged, before our eyes, for its duration.

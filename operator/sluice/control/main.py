@@ -7,7 +7,6 @@ import signal
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
 
 import click
 import kopf
@@ -26,14 +25,11 @@ from sluice.control.recording import Recorder
 from sluice.control.sensors import Sensors
 from sluice.control.settings import RecordingSettings, Settings, SettingsError, load_settings
 from sluice.control.telemetry import Telemetry, configure_logging
+from sluice.control.watching import TOKEN_LIFE, Watching
 from sluice.kube.client import KubeClient
 from sluice.model.clock import steady_clock
-from sluice.observe.events import configure, register_handlers
 
 log = structlog.get_logger()
-
-TOKEN_LIFE = dt.timedelta(minutes=5)
-"""kopf asks again for credentials after this long, and so picks up a renewed token."""
 
 
 class Operator:
@@ -48,6 +44,7 @@ class Operator:
         self.leadership = Leadership(self._client, namespace, identity, settings.lease, self._wake)
         writer = Writer(self._client, self.leadership)
         self.sensors = Sensors(self._client, settings, clock, self._wake, namespace)
+        self._watching = Watching(self.sensors.store, self._log_in)
         instance = os.environ.get("POD_NAME", identity)
         self._recorder = recorder = Recorder(instance, _make_files(settings.recording))
         applier = Applier(
@@ -80,7 +77,7 @@ class Operator:
             asyncio.create_task(self.sensors.run(), name="sensors"),
             asyncio.create_task(self.leadership.run(), name="leadership"),
             asyncio.create_task(self.loop.run(), name="planner"),
-            asyncio.create_task(self._watch(stop), name="events"),
+            asyncio.create_task(self._watching.run(), name="events"),
         ]
         work.append(asyncio.create_task(_wait(stop), name="stop"))
         done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -95,26 +92,6 @@ class Operator:
             if task.get_name() != "stop":
                 log.error("a part ended by itself", part=task.get_name())
                 task.result()
-
-    async def _watch(self, stop: asyncio.Event) -> None:
-        """Let kopf watch; it writes nothing."""
-        registry = kopf.OperatorRegistry()
-        settings = kopf.OperatorSettings()
-        configure(settings)
-        register_handlers(registry, self.sensors.store)
-
-        async def log_in(**_: Any) -> kopf.ConnectionInfo:
-            return await self._log_in()
-
-        kopf.on.login(registry=registry)(log_in)
-        others = asyncio.all_tasks()
-        tasks = await kopf.spawn_tasks(
-            registry=registry, settings=settings, clusterwide=True, standalone=True
-        )
-        # kopf has taken the signals to itself, and would wait 5 s for our tasks to end before it
-        # let go: the Lease would be held, and written under, all that time.
-        _handle_signals(stop)
-        await kopf.run_tasks(tasks, ignored=others)
 
     async def _log_in(self) -> kopf.ConnectionInfo:
         found = await self._client.connection()

@@ -1,6 +1,6 @@
 """kopf's part: each handler is a signature and one call. kopf writes nothing and keeps nothing."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import kopf
 
@@ -13,7 +13,7 @@ from sluice.model.names import (
     PROBATION,
     WORKER,
 )
-from sluice.observe.store import Kind, Store
+from sluice.observe.store import Kind, Object
 
 _MANAGED = {LABEL_MANAGED_BY: MANAGED_BY}
 
@@ -31,12 +31,22 @@ WATCHED: tuple[tuple[Kind, Resource, dict[str, str]], ...] = (
 """What is watched and listed, with the labels that select it."""
 
 
+class Taker(Protocol):
+    """What takes events in: the store, or what leads to it."""
+
+    def put(self, kind: Kind, item: Object) -> None:
+        """An object was added or changed."""
+
+    def drop(self, kind: Kind, item: Object) -> None:
+        """An object was deleted."""
+
+
 def format_selector(labels: dict[str, str]) -> str:
     """Return a label selector as the API takes it."""
     return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
-def take_event(store: Store, kind: Kind, event: dict[str, Any]) -> None:
+def take_event(store: Taker, kind: Kind, event: dict[str, Any]) -> None:
     """Put one watch event into the store."""
     if event["type"] == "DELETED":
         store.drop(kind, event["object"])
@@ -44,7 +54,7 @@ def take_event(store: Store, kind: Kind, event: dict[str, Any]) -> None:
         store.put(kind, event["object"])
 
 
-def register_handlers(registry: kopf.OperatorRegistry, store: Store) -> None:
+def register_handlers(registry: kopf.OperatorRegistry, store: Taker) -> None:
     """Watch everything that decisions look at."""
     for kind, resource, labels in WATCHED:
         _register(registry, store, kind, resource, labels)
@@ -52,7 +62,7 @@ def register_handlers(registry: kopf.OperatorRegistry, store: Store) -> None:
 
 def _register(
     registry: kopf.OperatorRegistry,
-    store: Store,
+    store: Taker,
     kind: Kind,
     resource: Resource,
     labels: dict[str, str],
@@ -83,7 +93,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = EndlessBackoffs()
-    settings.process.ultimate_exiting_timeout = 20
+    # It would kill the whole process, some seconds after its own end.
+    settings.process.ultimate_exiting_timeout = None
     names = ",".join(labels[LABEL_NAME] for _, kind, labels in WATCHED if kind is PODS)
     settings.watching.label_selectors["pods"] = f"{LABEL_NAME} in ({names})"
     for resource in (DEPLOYMENTS, SERVICES, BUDGETS):
