@@ -39,6 +39,7 @@ class Attempt:
         progress: What has come of a stream.
         usage: The worker's own count of tokens, of an answer that does not stream.
         begun: The client has been sent a part of what came of this attempt.
+        gave: A token came of it.
         need: What the request asked of its worker; `bid` is what was predicted, `looked` all that
             was compared, `spilled_from` the group that would have missed the objective.
         transcript: What the client has been given of the stream, from this worker and others.
@@ -70,6 +71,7 @@ class Attempt:
     progress: StreamProgress | None = None
     usage: Usage | None = None
     begun: bool = False
+    gave: bool = False
     need: Need | None = None
     bid: Forecast | None = None
     looked: tuple[Look, ...] = ()
@@ -140,6 +142,11 @@ class Attempt:
         self.deadline = deadline + pause
 
     @property
+    def work(self) -> float:
+        """Seconds that its prompt alone is predicted to take; 0 if nothing is."""
+        return self.bid.work if self.bid is not None else 0.0
+
+    @property
     def was_queueing(self) -> bool:
         """Whether it had no token yet while others on its worker got on: a long line, no fault."""
         return self.phase is Phase.FIRST and self.worker.pace.progressed_at > self.dispatched
@@ -154,6 +161,7 @@ class Attempt:
         progress = self.progress
         if progress is None or progress.last_at is None:
             return
+        self.gave = True
         before, self.token_at = self.token_at, progress.last_at
         if not fresh or before == self.token_at:
             return
@@ -240,6 +248,12 @@ class Exchange:
     def worker(self) -> Worker | None:
         """The worker of the last attempt."""
         return self.attempts[-1].worker if self.attempts else None
+
+    @property
+    def fruitless(self) -> int:
+        """How many attempts in a row, the last included, gave no token."""
+        fruits = (one.gave for one in reversed(self.attempts))
+        return next((count for count, gave in enumerate(fruits) if gave), len(self.attempts))
 
     def find_tpot(self, tokens: float) -> float | None:
         """Return seconds per token after the first, for a stream of that many; else None."""

@@ -32,7 +32,8 @@ class Phase(Enum):
 class Waiting(Protocol):
     """What patience needs to know of an attempt.
 
-    `size` is in bytes of the prompt; `tokens_most` is the longest answer, None if not known.
+    `size` is in bytes of the prompt, `work` the seconds that it is predicted to take, 0 if that is
+    not known; `tokens_most` is the longest answer, None if not known.
     """
 
     dispatched: float
@@ -41,6 +42,11 @@ class Waiting(Protocol):
     size: int
     streaming: bool
     tokens_most: int | None
+
+    @property
+    def work(self) -> float:
+        """Seconds."""
+        ...
 
 
 @dataclass(slots=True)
@@ -153,7 +159,8 @@ def _expect_first(pending: Iterable[Waiting], outlook: Outlook) -> float | None:
     before = 0.0
     expected: float | None = None
     for attempt in pending:
-        before += attempt.size * outlook.prefill
+        # Bytes say little where a stream goes on: its output may have a token for each character.
+        before += max(attempt.size * outlook.prefill, attempt.work)
         if attempt.streaming:
             return before if expected is None else min(before, expected)
         if attempt.tokens_most is not None:

@@ -57,7 +57,8 @@ class Relaying:
             they wait. A worker's batch is 8; two in its own line keep it full while an answer's
             end is on its way here and the next request there.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
-        moves_most: Dispatches of one request in all.
+        moves_most: Dispatches of one request in a row of which no token came.
+        dispatches_most: Dispatches of one request in all.
         connect_seconds: Opening a connection to a worker.
         first_token_seconds: From the dispatch to the first token of a stream, at most.
         idle_stream_seconds: Between two events of a stream, at most.
@@ -80,6 +81,7 @@ class Relaying:
     inflight_most: int = 10
     attempts_most: int = 3
     moves_most: int = 8
+    dispatches_most: int = 32
     connect_seconds: float = 1.0
     first_token_seconds: float = 120.0
     idle_stream_seconds: float = 60.0

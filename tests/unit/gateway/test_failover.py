@@ -274,6 +274,25 @@ def test_moves_are_free_once_for_each_worker_and_bounded(world):
         lose(world, exchange, other)
 
 
+def test_what_counts_are_attempts_in_a_row_that_gave_no_token(world):
+    exchange, attempt = begin(world)
+    exchange.attempts += [attempt] * 9
+    assert exchange.fruitless == 10
+    with pytest.raises(Refusal):
+        lose(world, exchange, attempt)
+    _, fruitful = world.run_on("w2")
+    fruitful.gave = True
+    exchange.attempts.append(fruitful)
+    lose(world, exchange, fruitful)
+    assert exchange.fruitless == 0
+    exchange.attempts += [attempt] * 3
+    lose(world, exchange, attempt)
+    exchange.attempts += [fruitful] * 40
+    exchange.moved.clear()
+    with pytest.raises(Refusal):
+        lose(world, exchange, fruitful)
+
+
 def test_a_stream_that_nothing_is_known_of_does_not_go_on(world):
     exchange, attempt = begin(world)
     exchange.transcript.trackable = False

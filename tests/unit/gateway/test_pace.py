@@ -19,6 +19,7 @@ class Run:
     size: int = 100
     streaming: bool = True
     tokens_most: int | None = None
+    work: float = 0.0
 
 
 def silence(runs, *, outlook=BRISK, pace=None, now=10.0):
@@ -95,3 +96,10 @@ def test_requests_beyond_the_slots_only_queue():
 def test_a_worker_whose_clients_are_slow_owes_nothing():
     assert silence([Run(Phase.CLIENT)]) is None
     assert silence([]) is None
+
+
+def test_a_prompt_that_is_foreseen_to_take_long_may_take_it():
+    """A stream goes on with few bytes that are many tokens."""
+    assert silence([Run()]).patience == PATIENCE.first_least
+    assert silence([Run(work=4.0)]).patience == PATIENCE.margin * 4.0
+    assert silence([Run(work=4.0), Run(work=9.0)]).patience == PATIENCE.margin * 4.0
