@@ -74,7 +74,7 @@ async def answer_questions(
 async def _ask(models: Path, questions: Sequence[Question], numerics: str) -> Answers:
     from openai import AsyncOpenAI  # noqa: PLC0415
 
-    async with _run_worker(models / "compact", numerics) as url:
+    async with run_worker(models / "compact", numerics) as url:
         client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         load = Load(client, "compact", questions, iter(()), [1.0])
         try:
@@ -88,7 +88,7 @@ async def _ask(models: Path, questions: Sequence[Question], numerics: str) -> An
 
 
 @asynccontextmanager
-async def _run_worker(model: Path, numerics: str) -> AsyncIterator[str]:
+async def run_worker(model: Path, numerics: str) -> AsyncIterator[str]:
     """Run a worker on loopback, as fast as it can be; yield its URL."""
     port = choose_port("127.0.0.1", WORKER_PORT)
     command = [
