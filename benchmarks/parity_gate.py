@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--numerics", nargs=2, default=["fp8-block", "fp8-row"])
     parser.add_argument("--json", type=Path, help="file for all numbers")
     arguments = parser.parse_args()
-    print("emulated devices; bounds 97 % and 0.01 nat")
+    print("emulated devices; the bounds are the API's defaults")
     print(
         "| numerics | wrong values of the first | answers | judged tokens | same | KL | verdict |"
     )

@@ -214,6 +214,90 @@ async def test_no_text_is_logged():
         assert "secret" not in repr(world.lines)
 
 
+SHADOWED = {"sample": "0%", "budget": "100%", "shadow": "100%"}
+
+
+async def read_shadow(world, uid):
+    return (await world.signals())["pools"]["default/chat"]["workers"][uid]["shadow"]
+
+
+async def mirrored(world, count, what="finished"):
+    async def enough():
+        return (await read_shadow(world, "uid-w2"))[what] >= count
+
+    await until_async(enough)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_worker_without_traffic_answers_for_nobody_and_is_compared(stream):
+    async with auditing(SHADOWED) as (world, _maia, gpu):
+        if stream:
+            assert join_text(await world.stream(max_tokens=6)) == expected_text(tokens=6)
+        else:
+            assert (await world.ask(max_tokens=6))[0] == 200
+        await mirrored(world, 1)
+        asked = next(body for body in gpu.got if body.get("stream"))
+        assert (asked["prompt"], asked["seed"], asked["max_tokens"]) == ("hello", 1, 6)
+        shadow = await read_shadow(world, "uid-w2")
+        assert (shadow["failed"], sum(shadow["ttft"]), sum(shadow["tpot"])) == (0, 1, 1)
+
+        async def compared():
+            return ("gpu", "maia") in await read_pairs(world)
+
+        await until_async(compared)
+        pool = (await world.signals())["pools"]["default/chat"]
+        assert (pool["arrived"], pool["finished"]) == (1, 1)  # nobody counts it as a user's
+        assert pool["variants"]["gpu"]["sent"] == 0
+
+
+async def test_a_shadow_that_hangs_or_fails_is_no_user_s_matter():
+    # No audit runs, which would take a turn of the script.
+    async with auditing(SHADOWED, period=3600.0) as (world, maia, gpu):
+        gpu.script = ["500", "reset:2", "error:1", "hang:1"]
+        for _ in range(4):
+            text = join_text(await world.stream(max_tokens=3, prompt="a secret"))
+            assert text == expected_text(prompt="a secret", tokens=3)
+        await mirrored(world, 3, "failed")
+        assert (await world.signals())["pools"]["default/chat"]["workers"]["uid-w2"]["errors"] == 0
+        assert "secret" not in repr(world.lines)
+        assert maia.most == 1
+
+
+@pytest.mark.parametrize(
+    ("parity", "shares"),
+    [
+        ({**SHADOWED, "shadow": "0%"}, {"maia": "100%", "gpu": "0%"}),
+        (SHADOWED, {"maia": "50%", "gpu": "50%"}),
+    ],
+)
+async def test_nothing_is_mirrored_that_nobody_asked_for_or_to_whom_has_traffic(parity, shares):
+    async with auditing(parity, shares=shares) as (world, maia, gpu):
+        for _ in range(6):
+            await world.stream(max_tokens=2)
+        await asyncio.sleep(0.1)
+        sent = [body for one in (maia, gpu) for body in one.got if body.get("stream")]
+        assert len(sent) == 6
+
+
+async def test_mirrored_requests_beyond_a_batch_are_left_out_and_counted():
+    told = settings(auditing={"period": 3600.0}, shadowing={"at_once": 2})
+    async with GatewayWorld(told) as world:
+        shares = {"maia": "100%", "gpu": "0%"}
+        await world.kube.put(POOLS, pool_with(SHADOWED, shares=shares))
+        await world.start_gateway()
+        await add_scoring(world, "w1", "maia")
+        gpu = await add_scoring(world, "w2", "gpu")
+        await world.until_usable("w1", "w2")
+        gpu.script = ["stall"] * 5
+        for _ in range(5):
+            await world.stream(max_tokens=2)
+        await until(lambda: gpu.most == 2)
+        dropped = await read_metric(world, "shadow_requests_dropped_total{")
+        ((name, value),) = dropped.items()
+        assert 'reason="no_worker"' in name
+        assert float(value) == 3
+
+
 async def test_without_a_word_of_it_in_the_pool_nothing_is_compared():
     async with GatewayWorld(settings(auditing={"period": 0.01})) as world:
         await world.add_pool(shares={"maia": "100%", "gpu": "0%"})

@@ -49,6 +49,7 @@ WORKER = {
     "missedProbes": int,
     "suspect": bool,
     "parity": dict,
+    "shadow": dict,
     "ttft": list,
     "tpot": list,
 }

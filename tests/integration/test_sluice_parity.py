@@ -6,8 +6,10 @@ import pytest
 
 from .story import Load, serve_on_both_maia, wait_until
 
-ENOUGH = {"sample": "100%", "budget": "50%"}
-NEXT_TO_NOTHING = {"sample": "100%", "budget": "0%"}
+ENOUGH = {"sample": "100%", "budget": "50%", "maxKL": "0.05"}
+"""The bound is wider than the default: the load's one question is far from what the model has
+learnt, and goes on past its end, where healthy numerics differ by 0.013 nat."""
+NEXT_TO_NOTHING = ENOUGH | {"budget": "0%"}
 """Each worker has one answer compared, and never pays for it: fewer than a verdict takes."""
 
 

@@ -38,6 +38,7 @@ from sluice_gateway.responses import note_maker, read_body
 from sluice_gateway.retries import Fault
 from sluice_gateway.settings import Auditing
 from sluice_gateway.signals import Signals
+from sluice_gateway.transcript import Transcript
 
 _COMPLETIONS = "/v1/completions"
 _TOKENIZE = "/tokenize"
@@ -118,6 +119,13 @@ class Auditor:
         elif not eager:
             self._drop(pool, "no_room")
 
+    def take_stream(self, pool: Pool, worker: Worker, transcript: Transcript) -> None:
+        """Take an answer that a worker without traffic made for nobody, if there is room for it."""
+        specimen = self._keep_stream(worker, transcript)
+        queue = self._waiting.setdefault(pool.spec.key, deque())
+        if specimen is not None and len(queue) < self._auditing.queue_most:
+            queue.append(specimen)
+
     async def run(self) -> None:
         """Compare what waits, one answer at a time, for ever."""
         while True:
@@ -140,13 +148,15 @@ class Auditor:
             if len(answer.body) + len(call.body) > self._auditing.text_bytes or call.prompts > 1:
                 return None
             return Specimen(worker, now, call=call, answer=answer.body)
-        transcript = attempt.transcript
-        if transcript is None or not transcript.trackable or 0 not in transcript.prompts:
+        return None if attempt.transcript is None else self._keep_stream(worker, attempt.transcript)
+
+    def _keep_stream(self, worker: Worker, transcript: Transcript) -> Specimen | None:
+        if not transcript.trackable or 0 not in transcript.prompts:
             return None
         prompt, output = transcript.prompts[0], transcript.choices[0].tokens
         if not prompt or not output or len(prompt) + len(output) > self._auditing.tokens_most:
             return None
-        return Specimen(worker, now, prompt=prompt, output=output)
+        return Specimen(worker, self._clock(), prompt=prompt, output=output)
 
     def _has_unproven(self, pool: Pool) -> bool:
         unproven = find_unproven(pool.decision)

@@ -35,6 +35,7 @@ from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
 from sluice_gateway.reuse import CarefulConnector
 from sluice_gateway.settings import Settings
+from sluice_gateway.shadow import Shadow
 from sluice_gateway.signals import Signals
 from sluice_gateway.sources import FleetSource, list_works
 from sluice_gateway.sweep import Sweep
@@ -160,18 +161,8 @@ class Gateway:
         )
         self._stack.push_async_callback(prober.close)
         self.fleet.on_workers_changed.append(prober.follow_fleet)
-        auditor = self._auditor = Auditor(
-            self.fleet,
-            await self._open_session(),
-            auditing=settings.auditing,
-            signals=self._signals,
-            metrics=self._metrics,
-            clock=self._clock,
-            random=self._random.random,
-            log=self._log,
-        )
-        self._start_task("audit", auditor.run())
-        relay = self._build_relay(await self._open_session(), prober, auditor)
+        auditor, shadow = await self._start_comparing()
+        relay = self._build_relay(await self._open_session(), prober, auditor, shadow)
         sweep = Sweep(
             self.fleet,
             patience=settings.patience,
@@ -186,6 +177,33 @@ class Gateway:
         self._registry.register(FleetCollector(self.fleet, self._source.watches, self._clock))
         await self._start_public(relay)
         self._log.info("listening", host=settings.host, port=self.port, admin_port=self.admin_port)
+
+    async def _start_comparing(self) -> tuple[Auditor, Shadow]:
+        """Start what compares accelerators beside the traffic."""
+        auditor = self._auditor = Auditor(
+            self.fleet,
+            await self._open_session(),
+            auditing=self._settings.auditing,
+            signals=self._signals,
+            metrics=self._metrics,
+            clock=self._clock,
+            random=self._random.random,
+            log=self._log,
+        )
+        shadow = Shadow(
+            self.fleet,
+            await self._open_session(),
+            auditor,
+            shadowing=self._settings.shadowing,
+            signals=self._signals,
+            metrics=self._metrics,
+            clock=self._clock,
+            random=self._random.random,
+            log=self._log,
+        )
+        self._start_task("audit", auditor.run())
+        self._start_task("shadow", shadow.run())
+        return auditor, shadow
 
     def _build_source(self, session: aiohttp.ClientSession) -> FleetSource:
         """Follow the cluster, or the servers that stand for one."""
@@ -210,7 +228,7 @@ class Gateway:
         )
 
     def _build_relay(
-        self, session: aiohttp.ClientSession, prober: Prober, auditor: Auditor
+        self, session: aiohttp.ClientSession, prober: Prober, auditor: Auditor, shadow: Shadow
     ) -> Relay:
         relaying = self._settings.relaying
         upstream = Upstream(
@@ -240,7 +258,7 @@ class Gateway:
             probe_now=prober.probe_now,
             clock=self._clock,
             wall=time.time,
-            on_answered=auditor.offer,
+            on_answered=(auditor.offer, shadow.offer),
         )
 
     async def _start_public(self, relay: Relay) -> None:

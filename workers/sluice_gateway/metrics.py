@@ -126,6 +126,40 @@ class Metrics:
             registry=registry,
         )
 
+        self.shadows = Counter(
+            "sluice_gateway_shadow_requests",
+            "Requests mirrored to workers without traffic, by how they ended: ok, failed or"
+            " cancelled.",
+            (*_POOL_CLASS, "result"),
+            registry=registry,
+        )
+        self.shadows_dropped = Counter(
+            "sluice_gateway_shadow_requests_dropped",
+            "Requests drawn to be mirrored and left out: no_room in the queue, or no_worker free.",
+            ("pool", "reason"),
+            registry=registry,
+        )
+        self.shadow_ttft = Histogram(
+            "sluice_gateway_shadow_ttft_seconds",
+            "Time to first token of mirrored requests, from when they were sent.",
+            _POOL_CLASS,
+            buckets=_TTFT_BUCKETS,
+            registry=registry,
+        )
+        self.shadow_tpot = Histogram(
+            "sluice_gateway_shadow_tpot_seconds",
+            "Time per output token after the first, of mirrored requests.",
+            _POOL_CLASS,
+            buckets=_TPOT_BUCKETS,
+            registry=registry,
+        )
+
+    def observe_shadow(self, pool: str, variant: str, *, ttft: float, tpot: float | None) -> None:
+        """Note how long a mirrored request took, in seconds."""
+        self.shadow_ttft.labels(pool, variant).observe(ttft)
+        if tpot is not None:
+            self.shadow_tpot.labels(pool, variant).observe(tpot)
+
     def count_audit(self, labels: tuple[str, str, str], found: Agreement) -> None:
         """Count what came of an audit; `labels` are pool, class and reference class."""
         self.audits.labels(*labels, "scored").inc()
@@ -183,6 +217,10 @@ class Metrics:
             self.audit_tokens,
             self.audit_divergence,
             self.audits_dropped,
+            self.shadows,
+            self.shadows_dropped,
+            self.shadow_ttft,
+            self.shadow_tpot,
         ):
             metric.remove_by_labels({"pool": key})
 

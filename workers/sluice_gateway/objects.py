@@ -37,10 +37,12 @@ class Parity:
     Attributes:
         sample: Fraction of its finished answers.
         budget: Fraction of a worker's time that it may take.
+        shadow: Fraction of its requests that workers without traffic answer, too.
     """
 
     sample: float
     budget: float
+    shadow: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +284,11 @@ def _read_parity(spec: Mapping[str, Any]) -> Parity | None:
         return None
     told = _as_dict(spec["parity"], "spec.parity")
     try:
-        return Parity(parse_percent(told.get("sample")), parse_percent(told.get("budget")))
+        return Parity(
+            sample=parse_percent(told.get("sample")),
+            budget=parse_percent(told.get("budget")),
+            shadow=parse_percent(told.get("shadow", "0%")),
+        )
     except QuantityError as error:
         raise ObjectError(f"spec.parity: {error}") from error
 

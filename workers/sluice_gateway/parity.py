@@ -126,11 +126,11 @@ def render_scoring(model: str, tokens: Sequence[int], top: int, *, ours: bool) -
         "max_tokens": 0 if ours else 1,
     }
     if ours:
-        document["priority"] = _LAST
+        document["priority"] = LAST
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-_LAST: Final = 100
+LAST: Final = 100
 """Priority of a scoring in a worker's line: after all that clients wait for."""
 
 
@@ -172,9 +172,15 @@ def find_unproven(decision: PoolDecision) -> frozenset[str]:
 
     Those that come back, and those that get none while others do.
     """
+    return find_unserved(decision) | frozenset(decision.returning.values())
+
+
+def find_unserved(decision: PoolDecision) -> frozenset[str]:
+    """Return the groups of workers that get no traffic while others do."""
+    if not decision.shares:
+        return frozenset()
     shares = decision.find_group_shares()
-    without = {group for group, share in shares.items() if share <= 0} if decision.shares else set()
-    return frozenset(without | set(decision.returning.values()))
+    return frozenset(group for group, share in shares.items() if share <= 0)
 
 
 class Budget:

@@ -6,7 +6,7 @@ error event if that is not possible, or no worker turns up.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from sluice_gateway.admission import Admission
@@ -38,7 +38,7 @@ class Relay:
 
     Args:
         probe_now: Asks the prober to look at a worker at once.
-        on_answered: Told of every request that one worker answered in full, when it has been.
+        on_answered: Each is told of a request that was answered in full, when it has been.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
     """
@@ -56,7 +56,7 @@ class Relay:
         probe_now: Callable[[Worker], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
-        on_answered: Callable[[Exchange, Pool, Attempt, Call, Answer | None], None] | None = None,
+        on_answered: Sequence[Callable[[Exchange, Pool, Attempt, Call, Answer | None], None]] = (),
     ) -> None:
         self._fleet = fleet
         self._admission = admission
@@ -245,8 +245,8 @@ class Relay:
             tpot=exchange.tpot,
             tokens=exchange.tokens,
         )
-        if self._on_answered is not None:
-            self._on_answered(exchange, pool, attempt, call, answer)
+        for tell in self._on_answered:
+            tell(exchange, pool, attempt, call, answer)
 
     def _note_fault(self, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Put what an attempt says of its worker where routing and the operator see it."""

@@ -170,6 +170,25 @@ class Auditing:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadowing:
+    """Mirroring requests to workers without traffic.
+
+    Attributes:
+        queue_most: Requests that wait to be mirrored; further ones are left out.
+        at_once: Mirrored requests on one worker: a batch.
+        body_bytes: Of a request; longer ones are left out.
+        event_bytes: One event of an answer.
+        request_seconds: One mirrored request.
+    """
+
+    queue_most: int = 16
+    at_once: int = 8
+    body_bytes: int = 32 << 10
+    event_bytes: int = 1 << 20
+    request_seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
 class Watching:
     """Listing and watching the Kubernetes API. Times in seconds.
 
@@ -241,6 +260,7 @@ class Settings:
     patience: Patience = Patience()
     probing: Probing = Probing()
     auditing: Auditing = Auditing()
+    shadowing: Shadowing = Shadowing()
     watching: Watching = Watching()
     following: Following = Following()
     backends: Backends | None = None

@@ -86,6 +86,8 @@ class Signals:
       seconds: by the class that made them and the one they were compared with, and of each worker
       in either part. `judged` counts the tokens where one of the two was sure, `agreed` those of
       them where both have the same likeliest one, `divergence` is the sum of their KL in nat.
+    - `shadow` has requests that a worker without traffic answered for nobody, likewise of the last
+      300 seconds: TTFT counts from when they were sent to it.
     - `lastSuccessAgeSeconds` is the time since a probe was answered or a request got on, or since
       the worker is known. `suspect` says that it gets no new requests.
 
@@ -151,6 +153,19 @@ class Signals:
                 series.add(_ParityKey(pair, what), now, count)
             micro = round(found.divergence * _MICRO)
             series.add(_ParityKey(pair, "divergence"), now, micro)
+
+    def count_shadow(self, worker: Worker, what: str) -> None:
+        """Count a mirrored request as `finished` or `failed`."""
+        self._workers[worker.uid].add(("shadow", what), self._clock())
+
+    def observe_shadow(self, worker: Worker, *, ttft: float, tpot: float | None) -> None:
+        """Note how long a mirrored request took, in seconds."""
+        now = self._clock()
+        self.count_shadow(worker, "finished")
+        series = self._workers[worker.uid]
+        series.observe("shadow ttft", TTFT_BOUNDS, ttft, now)
+        if tpot is not None:
+            series.observe("shadow tpot", TPOT_BOUNDS, tpot, now)
 
     def observe_first_token(self, pool: Pool, worker: Worker, ttft: float) -> None:
         """Note the time to the first token of a stream, in seconds."""
@@ -267,6 +282,12 @@ class Signals:
             "lastSuccessAgeSeconds": round(now - health.last_success, 3),
             "suspect": health.verdict is not Verdict.LIVE,
             "parity": _pick_parity(audited, _ALL),
+            "shadow": {
+                "finished": audited["shadow", "finished"],
+                "failed": audited["shadow", "failed"],
+                "ttft": read_histogram(audited, "shadow ttft", TTFT_BOUNDS),
+                "tpot": read_histogram(audited, "shadow tpot", TPOT_BOUNDS),
+            },
             "ttft": read_histogram(total, "ttft", TTFT_BOUNDS),
             "tpot": read_histogram(total, "tpot", TPOT_BOUNDS),
         }

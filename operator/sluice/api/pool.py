@@ -268,6 +268,12 @@ class Parity(ApiModel):
         default=0.02,
         description="Largest fraction of each worker's time that a gateway may take for it.",
     )
+    shadow: Percent = Field(
+        default=0.0,
+        description="Fraction of requests that are mirrored to workers of classes without traffic"
+        " (maxShare 0%), and to those whose ramp is back at no traffic. Their answers are thrown"
+        " away: they are timed, and compared with another class's.",
+    )
     min_top1_agreement: Percent = Field(
         default=0.97,
         description="Share of the judged tokens at which two classes must have the same likeliest"
@@ -275,9 +281,10 @@ class Parity(ApiModel):
     )
     max_kl: DecimalString = Field(
         alias="maxKL",
-        default=Decimal("0.01"),
+        default=Decimal("0.02"),
         description="Largest mean KL divergence between two classes at the judged tokens, in nat."
-        ' The default is for formats of 8 and 9 bits; fp4 and mx6 keep "0.05".',
+        " The default is for two classes of 8 or 9 bits, the bounds of both added up as in `sluice"
+        ' parity`; with fp4 or mx6 it should be "0.1".',
     )
 
 

@@ -34,9 +34,9 @@ def world():
         (ParitySignals(), "Awaits"),
         (FEW, "Awaits"),
         (ParitySignals(20, limits.PARITY_TOKENS - 1, 0, 100.0), "Awaits"),
-        (ParitySignals(20, 100, 97, 1.0), "Agrees"),
+        (ParitySignals(20, 100, 97, 2.0), "Agrees"),
         (ParitySignals(20, 100, 96, 0.0), "Differs"),
-        (ParitySignals(20, 100, 100, 1.01), "Differs"),
+        (ParitySignals(20, 100, 100, 2.01), "Differs"),
     ],
 )
 def test_both_bounds_have_to_be_kept_by_enough(found, verdict):

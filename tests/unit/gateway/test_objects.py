@@ -26,6 +26,8 @@ def test_reads_how_answers_are_compared():
     assert parse_pool_spec(raw).parity is None
     raw["spec"]["parity"] = {"sample": "1%", "budget": "2%"}
     assert parse_pool_spec(raw).parity == Parity(sample=0.01, budget=0.02)
+    raw["spec"]["parity"] |= {"shadow": "5%"}
+    assert parse_pool_spec(raw).parity == Parity(sample=0.01, budget=0.02, shadow=0.05)
     raw["spec"]["parity"] = {"sample": "much", "budget": "2%"}
     with pytest.raises(ObjectError, match=r"spec\.parity: 'much' is not a percentage"):
         parse_pool_spec(raw)

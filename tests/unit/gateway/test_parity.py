@@ -8,14 +8,17 @@ import pytest
 from sluice_gateway.calls import parse_call
 from sluice_gateway.objects import PoolDecision, Ramp
 from sluice_gateway.parity import (
+    LAST,
     Budget,
     ScoreError,
     compare,
     find_unproven,
+    find_unserved,
     read_scores,
     read_texts,
     read_tokens,
 )
+from sluice_gateway.shadow import render_mirrored
 
 
 def place(**likely):
@@ -133,6 +136,25 @@ def test_who_comes_back_and_who_gets_nothing_is_unproven():
     decision = PoolDecision(shares, frozenset(), {"maia": Ramp(0.05, frozenset({"pod"}))})
     assert find_unproven(decision) == {"old", "maia (returning)"}
     assert find_unproven(PoolDecision({}, frozenset())) == set()
+
+
+def test_only_groups_without_traffic_are_mirrored_to():
+    ramps = {"maia": Ramp(0.05, frozenset({"pod"})), "tpu": Ramp(0.0, frozenset({"other"}))}
+    decision = PoolDecision({"maia": 0.5, "tpu": 0.5, "gpu": 0.0}, frozenset(), ramps)
+    assert find_unserved(decision) == {"gpu", "tpu (returning)"}
+    assert find_unserved(PoolDecision({}, frozenset(), ramps)) == set()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_mirrored_request_is_one_stream_at_the_end_of_the_line(ours):
+    asked = {"model": "m", "prompt": "a", "n": 3, "logprobs": 2, "priority": -10, "echo": True}
+    call = parse_call(TEXT, json.dumps(asked).encode(), seed=9)
+    mirrored = render_mirrored(call, ours=ours)
+    document = json.loads(mirrored.body)
+    assert (mirrored.streaming, mirrored.choices, document["seed"]) == (True, 1, 9)
+    assert document["return_token_ids"] is True
+    assert document.get("priority", 0) == (LAST if ours else 0)
+    assert not {"logprobs", "echo"} & document.keys()
 
 
 def test_a_budget_is_a_fraction_of_the_time():
