@@ -23,6 +23,7 @@ from sluice_gateway.backends import (
 )
 from sluice_gateway.gateway import Gateway, ListenError, PartFailedError
 from sluice_gateway.kubeaccess import AccessError, KubeAccess, find_access
+from sluice_gateway.openfiles import fit_connections, raise_limit
 from sluice_gateway.otelsettings import ExportError, read_export
 from sluice_gateway.settings import Settings
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     settings = parse_arguments(argv)
     log = configure_logging()
+    settings = replace(settings, limits=fit_connections(settings.limits, raise_limit(), log))
     try:
         access = settings.backends or find_access(os.environ)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
