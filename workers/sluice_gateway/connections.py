@@ -7,12 +7,16 @@ in OpenAI's form.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 from aiohttp import web
 
 from sluice_gateway.answers import JSON_TYPE, answer_unavailable, refuse_request, render_error
 from sluice_gateway.settings import Limits
+
+_STALL_SECONDS: Final = 0.25
+"""A look at a reader that is so late says that we stood still, and wrote nothing meanwhile."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -136,11 +140,13 @@ class LimitedConnection(web.RequestHandler):
         """
         limit = self._server.limits.slow_reader_seconds
         loop = asyncio.get_running_loop()
-        self._reader_timer = loop.call_later(limit, self._look_at_reader, transport, unread)
+        due = loop.time() + limit
+        self._reader_timer = loop.call_at(due, self._look_at_reader, transport, unread, due)
 
-    def _look_at_reader(self, transport: asyncio.WriteTransport, unread: int) -> None:
+    def _look_at_reader(self, transport: asyncio.WriteTransport, unread: int, due: float) -> None:
         left = transport.get_write_buffer_size()
-        if unread and left >= unread:
+        late = asyncio.get_running_loop().time() - due
+        if unread and left >= unread and late < _STALL_SECONDS:
             transport.abort()
         elif left:
             self._watch_reader(transport, left)
