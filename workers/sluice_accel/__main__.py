@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 
 from sluice_accel.document import render_document
 from sluice_accel.report import dump_validation, render_validation
@@ -43,4 +44,6 @@ def write_document(path: str, text: str, *, check: bool) -> int:
 
 
 if __name__ == "__main__":
+    # Whose reader leaves (`… | head`) ends as other tools do, without a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     raise SystemExit(main())

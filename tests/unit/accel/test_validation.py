@@ -1,7 +1,11 @@
 """How far the model is from what is published: said as it is, and the same in the document."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,3 +117,13 @@ def test_the_command_writes_checks_and_prints(found, monkeypatch, tmp_path, caps
     assert run("validate", "--json", dumped) == 0
     assert "| 70B | 70B left out | 30 |" in capsys.readouterr().out
     assert json.loads(dumped.read_text())["notice"] == NOTICE
+
+
+def test_a_reader_that_leaves_is_shown_no_traceback():
+    """As in `python -m sluice_accel validate | head -1`."""
+    end, start = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "sluice_accel", "validate"]
+    done = subprocess.run(command, stdout=start, stderr=subprocess.PIPE, check=False)
+    os.close(start)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
