@@ -33,6 +33,9 @@ DEFAULT_TOKENS = 16
 """Output tokens of a completion that asks for none, as in OpenAI's API."""
 DEFAULT_CHAT_TOKENS = 64
 
+SCORES_MOST = 1 << 18
+"""Log-probabilities of prompt tokens in one answer, which is held as a whole: 20 MB of JSON."""
+
 Options = CompletionOptions | ChatOptions
 
 
@@ -167,6 +170,7 @@ class Completions:
         now, sampling = time.monotonic(), asked.sampling(0, self._random.getrandbits(63))
         outputs: list[Output] = []
         encoded = [self._encode(one) for one in prompts]
+        _refuse_scores(asked, sum(map(len, encoded)))
         for prompt in encoded:
             params = replace(sampling, max_tokens=self._find_limit(asked, prompt))
             for choice in range(asked.count):
@@ -300,4 +304,25 @@ class Completions:
             finish="+".join(sorted({output.finish or "abort" for output in outputs})),
             ttft_ms=None if began is None else round(1000 * (began - first.arrived)),
             total_ms=round(1000 * (now - first.arrived)),
+        )
+
+
+def _refuse_scores(asked: Options, tokens: int) -> None:
+    """Refuse a request whose prompts' log-probabilities would fill the memory.
+
+    Args:
+        asked: What it asks for.
+        tokens: Of all its prompts.
+
+    Raises:
+        RequestError: There are too many.
+    """
+    if asked.prompt_logprobs is None:
+        return
+    scores = tokens * asked.count * (1 + asked.prompt_logprobs)
+    if scores > SCORES_MOST:
+        raise RequestError(
+            f"prompt_logprobs: {scores} log-probabilities of prompt tokens, at most {SCORES_MOST}"
+            " in one answer: ask for fewer prompts, choices or likeliest tokens",
+            param="prompt_logprobs",
         )
