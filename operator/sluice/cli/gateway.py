@@ -15,7 +15,9 @@ from sluice.model.gatewaypods import find_scheme
 NAMESPACE = "sluice-system"
 SELECTOR = "app.kubernetes.io/name=sluice-gateway"
 _PORT = 8080
-_COUNT = click.IntRange(min=1)
+_COUNT = click.IntRange(min=1, max=10**12)
+"""What a gateway takes for a limit."""
+_POOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -50,6 +52,16 @@ def create(*, key_name: str, output: str, **limits: Any) -> None:
             f"The key's name {key_name[:60]!r} cannot be a Secret's entry: use up to 63 letters, "
             "digits, '-', '_' and '.', and a letter or digit first.",
             ExitCode.USAGE,
+        )
+    for pool in limits["pools"]:
+        if not _POOL.fullmatch(pool):
+            raise CommandError(
+                f"--pool {pool[:80]!r} names no pool; write NAMESPACE/NAME, as default/chat.",
+                ExitCode.USAGE,
+            )
+    if "" in limits["models"]:
+        raise CommandError(
+            "--model is empty; name a model, or leave it out for all.", ExitCode.USAGE
         )
     token = f"sk-{secrets.token_urlsafe(32)}"
     entry = render_entry(token, limits)

@@ -5,10 +5,11 @@ import http.client
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import click
 
+from sluice.cli.addresses import read_admin_address
 from sluice.cli.errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
@@ -55,15 +56,10 @@ def fetch_lines(url: str, since: str | None = None) -> Iterator[bytes]:
     Raises:
         CommandError: they cannot be had, or not all of them.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.netloc:
-        raise CommandError(
-            f"{url} is no address of an admin port; give one such as http://127.0.0.1:{_PORT}.",
-            ExitCode.USAGE,
-        )
+    place = read_admin_address(url, port=_PORT)
     path = "/recording" if since is None else f"/recording?since={quote(since)}"
     try:
-        connection = http.client.HTTPConnection(parts.netloc, timeout=_PATIENCE)
+        connection = http.client.HTTPConnection(place, timeout=_PATIENCE)
         with contextlib.closing(connection):
             connection.request("GET", path)
             with connection.getresponse() as response:

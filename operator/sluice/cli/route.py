@@ -5,10 +5,11 @@ import http.client
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import click
 
+from sluice.cli.addresses import read_admin_address
 from sluice.cli.errors import CommandError, ExitCode
 from sluice.cli.gateway import NAMESPACE, SELECTOR, is_ready
 from sluice.cli.kubeapi import call_api, find_kubeconfig, is_embedded, kubeconfig_option
@@ -120,14 +121,8 @@ def _fetch(url: str, request_id: str) -> "dict[str, Any] | None":
     Raises:
         CommandError: It is no admin port, or does not answer.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.netloc:
-        raise CommandError(
-            f"{url} is no address of an admin port; give one such as"
-            f" http://127.0.0.1:{_ADMIN_PORT}.",
-            ExitCode.USAGE,
-        )
-    connection = http.client.HTTPConnection(parts.netloc, timeout=_PATIENCE)
+    place = read_admin_address(url, port=_ADMIN_PORT)
+    connection = http.client.HTTPConnection(place, timeout=_PATIENCE)
     try:
         connection.request("GET", f"/route/{quote(request_id, safe='')}")
         response = connection.getresponse()
@@ -138,11 +133,13 @@ def _fetch(url: str, request_id: str) -> "dict[str, Any] | None":
             raise CommandError(
                 f"{url} answers {response.status} to what a gateway's admin port knows."
             )
-        record: dict[str, Any] = json.loads(body)
+        record = json.loads(body)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise CommandError(f"The gateway at {url} does not answer: {error}.") from error
     finally:
         connection.close()
+    if not isinstance(record, dict) or not isinstance(record.get("attempts"), list):
+        raise CommandError(f"What {url} answers is no gateway's: it has no attempts of a request.")
     return record
 
 

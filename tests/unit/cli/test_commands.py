@@ -319,7 +319,8 @@ def test_a_kubeconfig_that_is_not_there_is_named(
     [
         (["replay", "/nowhere/passes"], "Cannot read /nowhere/passes: No such file or directory."),
         (["recording", "--url", "http://127.0.0.1:1", "x"], "does not give its recording"),
-        (["recording", "--url", "http://127.0.0.1:port", "x"], "does not give its recording"),
+        (["recording", "--url", "http://127.0.0.1:port", "x"], "no address of an admin port"),
+        (["recording", "--url", "http://[::1", "x"], "no address of an admin port"),
         (["recording", "--url", "nonsense", "x"], "no address of an admin port"),
         (["recording", "--url", "http://127.0.0.1:1", "--since", "2h", "x"], "does not give its"),
     ],

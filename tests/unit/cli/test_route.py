@@ -1,6 +1,8 @@
 """`sluice route explain`: every ready gateway of any cluster is asked, through its API server."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,7 +72,23 @@ def test_a_request_that_nobody_remembers_is_said_so(tmp_path: Path) -> None:
         ask(tmp_path, {PODS: {"items": [pod("g1")]}})
 
 
-def test_an_address_that_is_none_is_said_so() -> None:
-    arguments = ["route", "explain", "abc", "--url", "gateway:8081"]
+@pytest.mark.parametrize("url", ["gateway:8081", "http://[::1", "http://x:port", "http://:1"])
+def test_an_address_that_is_none_is_said_so(url: str) -> None:
+    arguments = ["route", "explain", "abc", "--url", url]
     with pytest.raises(CommandError, match="is no address of an admin port"):
+        CliRunner().invoke(sluice, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("record", [[], "text", {}, {"attempts": 1}])
+def test_an_answer_that_is_no_gateway_s_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, record: object
+) -> None:
+    body = json.dumps(record).encode()
+    response = SimpleNamespace(status=200, read=lambda: body)
+    connection = SimpleNamespace(
+        request=lambda *_: None, getresponse=lambda: response, close=lambda: None
+    )
+    monkeypatch.setattr("http.client.HTTPConnection", lambda *_, **__: connection)
+    arguments = ["route", "explain", "abc", "--url", "http://127.0.0.1:8081"]
+    with pytest.raises(CommandError, match="is no gateway's"):
         CliRunner().invoke(sluice, arguments, catch_exceptions=False)
