@@ -45,7 +45,7 @@ class RawBackend:
         plays: What the next requests get, one entry each: bytes, or a coroutine function of a
             `Line` and the request's document. Then it is `play` for all.
         busy: How many are being played.
-        health: What the health endpoint's connections get for each probe, if not a 200.
+        health: What probes get, if not a 200: as in `plays`.
         lines: The connections on which requests came.
         got: Bodies of all requests.
     """
@@ -120,7 +120,8 @@ class RawBackend:
             head = (await line.reader.readuntil(b"\r\n\r\n")).decode()
             first, *rest = head.split("\r\n")
             if first.startswith("GET"):
-                await line.write(self.health or self.whole(b""))
+                health = self.health or self.whole(b"")
+                await (line.write(health) if isinstance(health, bytes) else health(line, None))
                 continue
             if line not in self.lines:
                 self.lines.append(line)

@@ -417,3 +417,34 @@ async def test_absurd_usage_counts_nothing(world, backends, usage):
     assert response.status == 200
     assert world.request_lines()[-1]["prompt_tokens"] == 0
     check_log(world)
+
+
+UNWELL = [case for case in HEADS if case not in {"html", "gzip that is none", "206"}]
+UNWELL = UNWELL[: UNWELL.index("gzip")]
+
+
+@pytest.mark.parametrize("case", UNWELL)
+async def test_health_that_is_nonsense_is_no_health(world, backends, case):
+    backends.health = list_heads(backends)[case]
+    await world.until_usable("w2")
+    _, text = await ask(world)
+    assert json.loads(text)["choices"][0]["text"] == answer_to("mine")
+    backends.health = None
+    await world.until_usable("w1", "w2")
+    check_log(world)
+
+
+async def test_who_says_that_it_is_well_and_fails_everything_costs_its_clients_nothing(
+    world, backends
+):
+    """A lie of a health endpoint: what it fails is served elsewhere, as far as retries go."""
+
+    async def fail(line, document):
+        await line.write(line.backend.whole(b"POISON", status="500 No"))
+
+    liar = backends
+    liar.plays, liar.play = [], fail
+    for _ in range(6):
+        response, text = await ask(world)
+        assert (response.status, POISON in text) == (200, False)
+    check_log(world)

@@ -290,8 +290,13 @@ def read_models(body: bytes, most: int) -> dict[str, Engine | None]:
         named = {entry["id"]: entry.get("emulation") for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AnswerError(f"{_MODELS} is no list of models") from error
-    fit = [name for name in named if isinstance(name, str) and 0 < len(name) <= _MODEL_LENGTH]
+    fit = [name for name in named if _is_name(name)]
     return {name: parse_emulation(named[name]) for name in sorted(fit)[:most]}
+
+
+def _is_name(name: object) -> bool:
+    """Return whether a model can be called so: it stands in logs, metrics and lists."""
+    return isinstance(name, str) and 0 < len(name) <= _MODEL_LENGTH and name.isprintable()
 
 
 def _build_pods(backend: Backend, found: Found) -> list[WorkerPod]:

@@ -128,6 +128,8 @@ class Prober:
                 if response.status != 200:  # noqa: PLR2004
                     return f"{pod.health_path} answered {response.status}"
                 return None
+        except aiohttp.ClientResponseError:
+            return f"{pod.health_path} answered what is no HTTP"  # the error would quote it
         except (aiohttp.ClientError, OSError) as error:
             return f"{type(error).__name__}: {error}"[:200]
 

@@ -117,5 +117,6 @@ def test_what_is_no_list_of_models_is_refused(body):
 
 
 def test_only_names_that_can_be_names_are_taken():
-    body = b'{"data": [{"id": "b"}, {"id": ""}, {"id": 3}, {"id": "a"}, {"id": "c"}]}'
+    odd = rb'{"id": ""}, {"id": 3}, {"id": "\ud800"}, {"id": "a\nb"}'
+    body = b'{"data": [{"id": "b"}, %b, {"id": "a"}, {"id": "c"}]}' % odd
     assert read_models(body, 2) == {"a": None, "b": None}
