@@ -83,7 +83,9 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ttft", metavar="DURATION", help="objective of the first token (2s)")
     group.add_argument("--tpot", metavar="DURATION", help="objective of each further one (200ms)")
     group.add_argument(
-        "--slots", metavar="N", help="requests that a backend runs at once (8); two more wait there"
+        "--slots",
+        metavar="N",
+        help="requests that a backend runs at once (8); one more waits there",
     )
     group.add_argument(
         "--parity-sample",

@@ -8,12 +8,12 @@ oldest prompts beside them, and runs so many sequences at once; others wait for 
 Pure but for what corrections have learnt: times are passed in.
 """
 
-import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from sluice_gateway.answerlengths import Spread, find_end
 from sluice_gateway.engines import Steps
 from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.pace import Phase
@@ -45,6 +45,7 @@ class Need:
         goal: Its class and objectives.
         ttft: Seconds that are left for its first token.
         finish: The whole answer is due by then, not its first token.
+        answers: How long the pool's answers are; None if too few are known.
     """
 
     prompt: float
@@ -54,6 +55,7 @@ class Need:
     output_most: float = math.inf
     choices: int = 1
     finish: bool = False
+    answers: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,41 +161,55 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
     """
     sequences = decoding = 0
     context = 0.0
-    left: list[float] = []
-    queue: list[tuple[int, float, float, float, int]] = []
+    left: list[Sequence[float]] = []
+    queue: list[_Queued] = []
     for one in running:
         need = one.need
         choices = need.choices if need is not None else 1
         prompt = need.prompt if need is not None else one.size / 4
         sequences += choices
         given = _count_given(one, now) / choices
-        tokens = expect_left(need, given)
         if given > 0 or one.phase is not Phase.FIRST:
             decoding += choices
             context += choices * (prompt + given)
-            left += [tokens] * choices
+            left += [list_left(need, given)] * choices
         else:
             kind = need.goal.kind if need is not None else RequestClass.STANDARD
-            taken = prompt / steps.chunk + tokens
-            queue.append((_PLACES[kind], one.dispatched, prompt, taken, choices))
-    queue.sort()
+            queue.append(_Queued(_PLACES[kind], one.dispatched, prompt, need, choices))
+    queue.sort(key=lambda entry: (entry.place, entry.dispatched))
     done = 0.0
     if queue and decoding < steps.slots:
-        _, oldest, prompt, _, _ = queue[0]
+        oldest = queue[0]
         step = steps.find_time(decoding + 1, context, mixed=True)
-        done = (now - max(oldest, first_at)) / step * steps.chunk if step > 0 else 0.0
-        done = min(max(0.0, done), max(0.0, prompt - 1))
+        done = (now - max(oldest.dispatched, first_at)) / step * steps.chunk if step > 0 else 0.0
+        done = min(max(0.0, done), max(0.0, oldest.prompt - 1))
     # Who came first has a slot already, and keeps it; what is urgent only passes those without.
-    held = sorted(queue, key=lambda entry: entry[1])[: max(0, steps.slots - decoding)]
-    left += [taken for *_, taken, choices in held for _ in range(choices)]
+    held = sorted(queue, key=lambda entry: entry.dispatched)[: max(0, steps.slots - decoding)]
+    for entry in held:
+        computing = entry.prompt / steps.chunk
+        left += [[computing + t for t in list_left(entry.need, 0.0)]] * entry.choices
     pending, place = [], []
     for urgency in _PLACES.values():
-        before = [entry for entry in queue if entry[0] <= urgency]
-        pending.append(sum(entry[2] for entry in before) - (done if before else 0.0))
-        waits = [entry for entry in before if entry not in held]
-        ahead = [taken for *_, taken, choices in waits for _ in range(choices)]
-        place.append(_find_place(left + ahead, steps.slots))
+        before = [entry for entry in queue if entry.place <= urgency]
+        pending.append(sum(entry.prompt for entry in before) - (done if before else 0.0))
+        ahead = [
+            entry.prompt / steps.chunk + expect_left(entry.need, 0.0)
+            for entry in before
+            if entry not in held
+            for _ in range(entry.choices)
+        ]
+        place.append(_find_place(left, ahead, steps.slots))
     return Load(sequences, decoding, context, tuple(pending), tuple(place))
+
+
+class _Queued(NamedTuple):
+    """A request without a token: the place of its class, and what it is as in `Work` and `Need`."""
+
+    place: int
+    dispatched: float
+    prompt: float
+    need: Need | None
+    choices: int
 
 
 def predict(
@@ -247,21 +263,32 @@ def expect_left(need: Need | None, given: float) -> float:
     """Return the tokens that a choice still lacks: one longer than expected lacks some, too."""
     if need is None:
         return 1.0
+    if need.answers is not None:
+        return need.answers.expect_left(given, need.output_most)
     return max(1.0, min(need.output_most - given, max(need.output - given, need.output / 4)))
 
 
-def _find_place(left: list[float], slots: int) -> float:
-    """Return the steps until a slot is free: those beyond the slots take what the first ones leave.
+def list_left(need: Need | None, given: float) -> Sequence[float]:
+    """Return the tokens that a choice may still lack, each equally likely."""
+    if need is None or need.answers is None:
+        return (expect_left(need, given),)
+    return need.answers.list_left(given, need.output_most)
 
-    `left` has the steps that each sequence takes, those that run before those that wait.
+
+def _find_place(left: Sequence[Sequence[float]], ahead: Sequence[float], slots: int) -> float:
+    """Return the steps until a slot is free for one more sequence.
+
+    Args:
+        left: Of each sequence with a slot the steps that it may take, each equally likely.
+        ahead: Steps that those without one will take, who come first. If they are more than all
+            that have one, some of them must have ended, too.
+        slots: Sequences that run at once.
     """
-    if len(left) < slots:
+    if len(left) + len(ahead) < slots or not left:
         return 0.0
-    ends = left[:slots]
-    heapq.heapify(ends)
-    for steps in left[slots:]:
-        heapq.heapreplace(ends, ends[0] + steps)
-    return ends[0]
+    rounds, ends = divmod(len(ahead), len(left))
+    mean = sum(ahead) / len(ahead) if rounds else 0.0
+    return rounds * mean + find_end(left, ends + 1)
 
 
 @dataclass(slots=True)

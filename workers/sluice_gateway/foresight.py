@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 from typing import Final
 
+from sluice_gateway.answerlengths import Spread
 from sluice_gateway.calls import Call
 from sluice_gateway.engines import LearntSteps, Steps
 from sluice_gateway.forecast import Forecast, Need, expect_left, predict, weigh_load
@@ -35,7 +36,10 @@ def assess(pool: Pool, call: Call, goal: Goal, *, waited: float) -> Need:
     lengths = pool.lengths
     per_byte = lengths.per_byte.value if lengths.per_byte.count else _PER_BYTE
     most = float(call.tokens_most or math.inf)
+    answers = lengths.answers.spread
     output = min(most, lengths.output.value if lengths.output.count else _OUTPUT)
+    if answers is not None:
+        output = answers.expect_left(0.0, most)
     return Need(
         prompt=max(1.0, per_byte * max(_LEAST_SIZE, call.prompt_size)),
         output=max(1.0, output),
@@ -44,6 +48,7 @@ def assess(pool: Pool, call: Call, goal: Goal, *, waited: float) -> Need:
         output_most=most,
         choices=call.choices,
         finish=goal.strict and not call.streaming,
+        answers=answers,
     )
 
 
@@ -64,6 +69,7 @@ def assess_rest(whole: Need, transcript: Transcript) -> Need:
     prompt = sum(len(transcript.prompts[number]) for number in numbers) if known else whole.prompt
     mean = sum(given) / max(1, len(given))
     most = max(1.0, whole.output_most - mean)
+    answers = whole.answers and Spread(whole.answers.list_left(mean, whole.output_most))
     return replace(
         whole,
         prompt=max(1.0, prompt + sum(given)),
@@ -72,6 +78,7 @@ def assess_rest(whole: Need, transcript: Transcript) -> Need:
         goal=replace(whole.goal, kind=RequestClass.INTERACTIVE),
         output_most=most,
         choices=max(1, len(left)),
+        answers=answers,
     )
 
 
@@ -190,3 +197,4 @@ class Foresight:
         if prompt and output and running.size:  # the worker's own count comes with the end
             pool.lengths.per_byte.add(prompt * choices / running.size)
             pool.lengths.output.add(output / choices)
+            pool.lengths.answers.add(output / choices)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sluice_gateway.affinity import PrefixIndex
+from sluice_gateway.answerlengths import AnswerLengths
 from sluice_gateway.engines import Steps
 from sluice_gateway.forecast import Errors, Forecast, Load, Need, Work
 from sluice_gateway.health import WorkerHealth
@@ -104,11 +105,13 @@ class Lengths:
 
     Attributes:
         per_byte: Tokens for each byte of a prompt.
-        output: Tokens of a choice.
+        output: Tokens of a choice, in the mean.
+        answers: Likewise, how many are how long.
     """
 
     per_byte: Mean = field(default_factory=Mean)
     output: Mean = field(default_factory=Mean)
+    answers: AnswerLengths = field(default_factory=AnswerLengths)
 
 
 @dataclass(slots=True, eq=False)

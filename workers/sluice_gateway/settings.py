@@ -54,8 +54,9 @@ class Relaying:
         waiting_least: Requests that may wait however few workers are healthy.
         inflight_most: Requests from this gateway on one worker; beyond that they wait here, where
             the first worker with room takes them, a new one too, and where the operator sees that
-            they wait. A worker's batch is 8; two in its own line keep it full while an answer's
-            end is on its way here and the next request there.
+            they wait. A worker's batch is 8; one in its own line keeps it full while an answer's
+            end is on its way here and the next request there. What waits here can still go where
+            a place is free first, and lets pass what is more urgent.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
         moves_most: Dispatches of one request in a row of which no token came.
         dispatches_most: Dispatches of one request in all.
@@ -78,7 +79,7 @@ class Relaying:
     waiting_most: int = 256
     waiting_per_worker: int = 16
     waiting_least: int = 16
-    inflight_most: int = 10
+    inflight_most: int = 9
     attempts_most: int = 3
     moves_most: int = 8
     dispatches_most: int = 32

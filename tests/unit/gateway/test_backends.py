@@ -54,7 +54,7 @@ def test_answers_are_compared_where_that_is_said():
 def test_slots_say_how_many_requests_a_backend_is_sent():
     told = read("--backend", "a=http://a", "--slots", "64")
     assert told.patience.slots == 64
-    assert told.relaying.inflight_most == 66
+    assert told.relaying.inflight_most == 65
 
 
 def test_without_backends_the_fleet_is_a_clusters():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sluice_gateway import (
     affinity,
+    answerlengths,
     engines,
     forecast,
     goals,
@@ -263,7 +264,7 @@ def test_other_rules_start_a_new_window():
 
 PURE = (
     *(routing, picking, forecast, engines, goals, affinity, line, overload),
-    *(shares, health, retries, windows),
+    *(shares, health, retries, windows, answerlengths),
 )
 
 
