@@ -43,6 +43,7 @@ class ClusterWatch:
             ("pools", _POOLS_PATH, {}, PoolSink(fleet, log)),
             ("workers", _PODS_PATH, pods, WorkerSink(fleet, log)),
         ]
+
         self._reflectors = [
             Reflector(
                 api,
@@ -54,6 +55,7 @@ class ClusterWatch:
                 random=random,
                 clock=clock,
                 log=log,
+                on_contact=fleet.vouching.note_contact if kind == "workers" else None,
             )
             for kind, path, selector, sink in sinks
         ]

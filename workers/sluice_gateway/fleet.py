@@ -19,6 +19,7 @@ from sluice_gateway.objects import PoolDecision, PoolSpec, WorkerPod
 from sluice_gateway.pace import Phase
 from sluice_gateway.routing import Ranking
 from sluice_gateway.settings import Patience
+from sluice_gateway.vouching import Vouching
 
 _NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 
@@ -36,6 +37,7 @@ class Fleet:
         on_workers_changed: Called when a worker was added, changed or removed.
         on_pool_removed: Called with the key of a pool that was removed.
         foresight: Predicts requests on workers.
+        vouching: Takes workers by their own word.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Fleet:
     ) -> None:
         self._patience = patience
         self.foresight = Foresight(patience)
+        self.vouching = Vouching(clock, self._tell_workers_changed, self._wake_pool_of)
         self._clock = clock
         self._inflight_most = inflight_most
         self._failures_to_fail = failures_to_fail
@@ -93,7 +96,7 @@ class Fleet:
             worker = self.workers[pod.uid] = Worker(pod, health)
         elif worker.pod.pool != pod.pool:
             self._detach(worker)
-        worker.pod = pod
+        worker.take_pod(pod)
         worker.steps = find_steps(pod.engine) if pod.engine is not None else None
         pool = self.pools.get(pod.pool)
         if pool is not None:
@@ -133,7 +136,7 @@ class Fleet:
     def is_wanted(self, pool: Pool, worker: Worker) -> bool:
         """Return whether the cluster wants a worker to serve: ready, not leaving, not taken out."""
         return (
-            worker.pod.ready
+            worker.ready
             and worker.pod.name not in pool.decision.quarantined
             and worker.uid in self.workers
         )
@@ -312,7 +315,7 @@ class Fleet:
     def needs_probes(self, worker: Worker) -> bool:
         """Return whether a worker can have requests, or has some."""
         known = worker.uid in self.workers
-        return bool(worker.running) or (known and worker.pod.ready)
+        return bool(worker.running) or (known and (worker.ready or self.vouching.asks(worker)))
 
     def list_probed(self) -> list[Worker]:
         """Return the workers that need probes."""

@@ -67,6 +67,8 @@ class Worker:
         judged: Tokens of its pace that its errors have learnt from.
         weight: What runs on it, as far as predictions go; None if it has changed since.
         steps: How long steps of its engine take; None of a foreign backend.
+        named: It has answered a probe under its own uid.
+        vouched: It says itself that it is ready, while nobody else can (`vouching`).
     """
 
     pod: WorkerPod
@@ -82,6 +84,26 @@ class Worker:
     judged: int = 0
     weight: Weight | None = None
     steps: Steps | None = None
+    named: bool = False
+    vouched: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is ready, by the cluster's word or by its own."""
+        return self.pod.ready or self.vouched
+
+    def take_pod(self, pod: WorkerPod) -> None:
+        """Take what the cluster says of it now; its own word holds while that is nothing new."""
+        same = (pod.host, pod.port) == (self.pod.host, self.pod.port)
+        self.vouched = self.vouched and same and not pod.ready and not pod.leaving
+        self.pod = pod
+
+    def is_other(self, answering: str) -> bool:
+        """Return whether an answer that names this uid, or none, comes from somebody else.
+
+        Whoever has told its uid once goes on to do so.
+        """
+        return self.pod.is_other(answering) or (self.named and not answering)
 
     @property
     def uid(self) -> str:

@@ -277,7 +277,7 @@ class FleetCollector(Collector):
 
 def find_state(pool: Pool, worker: Worker) -> str:
     """Return one word for what keeps a worker from serving, or `live`."""
-    if not worker.pod.ready:
+    if not worker.ready:
         return "not-ready"
     if worker.pod.name in pool.decision.quarantined:
         return "quarantined"

@@ -18,6 +18,8 @@ WORKER: Final = "sluice-worker"
 WORKER_PORT: Final = 8000
 """Port of a worker whose pod spec names no port `http`."""
 PORT_NAME: Final = "http"
+READY_PATH: Final = "/readyz"
+"""What the kubelet asks our workers for, and the gateway where the kubelet is not heard."""
 
 HEADER_WORKER_UID: Final = "X-Sluice-Worker-Uid"
 """The fence: asks for, and names, the pod that answers (addresses are reused)."""

@@ -76,15 +76,29 @@ class Prober:
                 except Exception as error:  # noqa: BLE001 - our mistake, which says nothing of it
                     self._log.error("probe failed", pod=worker.pod.name, exc_info=error)
                 else:
+                    self._take_word(worker, why)
                     self._judge(worker, why, started=started, before=before)
                 await self._rest(worker, started)
         finally:
+            worker.vouched = False  # if it said so, nobody has asked it since
             del self._tasks[worker], self._nudges[worker]
+
+    def _take_word(self, worker: Worker, why: str | None) -> None:
+        """Take a worker by its word, where it was asked for that; a probe missed breaks none."""
+        if not self._fleet.vouching.asks(worker):
+            self._fleet.vouching.note_word(worker, ready=False)
+        elif why is None:
+            if not worker.vouched:
+                self._log.info("worker taken by its own word", pod=worker.pod.name, uid=worker.uid)
+            self._fleet.note_answer(worker)
+            self._fleet.vouching.note_word(worker, ready=True)
 
     def _judge(self, worker: Worker, why: str | None, *, started: float, before: Verdict) -> None:
         """Put a probe's result into the fleet, and log a change of the verdict."""
         if why is None:
             self._fleet.note_answer(worker)
+        elif not worker.ready and not worker.running:
+            return  # it is starting, or has ended: nothing was expected of it
         else:
             worker.health.note_missed_probe(started=started)
             self._fleet.note_verdict(worker)
@@ -118,15 +132,19 @@ class Prober:
 
     async def _ask(self, worker: Worker) -> str | None:
         pod = worker.pod
-        url = f"{pod.url}{pod.health_path}"
+        vouching = self._fleet.vouching
+        asked = vouching.asks(worker)
+        path = names.READY_PATH if asked or vouching.doubts(worker) else pod.health_path
+        url = f"{pod.url}{path}"
         headers = pod.render_headers()
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as response:
                 answering = response.headers.get(names.HEADER_WORKER_UID, "")
-                if pod.is_other(answering):
-                    return f"pod {answering[:40]} answers at this address"
+                if worker.is_other(answering) or (asked and not answering):
+                    return f"pod {answering[:40] or 'without a uid'} answers at this address"
                 if response.status != 200:  # noqa: PLR2004
-                    return f"{pod.health_path} answered {response.status}"
+                    return f"{path} answered {response.status}"
+                worker.named = worker.named or bool(answering and pod.fencing_uid)
                 return None
         except aiohttp.ClientResponseError:
             return f"{pod.health_path} answered what is no HTTP"  # the error would quote it

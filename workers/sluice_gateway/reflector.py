@@ -22,6 +22,7 @@ class Reflector:
         selector: Query parameters that narrow list and watch.
         random: Returns numbers in [0, 1), for jitter.
         clock: Monotonic seconds.
+        on_contact: Called with `heard`: the API server was lost, or is back and has been listed.
 
     Attributes:
         synced: A complete list has been seen once.
@@ -41,7 +42,9 @@ class Reflector:
         random: Callable[[], float],
         clock: Callable[[], float],
         log: structlog.stdlib.BoundLogger,
+        on_contact: Callable[..., None] | None = None,
     ) -> None:
+        self._on_contact = on_contact
         self._api = api
         self._sink = sink
         self._path = path
@@ -100,6 +103,8 @@ class Reflector:
         if listed is not None and not self.connected:
             self._log.info("watching", objects=listed, failures=self._failures)
             self.connected = True
+            if self._on_contact is not None:
+                self._on_contact(heard=True)
         if listed is not None:
             self.synced = True
         self._failures = 0
@@ -112,6 +117,8 @@ class Reflector:
             state = "routing on what is known" if self.synced else "not ready until it answers"
             self._log.warning("Kubernetes API away", reason=str(error), state=state)
         self.connected = False
+        if self._on_contact is not None and self.synced:
+            self._on_contact(heard=False)
         watching = self._watching
         doublings = min(self._failures - 1, 16)
         bound = min(watching.backoff_most, watching.backoff_first * 2.0**doublings)

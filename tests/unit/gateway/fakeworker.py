@@ -29,6 +29,7 @@ class FakeWorker:
         script: What the next requests get, one entry each; then they are answered properly.
             An int is a status; the words are methods `_do_<word>`; `word:3` sends 3 tokens first.
         healthy: What /healthz says: a status, or `hang`.
+        warm: What /readyz says: a status.
         frozen: Nothing moves while set.
         mute: Only /healthz moves while set.
         prefill: Seconds for each character of a prompt.
@@ -46,6 +47,7 @@ class FakeWorker:
         self.uid = f"uid-{name}"
         self.script = []
         self.healthy = 200
+        self.warm = 200
         self.frozen = False
         self.mute = False
         self.slots = asyncio.Semaphore(1000)
@@ -98,6 +100,8 @@ class FakeWorker:
                 await asyncio.sleep(3600)
             return web.Response(status=self.healthy, headers={UID_HEADER: self.uid})
         await self._until_not("frozen")
+        if request.path == "/readyz":
+            return web.Response(status=self.warm, headers={UID_HEADER: self.uid})
         if request.headers.get(UID_HEADER) != self.uid:
             return web.Response(status=421, headers={UID_HEADER: self.uid})
         document = json.loads(await request.read())
