@@ -15,8 +15,14 @@ from typing import Final
 EVIDENCE_SECONDS: Final = 120.0
 """For so long failed requests speak against a worker that has had none since. Longer than the
 longest hold, so that a worker that fails all its trials is never forgotten in between."""
+_DOUBLINGS_MOST: Final = 64
 _EARLY: Final = 0.2
 """The part of a hold after which a worker is tried if there is no other."""
+
+
+def double(first: float, doublings: int, *, most: float) -> float:
+    """Return a time after so many doublings, up to the most: there may be any number of them."""
+    return min(most, first * 2.0 ** min(max(0, doublings), _DOUBLINGS_MOST))
 
 
 class Verdict(StrEnum):
@@ -37,6 +43,7 @@ class WorkerHealth:
         misses: Probes missed in a row; a broken connection counts as at least one.
         failures: Requests that failed in a row: broken, or without a token in time.
         breaks: Times in a row that it broke connections.
+        errors: Error answers in a row, and nothing else.
         last_success: When a probe was answered, or a request got on.
         doubted: It fell silent under its requests, and none has got on since.
         held_until: Until then a doubted worker gets nothing; after that one request at a time.
@@ -47,6 +54,7 @@ class WorkerHealth:
     misses: int = field(default=0, init=False)
     failures: int = field(default=0, init=False)
     breaks: int = field(default=0, init=False)
+    errors: int = field(default=0, init=False)
     last_success: float = field(default=0.0, init=False)
     doubted: bool = field(default=False, init=False)
     held_until: float = field(default=0.0, init=False)
@@ -90,6 +98,7 @@ class WorkerHealth:
         self.note_answer(now)
         self.failures = 0
         self.breaks = 0
+        self.errors = 0
         self.doubted = False
 
     def note_missed_probe(self, *, started: float) -> None:
@@ -111,6 +120,11 @@ class WorkerHealth:
         self.breaks += not held
         self._note_failure(now)
 
+    def note_error_answer(self) -> int:
+        """A request got an error, or nonsense; return how many in a row got nothing else."""
+        self.errors += 1
+        return self.errors
+
     def note_late_request(self, now: float) -> None:
         """A request had no token in time: evidence for the operator, no verdict here."""
         self._note_failure(now)
@@ -127,7 +141,7 @@ class WorkerHealth:
             return
         if now - self.held_until > most:
             self._silences = 0
-        self._hold = min(most, first * 2.0**self._silences)
+        self._hold = double(first, self._silences, most=most)
         self._silences += 1
         self.doubted = True
         self.held_until = now + self._hold

@@ -17,6 +17,7 @@ from sluice_gateway.events import render_event
 from sluice_gateway.failover import Failover
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.goals import Goal
+from sluice_gateway.health import double
 from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.objects import Slo
@@ -27,6 +28,8 @@ from sluice_gateway.signals import Signals
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
 
 _END_SECONDS = 1.0
+_ERRORS_IN_ROW = 3
+"""So many error answers and no token between them are no chance any more."""
 _HEARTENING = b": waiting for a worker\n\n"
 """A comment, which clients of event streams leave out."""
 _LEAST_SIZE = 4
@@ -258,12 +261,12 @@ class Relay:
             self._fleet.hold_worker(worker, fault.hold)
         elif fault.kind is FaultKind.ERROR:
             self._signals.count_worker(worker, "errors")
+            self._rest_worker(pool, worker)
         elif fault.kind is FaultKind.LOST:
             if fault.code != "probes_failed":  # that was us, not the request
                 self._signals.count_worker(worker, "errors")
                 worker.health.note_broken_request(now, held=worker.held_until > now)
-            breath = self._relaying.breath * 2.0 ** max(0, worker.health.breaks - 1)
-            self._fleet.hold_worker(worker, min(breath, self._relaying.breath_most))
+            self._hold_worker(worker, worker.health.breaks - 1)
             self._probe_now(worker)
         elif not attempt.was_queueing:
             self._signals.count_worker(worker, "timeouts")
@@ -272,6 +275,21 @@ class Relay:
             if attempt.was_silence:
                 self._fleet.doubt_worker(worker)
                 self._probe_now(worker)
+
+    def _rest_worker(self, pool: Pool, worker: Worker) -> None:
+        """Send a worker that answers with nothing but errors less, if another does better.
+
+        It would draw most requests else: nobody is as idle as who fails at once.
+        """
+        errors = worker.health.note_error_answer()
+        failing = {one.uid for one in pool.workers.values() if one.health.errors}
+        if errors >= _ERRORS_IN_ROW and self._fleet.has_other(pool, failing):
+            self._hold_worker(worker, errors - _ERRORS_IN_ROW)
+
+    def _hold_worker(self, worker: Worker, doublings: int) -> None:
+        """Send a worker no new requests for a while: longer each time."""
+        told = self._relaying
+        self._fleet.hold_worker(worker, double(told.breath, doublings, most=told.breath_most))
 
     def _allow_retry(self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Return if the request may be tried again.

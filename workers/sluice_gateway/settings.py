@@ -67,7 +67,8 @@ class Relaying:
         answer_bytes: One answer that does not stream.
         event_bytes: One server-sent event.
         breath: A worker that broke a connection gets no new request for that long, even if it
-            answers otherwise; each further one in a row doubles it.
+            answers otherwise; each further one in a row doubles it. Likewise a worker of which
+            three error answers came and nothing else, while there is another.
         breath_most: The longest of these.
         refusal_hold_most: The longest time for which a worker's Retry-After is believed.
     """

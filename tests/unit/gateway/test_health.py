@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice_gateway.health import Verdict, WorkerHealth
+from sluice_gateway.health import Verdict, WorkerHealth, double
 from sluice_gateway.retries import RetryBudget
 
 
@@ -141,3 +141,9 @@ def test_a_long_quiet_time_saves_up_no_storm():
     for _ in range(10_000):
         budget.note_request(0.0)
     assert sum(budget.take_retry(3600.0) for _ in range(100)) == 20
+
+
+def test_no_number_of_doublings_is_too_many():
+    assert double(0.25, -1, most=10.0) == 0.25
+    assert double(0.25, 3, most=10.0) == 2.0
+    assert double(0.25, 100_000, most=10.0) == 10.0
