@@ -30,7 +30,7 @@ from sluice_gateway.responses import check_stream, note_maker, read_tail
 from sluice_gateway.retries import Fault
 from sluice_gateway.settings import Shadowing
 from sluice_gateway.signals import Signals
-from sluice_gateway.transcript import StreamError
+from sluice_gateway.soundness import StreamError
 
 
 class ShadowError(Exception):
