@@ -14,10 +14,10 @@ ENOUGH_TOKENS = 10
 
 @dataclass(frozen=True)
 class Strike:
-    """One harm: when (seconds since the epoch), and which worker."""
+    """One harm: when (seconds since the epoch), and to which workers."""
 
     at: float
-    worker: str
+    workers: frozenset[str]
 
 
 def count_hits(
@@ -33,7 +33,7 @@ def count_hits(
     hit = [
         one
         for number, one in told.items()
-        if _find_worker(requests.get(f"stream-{number}"), strike.at) == strike.worker
+        if _find_worker(requests.get(f"stream-{number}"), strike.at) in strike.workers
     ]
     return len(hit), sum(sum(at <= strike.at for at in one.at) >= ENOUGH_TOKENS for one in hit)
 

@@ -135,27 +135,12 @@ async def is_serving(session: aiohttp.ClientSession, running: Running) -> bool:
         return False
 
 
-async def count_steps(session: aiohttp.ClientSession, running: Running) -> tuple[float, float]:
-    """Return a worker's steps, and how many of them took longer than the device would."""
-    wanted = {"sluice_worker_steps_total": 0.0, "sluice_worker_steps_overrun_total": 0.0}
-    try:
-        async with session.get(f"{running.url}/metrics") as response:
-            for line in (await response.text()).splitlines():
-                name = line.split("{")[0].split(" ")[0]
-                if name in wanted and not line.startswith("#"):
-                    wanted[name] += float(line.rsplit(" ", 1)[1])
-    except (aiohttp.ClientError, TimeoutError):
-        return 0.0, 0.0
-    return wanted["sluice_worker_steps_total"], wanted["sluice_worker_steps_overrun_total"]
-
-
-def read_requests(logs: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Return the lines of requests in gateways' logs, by request id."""
+def read_requests(logs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the lines of requests in what gateways have logged, by request id."""
     found = {}
-    for log in logs:
-        for line in log.read_text().splitlines():
-            if line.startswith("{") and '"request_id"' in line:
-                entry = json.loads(line)
-                if entry.get("event") == "request":
-                    found[entry["request_id"]] = entry
+    for line in (line for log in logs for line in log.splitlines()):
+        if line.startswith("{") and '"request_id"' in line:
+            entry = json.loads(line)
+            if entry.get("event") == "request":
+                found[entry["request_id"]] = entry
     return found
