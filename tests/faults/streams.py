@@ -76,7 +76,7 @@ async def follow(session, url, model, number, told, *, tokens):
             if response.status != 200:
                 told.error = {"status": response.status, "said": await response.text()}
                 return
-            told.worker = response.headers["x-sluice-worker"]
+            told.worker = response.headers.get("x-sluice-worker", "")
             rest = ""
             async for data in response.content.iter_any():
                 *events, rest = (rest + data.decode()).split("\n\n")
