@@ -54,8 +54,6 @@ NOMINAL = "llama-3.3-70b"
 FLEET = (("maia-200", 1), ("maia-200", 1), ("h100", 2))
 """Profile and devices of each worker."""
 JITTER = 0.05
-OBJECTIVE = Objective(ttft=1.0, tpot=0.05)
-"""Twice the step of an idle device, and a few times what a long prompt takes alone (assumed)."""
 OURS = "predicted"
 WARM_SECONDS = 15.0
 REQUEST_SECONDS = 120.0
@@ -63,8 +61,10 @@ CONTEXT = 768
 ANSWERS = 4
 END_TOKEN = 1
 """Of the compact model."""
-SCALES = {True: 32, False: 96}
-"""Token scale with a trace of `--traces`, and for our own slice, whose prompts are long."""
+FOR_CHATS = 32, Objective(ttft=1.0, tpot=0.05)
+"""Token scale and objectives: twice an idle device's step, a few times a long prompt (assumed)."""
+FOR_LONG_PROMPTS = 96, Objective(ttft=5.0, tpot=0.1)
+"""Likewise for the project's own slice, whose prompts are twelve times as long."""
 _OK = 200
 
 
@@ -85,6 +85,7 @@ class Turn:
     seed: int
     asks: Sequence[Ask]
     counted_from: float
+    objective: Objective
 
 
 @asynccontextmanager
@@ -207,12 +208,12 @@ def find_port() -> int:
 
 
 async def start_relay(
-    stack: AsyncExitStack, http: aiohttp.ClientSession, policy: str, workers: Sequence[Worker]
+    stack: AsyncExitStack, http: aiohttp.ClientSession, turn: Turn, workers: Sequence[Worker]
 ) -> str:
     """Start what a policy needs on the last core; return its URL."""
-    if policy != OURS:
+    if turn.policy != OURS:
         urls = [worker.url for worker in workers]
-        command = (str(Path(__file__).with_name("balancer.py")), policy, *urls)
+        command = (str(Path(__file__).with_name("balancer.py")), turn.policy, *urls)
         process = await stack.enter_async_context(started(*command))
         url = f"http://127.0.0.1:{int(await read_line(process))}"
     else:
@@ -220,7 +221,8 @@ async def start_relay(
             f"--backend=w{number}={worker.url},class={worker.variant}"
             for number, worker in enumerate(workers)
         ]
-        objectives = (f"--ttft={OBJECTIVE.ttft:g}s", f"--tpot={1e3 * OBJECTIVE.tpot:g}ms")
+        objective = turn.objective
+        objectives = (f"--ttft={objective.ttft:g}s", f"--tpot={1e3 * objective.tpot:g}ms")
         ports = ("--host=127.0.0.1", "--port=0", "--admin-port=0")
         command = ("-m", "sluice_gateway", *ports, *objectives, *backends)
         process = await stack.enter_async_context(started(*command))
@@ -271,7 +273,7 @@ async def take_turn(http: aiohttp.ClientSession, workers: Sequence[Worker], turn
     longest = max(ask.answer for ask in turn.asks) + 1
     await wait_until_idle(http, workers)
     async with AsyncExitStack() as stack:
-        url = await start_relay(stack, http, turn.policy, workers) + "/v1/completions"
+        url = await start_relay(stack, http, turn, workers) + "/v1/completions"
         steps, overrun = await count_steps(http, workers)
         begin = time.perf_counter()
         sending = []
@@ -287,7 +289,7 @@ async def take_turn(http: aiohttp.ClientSession, workers: Sequence[Worker], turn
     ]
     return count_outcomes(
         counted,
-        OBJECTIVE,
+        turn.objective,
         policy=turn.policy,
         load=turn.load,
         seed=turn.seed,
@@ -319,7 +321,8 @@ async def run(options: argparse.Namespace) -> list[Figures]:
     """Let every policy have its turn at every load; print rows as they come."""
     path = options.traces / options.trace if options.traces else None
     rows = read_trace(path)
-    scale = Scale(options.token_scale or SCALES[path is not None], ANSWERS)
+    token_scale, objective = FOR_CHATS if path else FOR_LONG_PROMPTS
+    scale = Scale(options.token_scale or token_scale, ANSWERS)
     seconds = 60 * options.minutes + WARM_SECONDS
     figures = []
     connector = aiohttp.TCPConnector(limit=0)
@@ -333,7 +336,7 @@ async def run(options: argparse.Namespace) -> list[Figures]:
             print(f"# {len(asks)} requests at {load:.0%} of {capacity:.2f}/s", file=sys.stderr)
             shift = options.seed % len(options.policies)  # nobody is always the first
             for policy in (*options.policies[shift:], *options.policies[:shift]):
-                turn = Turn(policy, load, options.seed, asks, WARM_SECONDS)
+                turn = Turn(policy, load, options.seed, asks, WARM_SECONDS, objective)
                 row = await take_turn(http, workers, turn)
                 print(render(row), flush=True)
                 figures.append(row)
