@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import aiohttp
 import structlog
 
 from sluice_gateway import names
-from sluice_gateway.answers import JSON_TYPE, Answer
+from sluice_gateway.answers import Answer
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.calls import Call
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.keptconnections import KeptConnections
 from sluice_gateway.members import Pool, Worker
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.parity import (
@@ -39,6 +39,7 @@ from sluice_gateway.retries import Fault
 from sluice_gateway.settings import Auditing
 from sluice_gateway.signals import Signals
 from sluice_gateway.transcript import Transcript
+from sluice_gateway.workerconnection import WorkerConnectionError
 
 _COMPLETIONS = "/v1/completions"
 _TOKENIZE = "/tokenize"
@@ -67,7 +68,7 @@ class Auditor:
     """Compares finished answers between accelerators.
 
     Args:
-        session: For audits alone, so that no request waits for one of its connections.
+        connections: For requests to workers.
         clock: Monotonic seconds.
         random: Returns numbers in [0, 1), to draw the sample.
     """
@@ -75,7 +76,7 @@ class Auditor:
     def __init__(
         self,
         fleet: Fleet,
-        session: aiohttp.ClientSession,
+        connections: KeptConnections,
         *,
         auditing: Auditing,
         signals: Signals,
@@ -85,7 +86,7 @@ class Auditor:
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._fleet = fleet
-        self._session = session
+        self._connections = connections
         self._auditing = auditing
         self._signals = signals
         self._metrics = metrics
@@ -240,7 +241,7 @@ class Auditor:
             self._fail(labels, "unscorable", str(error))
         except Fault as fault:
             self._fail(labels, "unscorable", fault.code)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, WorkerConnectionError) as error:
             self._fail(labels, "lost", type(error).__name__)
         else:
             self._metrics.count_audit(labels, found)
@@ -311,23 +312,19 @@ class Auditor:
             ScoreError: It refuses, or is another.
         """
         pod = worker.pod
-        headers = {
-            "Content-Type": JSON_TYPE,
-            "Accept-Encoding": "identity",
-            **pod.render_headers(),
-            names.HEADER_REQUEST_ID: "parity-audit",
-        }
-        async with self._session.post(
-            f"{pod.url}{path}", data=body, headers=headers, allow_redirects=False
-        ) as response:
-            if pod.is_other(response.headers.get(names.HEADER_WORKER_UID, "")):
+        headers = {**pod.render_headers(), names.HEADER_REQUEST_ID: "parity-audit"}
+        response = await self._connections.post(pod.url, path, body, headers)
+        try:
+            if pod.is_other(response.find_header(names.HEADER_WORKER_UID)):
                 raise ScoreError("another pod answers at its address")
             if response.status != 200:  # noqa: PLR2004
                 raise ScoreError(f"{path} answered {response.status}")
             if path == _COMPLETIONS:
                 note_maker(worker, response)
-            model = response.headers.get(names.HEADER_MODEL_DIGEST, "")
+            model = response.find_header(names.HEADER_MODEL_DIGEST)
             return await read_body(response, self._auditing.answer_bytes), model
+        finally:
+            response.release()
 
     def _drop(self, pool: Pool, reason: str) -> None:
         self._metrics.audits_dropped.labels(pool.spec.key, reason).inc()

@@ -2,11 +2,10 @@
 
 from typing import Final
 
-import aiohttp
-
 from sluice_gateway.answers import Answer, answer_bad_gateway
 from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.soundness import shape_error
+from sluice_gateway.workerconnection import WorkerResponse
 
 _RETRY_AFTER_MOST: Final = 3600.0
 
@@ -37,7 +36,7 @@ def tell_left(why: str) -> Fault:
     return Fault(FaultKind.MOVED, why, f"left its worker: {why}", answer=answer)
 
 
-def explain_status(response: aiohttp.ClientResponse, body: bytes, *, hold_most: float) -> Fault:
+def explain_status(response: WorkerResponse, body: bytes, *, hold_most: float) -> Fault:
     """Turn an error status of a worker into a fault.
 
     `hold_most` is the longest time, in seconds, for which its Retry-After is believed.
@@ -54,10 +53,10 @@ def explain_status(response: aiohttp.ClientResponse, body: bytes, *, hold_most: 
     return Fault(FaultKind.ERROR, "status", message, answer=answer)
 
 
-def _read_retry_after(response: aiohttp.ClientResponse) -> float:
+def _read_retry_after(response: WorkerResponse) -> float:
     """Return the worker's Retry-After in seconds; 1 if it gave none that can be read.
 
     Never more than an hour: no number is too large for a header.
     """
-    text = response.headers.get("Retry-After", "")
+    text = response.find_header("Retry-After")
     return min(float(text), _RETRY_AFTER_MOST) if text.isascii() and text.isdigit() else 1.0

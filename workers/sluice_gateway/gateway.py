@@ -24,6 +24,7 @@ from sluice_gateway.connections import LimitedServer
 from sluice_gateway.decisions import DecisionLog
 from sluice_gateway.failover import Failover
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.keptconnections import KeptConnections
 from sluice_gateway.keystore import KeyStore
 from sluice_gateway.kubeaccess import KubeAccess
 from sluice_gateway.metrics import FleetCollector, Metrics
@@ -33,7 +34,6 @@ from sluice_gateway.prober import Prober
 from sluice_gateway.publicapi import PublicApi
 from sluice_gateway.relay import Relay
 from sluice_gateway.requestlog import RequestLog
-from sluice_gateway.reuse import CarefulConnector
 from sluice_gateway.settings import Settings
 from sluice_gateway.shadow import Shadow
 from sluice_gateway.signals import Signals
@@ -85,6 +85,11 @@ class Gateway:
         self._stack = AsyncExitStack()
         self._source: FleetSource | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._connections = KeptConnections(
+            connect_seconds=settings.relaying.connect_seconds,
+            idle_seconds=_WORKER_IDLE_SECONDS,
+            clock=self._clock,
+        )
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
         self.fleet = Fleet(
@@ -161,8 +166,9 @@ class Gateway:
         )
         self._stack.push_async_callback(prober.close)
         self.fleet.on_workers_changed.append(prober.follow_fleet)
-        auditor, shadow = await self._start_comparing()
-        relay = self._build_relay(await self._open_session(), prober, auditor, shadow)
+        self._stack.callback(self._connections.close)
+        auditor, shadow = self._start_comparing()
+        relay = self._build_relay(prober, auditor, shadow)
         sweep = Sweep(
             self.fleet,
             patience=settings.patience,
@@ -178,11 +184,11 @@ class Gateway:
         await self._start_public(relay)
         self._log.info("listening", host=settings.host, port=self.port, admin_port=self.admin_port)
 
-    async def _start_comparing(self) -> tuple[Auditor, Shadow]:
+    def _start_comparing(self) -> tuple[Auditor, Shadow]:
         """Start what compares accelerators beside the traffic."""
         auditor = self._auditor = Auditor(
             self.fleet,
-            await self._open_session(),
+            self._connections,
             auditing=self._settings.auditing,
             signals=self._signals,
             metrics=self._metrics,
@@ -192,7 +198,7 @@ class Gateway:
         )
         shadow = Shadow(
             self.fleet,
-            await self._open_session(),
+            self._connections,
             auditor,
             shadowing=self._settings.shadowing,
             signals=self._signals,
@@ -227,12 +233,10 @@ class Gateway:
             log=self._log,
         )
 
-    def _build_relay(
-        self, session: aiohttp.ClientSession, prober: Prober, auditor: Auditor, shadow: Shadow
-    ) -> Relay:
+    def _build_relay(self, prober: Prober, auditor: Auditor, shadow: Shadow) -> Relay:
         relaying = self._settings.relaying
         upstream = Upstream(
-            session,
+            self._connections,
             relaying=relaying,
             slow_reader_seconds=self._settings.limits.slow_reader_seconds,
             clock=self._clock,
@@ -367,7 +371,7 @@ class Gateway:
     async def _open_session(self, *, limit: int = 0) -> aiohttp.ClientSession:
         """Open a client session without time limits, cookies or decompression of its own."""
         relaying = self._settings.relaying
-        connector = CarefulConnector(limit=limit, keepalive_timeout=_WORKER_IDLE_SECONDS)
+        connector = aiohttp.TCPConnector(limit=limit, keepalive_timeout=_WORKER_IDLE_SECONDS)
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -4,8 +4,6 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-import aiohttp
-
 from sluice_gateway import names
 from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress
@@ -13,6 +11,7 @@ from sluice_gateway.faults import tell_nonsense
 from sluice_gateway.members import Worker
 from sluice_gateway.soundness import StreamError, check_answer, read_object
 from sluice_gateway.transcript import Maker, Transcript
+from sluice_gateway.workerconnection import BrokenConnectionError, WorkerResponse
 
 _EVENT_STREAM: Final = "text/event-stream"
 _TAIL_SECONDS: Final = 0.5
@@ -42,7 +41,7 @@ def begin_progress(call: Call, transcript: Transcript) -> StreamProgress:
     return StreamProgress(transcript, wants_usage=call.wants_usage, tokens_most=most)
 
 
-def check_stream(response: aiohttp.ClientResponse) -> None:
+def check_stream(response: WorkerResponse) -> None:
     """Return if an answer is a stream.
 
     Raises:
@@ -52,17 +51,17 @@ def check_stream(response: aiohttp.ClientResponse) -> None:
         raise tell_nonsense(f"content type {response.content_type} instead of a stream")
 
 
-def note_maker(worker: Worker, response: aiohttp.ClientResponse) -> Maker:
+def note_maker(worker: Worker, response: WorkerResponse) -> Maker:
     """Remember what a worker says of its numerics and model, and return it."""
-    headers = response.headers
-    maker = (headers.get(names.HEADER_NUMERICS, ""), headers.get(names.HEADER_MODEL_DIGEST, ""))
+    numerics = response.find_header(names.HEADER_NUMERICS)
+    maker = (numerics, response.find_header(names.HEADER_MODEL_DIGEST))
     worker.maker = maker
     if not any(maker):
         worker.continues = False  # none of ours
     return maker
 
 
-async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def read_body(response: WorkerResponse, most: int) -> bytes:
     """Return the body of a response.
 
     Raises:
@@ -70,7 +69,7 @@ async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
     """
     parts: list[bytes] = []
     size = 0
-    while part := await response.content.readany():
+    while part := await response.read():
         parts.append(part)
         size += len(part)
         if size > most:
@@ -78,9 +77,9 @@ async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
     return b"".join(parts)
 
 
-async def read_tail(response: aiohttp.ClientResponse) -> None:
+async def read_tail(response: WorkerResponse) -> None:
     """Read to the end of a finished stream, so that its connection can be used again."""
-    with suppress(aiohttp.ClientError, OSError):
+    with suppress(BrokenConnectionError, TimeoutError):
         async with asyncio.timeout(_TAIL_SECONDS):
-            while await response.content.readany():
+            while await response.read():
                 pass

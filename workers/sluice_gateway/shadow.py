@@ -12,17 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import structlog
 
 from sluice_gateway import names
-from sluice_gateway.answers import JSON_TYPE, Answer, Refusal
+from sluice_gateway.answers import Answer, Refusal
 from sluice_gateway.attempts import Attempt, Exchange, find_tpot
 from sluice_gateway.audit import Auditor
 from sluice_gateway.calls import Call, parse_call
 from sluice_gateway.continuation import begin_transcript
 from sluice_gateway.events import EventSplitter, StreamProgress
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.keptconnections import KeptConnections
 from sluice_gateway.members import Pool, Worker
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.parity import LAST, find_unserved
@@ -31,6 +31,7 @@ from sluice_gateway.retries import Fault
 from sluice_gateway.settings import Shadowing
 from sluice_gateway.signals import Signals
 from sluice_gateway.soundness import StreamError
+from sluice_gateway.workerconnection import WorkerConnectionError
 
 
 class ShadowError(Exception):
@@ -50,7 +51,7 @@ class Shadow:
     """Mirrors requests.
 
     Args:
-        session: For shadow requests alone.
+        connections: For requests to workers.
         auditor: Compares the answers.
         clock: Monotonic seconds.
         random: Returns numbers in [0, 1), to draw the sample.
@@ -59,7 +60,7 @@ class Shadow:
     def __init__(
         self,
         fleet: Fleet,
-        session: aiohttp.ClientSession,
+        connections: KeptConnections,
         auditor: Auditor,
         *,
         shadowing: Shadowing,
@@ -70,7 +71,7 @@ class Shadow:
         log: structlog.stdlib.BoundLogger,
     ) -> None:
         self._fleet = fleet
-        self._session = session
+        self._connections = connections
         self._auditor = auditor
         self._shadowing = shadowing
         self._signals = signals
@@ -148,7 +149,7 @@ class Shadow:
         except (ShadowError, Fault, Refusal, StreamError) as error:
             reason = error.code if isinstance(error, Fault) else type(error).__name__
             self._log.warning("shadow request failed", pod=worker.pod.name, reason=reason)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, WorkerConnectionError) as error:
             reason = type(error).__name__
             self._log.warning("shadow request failed", pod=worker.pod.name, reason=reason)
         except asyncio.CancelledError:
@@ -162,17 +163,10 @@ class Shadow:
     async def _follow(self, pool: Pool, worker: Worker, asked: Call) -> None:
         """Read a worker's stream to its end; time it, and offer it to be compared."""
         pod, began = worker.pod, self._clock()
-        headers = {
-            "Content-Type": JSON_TYPE,
-            "Accept-Encoding": "identity",
-            **pod.render_headers(),
-            names.HEADER_REQUEST_ID: "shadow",
-        }
-        url = f"{pod.url}{asked.path}"
-        async with self._session.post(
-            url, data=asked.body, headers=headers, allow_redirects=False
-        ) as response:
-            if pod.is_other(response.headers.get(names.HEADER_WORKER_UID, "")):
+        headers = {**pod.render_headers(), names.HEADER_REQUEST_ID: "shadow"}
+        response = await self._connections.post(pod.url, asked.path, asked.body, headers)
+        try:
+            if pod.is_other(response.find_header(names.HEADER_WORKER_UID)):
                 raise ShadowError
             if response.status != 200:  # noqa: PLR2004
                 raise ShadowError
@@ -182,13 +176,15 @@ class Shadow:
             progress = StreamProgress(transcript, wants_usage=False)
             splitter = EventSplitter(most_bytes=self._shadowing.event_bytes)
             while not progress.done:
-                data = await response.content.readany()
+                data = await response.read()
                 if not data:
                     raise ShadowError
                 progress.take(splitter.feed(data), self._clock())
                 if progress.failure is not None:
                     raise progress.failure
             await read_tail(response)
+        finally:
+            response.release()
         if progress.first_at is not None:
             tokens = progress.count_tokens()[1]
             ttft = progress.first_at - began

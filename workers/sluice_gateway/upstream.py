@@ -10,10 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import aiohttp
-
 from sluice_gateway import names
-from sluice_gateway.answers import JSON_TYPE, Answer, answer_bad_gateway
+from sluice_gateway.answers import Answer, answer_bad_gateway
 from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import Call
 from sluice_gateway.continuation import (
@@ -25,6 +23,7 @@ from sluice_gateway.continuation import (
 )
 from sluice_gateway.events import EventSplitter
 from sluice_gateway.faults import explain_status, tell_left, tell_lost, tell_nonsense, tell_refused
+from sluice_gateway.keptconnections import ConnectError, KeptConnections
 from sluice_gateway.pace import Phase
 from sluice_gateway.responses import (
     begin_progress,
@@ -38,6 +37,7 @@ from sluice_gateway.retries import Fault, FaultKind
 from sluice_gateway.settings import Relaying
 from sluice_gateway.soundness import StreamError, shape_error
 from sluice_gateway.transcript import Leg, Transcript
+from sluice_gateway.workerconnection import BrokenConnectionError, WorkerResponse
 
 _BUFFERED_SECONDS: Final = 0.005
 """Data that came sooner than this had been lying in a buffer, and says nothing of the worker now;
@@ -78,20 +78,20 @@ class Upstream:
     """Talks to workers.
 
     Args:
-        session: For all requests to workers.
+        connections: For all requests to workers.
         slow_reader_seconds: How long a client may take nothing of what is written to it.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        connections: KeptConnections,
         *,
         relaying: Relaying,
         slow_reader_seconds: float,
         clock: Callable[[], float],
     ) -> None:
-        self._session = session
+        self._connections = connections
         self._relaying = relaying
         self._slow_reader_seconds = slow_reader_seconds
         self._clock = clock
@@ -122,7 +122,7 @@ class Upstream:
             Fault: If the worker failed. `attempt.begun` says whether the client knows.
             ClientLostError: If the client did.
         """
-        response: aiohttp.ClientResponse | None = None
+        response: WorkerResponse | None = None
         try:
             async with asyncio.timeout(None) as scope:
                 with attempt.guarded_by(scope):
@@ -140,17 +140,12 @@ class Upstream:
                         return answer
                     await self._follow(attempt, call, response, client, on_progress)
             await read_tail(response)
-        except aiohttp.ClientConnectorError as error:
-            raise tell_lost("connect", f"cannot connect: {error.os_error}") from error
-        except aiohttp.ConnectionTimeoutError as error:
-            seconds = self._relaying.connect_seconds
-            raise tell_lost("connect", f"no connection within {seconds:g} s") from error
-        except aiohttp.ClientError as error:
-            raise tell_lost("reset", f"the connection broke: {type(error).__name__}") from error
+        except ConnectError as error:
+            raise tell_lost("connect", str(error)) from error
+        except BrokenConnectionError as error:
+            raise tell_lost("reset", f"the connection broke: {error}") from error
         except TimeoutError as error:
             raise self._explain_lateness(attempt) from error
-        except OSError as error:
-            raise tell_lost("reset", f"the connection broke: {error.strerror}") from error
         finally:
             if response is not None:
                 response.release()  # closes the connection unless it was read to its end
@@ -158,33 +153,29 @@ class Upstream:
 
     async def _open(
         self, attempt: Attempt, path: str, body: bytes, request_id: str, *, streaming: bool
-    ) -> aiohttp.ClientResponse:
+    ) -> WorkerResponse:
         """Send a request; return the worker's response, known to come from the right pod."""
         pod = attempt.worker.pod
         relaying = self._relaying
         limit = relaying.first_token_seconds if streaming else relaying.whole_seconds
         attempt.deadline = attempt.dispatched + limit
-        response = await self._session.post(
-            f"{pod.url}{path}",
-            data=body,
-            headers={
-                "Content-Type": JSON_TYPE,
-                "Accept-Encoding": "identity",
-                **pod.render_headers(),
-                **(attempt.trace.render_headers() if attempt.trace else {}),
-                names.HEADER_REQUEST_ID: request_id,
-            },
-            allow_redirects=False,
-        )
-        answering = response.headers.get(names.HEADER_WORKER_UID, "")
+        headers = {
+            **pod.render_headers(),
+            **(attempt.trace.render_headers() if attempt.trace else {}),
+            names.HEADER_REQUEST_ID: request_id,
+        }
+        response = await self._connections.post(pod.url, path, body, headers)
+        answering = response.find_header(names.HEADER_WORKER_UID)
         if pod.is_other(answering) or response.status == 421:  # noqa: PLR2004
-            response.close()
+            response.release()
             raise tell_lost("fenced", f"pod {answering[:40]} answers at the address of {pod.uid}")
+        echoed = response.find_header(names.HEADER_REQUEST_ID)
+        if answering and echoed and echoed != request_id:
+            response.release()
+            raise tell_lost("reset", "what came was the answer to another request")
         return response
 
-    async def _fetch_whole(
-        self, attempt: Attempt, call: Call, response: aiohttp.ClientResponse
-    ) -> Answer:
+    async def _fetch_whole(self, attempt: Attempt, call: Call, response: WorkerResponse) -> Answer:
         """Read an answer that does not stream, and judge it."""
         status = response.status
         most = self._relaying.answer_bytes if status == 200 else _ERROR_BYTES  # noqa: PLR2004
@@ -200,7 +191,7 @@ class Upstream:
         self,
         attempt: Attempt,
         call: Call,
-        response: aiohttp.ClientResponse,
+        response: WorkerResponse,
         client: ClientStream,
         on_progress: Callable[[bool], None],
     ) -> None:
@@ -253,7 +244,7 @@ class Upstream:
         await client.end()
 
     async def _begin_leg(
-        self, attempt: Attempt, transcript: Transcript, leg: Leg, response: aiohttp.ClientResponse
+        self, attempt: Attempt, transcript: Transcript, leg: Leg, response: WorkerResponse
     ) -> bool:
         """Judge how a worker answered the request of a leg.
 
@@ -280,7 +271,7 @@ class Upstream:
     async def _relay_events(
         self,
         attempt: Attempt,
-        response: aiohttp.ClientResponse,
+        response: WorkerResponse,
         client: ClientStream,
         on_progress: Callable[[bool], None],
         has_ended: Callable[[], bool],
@@ -293,7 +284,7 @@ class Upstream:
         try:
             while not has_ended():
                 asked = self._clock()
-                data = await response.content.readany()
+                data = await response.read()
                 if not data:
                     raise tell_lost("truncated", "the stream ended without [DONE]")
                 now = self._clock()
