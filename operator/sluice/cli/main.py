@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "demo": LazyCommand(
         "sluice.cli.demo.command",
         "demo",
-        "Show scaling, failover, a gated return, and a silent corruption that is caught.",
+        "Show scaling, failover under a stream, a gated return, a corruption that is caught.",
     ),
     "model": LazyCommand("sluice.cli.model", "model", "Record known answers of a model."),
     "parity": LazyCommand(

@@ -18,7 +18,7 @@ from sluice.cli.output import name_option, output_option, print_result
 if TYPE_CHECKING:
     from sluice.kube.client import Json, KubeClient
 
-_ADMIN_PORT = 8081
+ADMIN_PORT = 8081
 _PATIENCE = 5.0
 
 
@@ -48,7 +48,7 @@ def explain(
     """
     if url:
         asked = list(url)
-        found = [record for one in asked if (record := _fetch(one, request_id)) is not None]
+        found = [record for one in asked if (record := fetch_record(one, request_id)) is not None]
     else:
         path = find_kubeconfig(kubeconfig, name)
         asked, found = _ask_cluster(path, request_id, direct=is_embedded(path, name))
@@ -98,8 +98,8 @@ def _ask_cluster(
     names = [str(pod["metadata"]["name"]) for pod in ready]
     if not direct:
         return names, answer["found"]
-    urls = [f"http://{pod['status']['podIP']}:{_ADMIN_PORT}" for pod in ready]
-    return names, [record for url in urls if (record := _fetch(url, request_id)) is not None]
+    urls = [f"http://{pod['status']['podIP']}:{ADMIN_PORT}" for pod in ready]
+    return names, [record for url in urls if (record := fetch_record(url, request_id)) is not None]
 
 
 async def _ask_through_api(
@@ -108,20 +108,20 @@ async def _ask_through_api(
     from sluice.kube.errors import NotFoundError  # noqa: PLC0415
     from sluice.kube.paths import PODS  # noqa: PLC0415
 
-    place = PODS.path(NAMESPACE, f"{pod['metadata']['name']}:{_ADMIN_PORT}", "proxy")
+    place = PODS.path(NAMESPACE, f"{pod['metadata']['name']}:{ADMIN_PORT}", "proxy")
     try:
         return await client.request("GET", f"{place}/route/{quote(request_id, safe='')}")
     except NotFoundError:
         return None
 
 
-def _fetch(url: str, request_id: str) -> "dict[str, Any] | None":
+def fetch_record(url: str, request_id: str) -> "dict[str, Any] | None":
     """Return what the gateway at an admin port remembers of a request; None if nothing.
 
     Raises:
         CommandError: It is no admin port, or does not answer.
     """
-    place = read_admin_address(url, port=_ADMIN_PORT)
+    place = read_admin_address(url, port=ADMIN_PORT)
     connection = http.client.HTTPConnection(place, timeout=_PATIENCE)
     try:
         connection.request("GET", f"/route/{quote(request_id, safe='')}")

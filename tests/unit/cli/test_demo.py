@@ -28,6 +28,16 @@ from sluice.cli.errors import CommandError, ExitCode, run_command
 from sluice.cli.main import sluice
 
 NUMERICS = {"maia-200": "fp8-block", "h100": "fp8-row"}
+SURVIVAL = {
+    "tellers": ["w1", "w2"],
+    "struck_after_tokens": 16,
+    "cause": "reset",
+    "pause_s": 0.5,
+    "tokens": 179,
+    "as_undisturbed": True,
+    "said_to_be_approximate": False,
+    "error": "",
+}
 QUESTION = Question("sort", "sort: 2 1", "1 2", 12)
 STATUS: dict[str, Any] = {
     "variants": [
@@ -204,7 +214,8 @@ def make_run(*outcomes: Outcome, **over: Any) -> dict[str, Any]:
     story.corruptions.append(
         Corruption("maia-1", 200.0, 1e-2, ("odd",), caught_s=8.0, returned_s=40.0, cause="prompt 2")
     )
-    return describe_run(story, load, fleet, NUMERICS, [log_line("dead", 100.5)]) | over
+    found = describe_run(story, load, fleet, NUMERICS, [log_line("dead", 100.5)])
+    return found | {"survival": SURVIVAL} | over
 
 
 def test_the_document_has_what_scripts_rely_on() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from sluice.cli.demo.survival import find_fault
 from sluice.cli.errors import CommandError, ExitCode
 
 MANIFESTS = Path("manifests")
@@ -20,7 +21,7 @@ MANIFESTS = Path("manifests")
 )
 @click.option("--name", default="demo", show_default=True, help="Name of the cluster to start.")
 def demo(*, keep: bool, json_file: Path | None, name: str) -> None:
-    """Show scaling, failover, a gated return, and a silent corruption that is caught.
+    """Show scaling, failover under a stream, a gated return, a corruption that is caught.
 
     Starts a cluster of its own, and removes it.
     """
@@ -91,6 +92,7 @@ def judge(found: dict[str, Any]) -> None:
             ),
             ("the pool did not spill", not found["spilled"]),
             ("the node came back without a ramp", not found["ramp_steps"]),
+            (find_fault(found["survival"]), bool(find_fault(found["survival"]))),
             ("the corruption was not caught", _lacks(found, "caught_s")),
             ("the repaired node did not come back", _lacks(found, "returned_s")),
         )

@@ -67,13 +67,13 @@ class Load:
     references: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def ask_all(self, at_once: int = 2) -> list[Outcome]:
+    async def ask_all(self, at_once: int = 2, max_tokens: int = LONGEST_OUTPUT) -> list[Outcome]:
         """Ask every question once, so many at a time, and return what became of them."""
         gate = asyncio.Semaphore(at_once)
 
         async def ask(question: Question) -> Outcome:
             async with gate:
-                outcome = Outcome(time.time(), question, LONGEST_OUTPUT)
+                outcome = Outcome(time.time(), question, max_tokens)
                 await self.ask(outcome)
                 return outcome
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import click
@@ -15,7 +16,13 @@ from openai import AsyncOpenAI
 
 from sluice.cli.demo.fleet import Fleet
 from sluice.cli.demo.load import Load
-from sluice.cli.demo.prompts import draw_requests, list_gaps, load_questions, load_trace
+from sluice.cli.demo.prompts import (
+    draw_requests,
+    list_gaps,
+    load_questions,
+    load_tale,
+    load_trace,
+)
 from sluice.cli.demo.reference import (
     Answers,
     answer_questions,
@@ -23,10 +30,12 @@ from sluice.cli.demo.reference import (
     read_numerics,
 )
 from sluice.cli.demo.report import describe_run
-from sluice.cli.demo.story import Story
+from sluice.cli.demo.story import PREFERRED, Story
+from sluice.cli.demo.survival import LONGEST_TALE, Tale, tell_survival
 from sluice.cli.demo.table import show_progress
 from sluice.cli.errors import CommandError
 from sluice.cli.gateway import choose_address
+from sluice.cli.route import ADMIN_PORT, fetch_record
 from sluice.devcluster.binaries.programs import Binaries
 from sluice.devcluster.cluster import Cluster
 from sluice.kube.client import KubeClient
@@ -109,8 +118,12 @@ async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, 
             story = Story(fleet, load, cluster.act_on_node, _say, release)
             try:
                 load.references = await answer_references(load, models, numerics, _say)
-                await _calibrate(story, cluster, programs)
-                await _play_under_load(story)
+                question = load_tale(models)
+                told = await answer_questions(models, [question], numerics, LONGEST_TALE)
+                address = await _calibrate(story, cluster, programs)
+                admin = f"http://{urlsplit(address).hostname}:{ADMIN_PORT}"
+                tale = Tale(load, question, told, partial(fetch_record, admin), _say)
+                await _play_under_load(story, tale)
             finally:
                 await fleet.close()
     finally:
@@ -118,7 +131,8 @@ async def play(cluster: Cluster, programs: Binaries, models: Path) -> dict[str, 
     log = kubectl(
         cluster, programs, "-n", "sluice-system", "logs", "deploy/sluice-gateway", "--tail=-1"
     )
-    return describe_run(story, load, fleet, numerics, log.splitlines())
+    found = describe_run(story, load, fleet, numerics, log.splitlines())
+    return found | {"survival": tale.describe()}
 
 
 def _prepare_load(cluster: Cluster, programs: Binaries, models: Path) -> Load:
@@ -150,8 +164,8 @@ async def answer_references(
     return answers
 
 
-async def _calibrate(story: Story, cluster: Cluster, programs: Binaries) -> None:
-    """Wait for the first worker, and ask it every question undisturbed.
+async def _calibrate(story: Story, cluster: Cluster, programs: Binaries) -> str:
+    """Wait for the first worker, ask it every question undisturbed, return the gateway's URL.
 
     Raises:
         CommandError: it does not come, or see `ask_undisturbed`.
@@ -164,6 +178,7 @@ async def _calibrate(story: Story, cluster: Cluster, programs: Binaries) -> None
     story.load.client = AsyncOpenAI(base_url=address, api_key="none", max_retries=0)
     _say("asking it the same questions undisturbed: all must be answered as here")
     await ask_undisturbed(story.load)
+    return address
 
 
 async def ask_undisturbed(load: Load) -> None:
@@ -186,13 +201,13 @@ async def ask_undisturbed(load: Load) -> None:
         )
 
 
-async def _play_under_load(story: Story) -> None:
+async def _play_under_load(story: Story, tale: Tale) -> None:
     sending = asyncio.create_task(story.load.run())
     showing = asyncio.create_task(show_progress(story.fleet, story.load))
     try:
         await story.climb()
         await story.ease()
-        await story.kill_and_return()
+        await kill_under_a_tale(story, tale)
         await story.corrupt_and_catch()
         _say("lowering the load")
         story.load.rate = LAST_RATE
@@ -203,6 +218,22 @@ async def _play_under_load(story: Story) -> None:
         showing.cancel()
         await asyncio.gather(sending, showing, return_exceptions=True)
         await story.load.client.close()
+
+
+async def kill_under_a_tale(story: Story, tale: Tale) -> None:
+    """Kill the node of the worker that tells a story, and show how that goes on elsewhere."""
+    telling = asyncio.create_task(tale.follow())
+    telling.add_done_callback(lambda _: _say(tell_survival(tale.describe())))
+    try:
+        await tale.begun()
+        await story.fleet.look()
+        nodes = [name for name, pods in story.fleet.workers.items() if tale.worker in pods]
+        preferred = tale.accelerator == PREFERRED
+        await story.kill_and_return(node=nodes[0] if nodes and preferred else "")
+        await telling
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
 
 
 def _say(text: str) -> None:

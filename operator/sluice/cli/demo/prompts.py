@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from sluice.cli.errors import CommandError
 
@@ -51,15 +52,10 @@ def load_questions(models: Path, count: int) -> list[Question]:
     Raises:
         CommandError: the held-out file is not there.
     """
-    path = models / "compact" / "heldout.jsonl"
-    try:
-        entries = [json.loads(line) for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise CommandError(f"The demo needs the held-out questions: {error}.") from error
     found = sorted(
         (
-            Question(one["task"], one["prompt"], one["answer"], one["tokens"])
-            for one in entries
+            _make_question(one)
+            for one in _read_held_out(models)
             if one["tokens"] <= LONGEST_INPUT and one["answerTokens"] <= LONGEST_OUTPUT
         ),
         key=lambda question: (question.tokens, question.prompt),
@@ -74,6 +70,27 @@ def load_questions(models: Path, count: int) -> list[Question]:
         asked[best.task] += 1
         chosen.append(best)
     return sorted(chosen, key=lambda question: question.tokens)
+
+
+def load_tale(models: Path) -> Question:
+    """Return the question with the longest answer: a story that takes its time.
+
+    Raises:
+        CommandError: the held-out file is not there.
+    """
+    return _make_question(max(_read_held_out(models), key=lambda one: one["answerTokens"]))
+
+
+def _read_held_out(models: Path) -> list[dict[str, Any]]:
+    path = models / "compact" / "heldout.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise CommandError(f"The demo needs the held-out questions: {error}.") from error
+
+
+def _make_question(entry: dict[str, Any]) -> Question:
+    return Question(entry["task"], entry["prompt"], entry["answer"], entry["tokens"])
 
 
 def load_trace() -> list[TraceRow]:

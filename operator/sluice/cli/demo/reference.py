@@ -21,7 +21,7 @@ from sluice.api.accelerator import AcceleratorClass
 from sluice.api.numerics import choose_numerics
 from sluice.api.pool import InferencePoolSpec
 from sluice.cli.demo.load import Load
-from sluice.cli.demo.prompts import Question
+from sluice.cli.demo.prompts import LONGEST_OUTPUT, Question
 from sluice.cli.errors import CommandError
 from sluice.devcluster.networks import choose_port
 from sluice.model.names import WORKER_PORT
@@ -55,7 +55,10 @@ def read_numerics(kubectl: Callable[..., str], pool: str) -> dict[str, str]:
 
 
 async def answer_questions(
-    models: Path, questions: Sequence[Question], numerics: Mapping[str, str]
+    models: Path,
+    questions: Sequence[Question],
+    numerics: Mapping[str, str],
+    max_tokens: int = LONGEST_OUTPUT,
 ) -> dict[str, Answers]:
     """Return the undisturbed answers by class; classes that compute alike share theirs.
 
@@ -63,22 +66,26 @@ async def answer_questions(
         models: directory of the compact model's.
         questions: what to ask.
         numerics: of each class.
+        max_tokens: of each answer.
 
     Raises:
         CommandError: a worker does not start, or does not answer.
     """
-    answers = {name: await _ask(models, questions, name) for name in set(numerics.values())}
+    names = set(numerics.values())
+    answers = {name: await _ask(models, questions, name, max_tokens) for name in names}
     return {one: answers[name] for one, name in numerics.items()}
 
 
-async def _ask(models: Path, questions: Sequence[Question], numerics: str) -> Answers:
+async def _ask(
+    models: Path, questions: Sequence[Question], numerics: str, max_tokens: int
+) -> Answers:
     from openai import AsyncOpenAI  # noqa: PLC0415
 
     async with run_worker(models / "compact", numerics) as url:
         client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         load = Load(client, "compact", questions, iter(()), [1.0])
         try:
-            asked = await load.ask_all(AT_ONCE)
+            asked = await load.ask_all(AT_ONCE, max_tokens)
         finally:
             await client.close()
     broken = [one.error for one in asked if one.error]

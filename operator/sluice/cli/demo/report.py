@@ -8,6 +8,7 @@ from sluice.cli.demo.fleet import Fleet
 from sluice.cli.demo.load import Load, Outcome
 from sluice.cli.demo.reference import find_different, measure_accuracy
 from sluice.cli.demo.story import Corruption, Kill, Story
+from sluice.cli.demo.survival import tell_survival
 
 NOTICE = "emulated devices, Maia constants assumed: no hardware measurement"
 OVERRUN_LIMIT = 0.05
@@ -131,6 +132,8 @@ def format_report(found: dict[str, Any]) -> str:
                 ("back on Maia after", "returned_s"),
             )
         ]
+    if "survival" in found:
+        lines.append(f"  {tell_survival(found['survival'])}")
     for one in found["corruptions"]:
         lines.append(f"  {one['node']} computed one value in {1 / one['rate']:.0f} wrongly")
         lines.append(f"    {'caught by known answers after':36}{_seconds(one['caught_s'])}")

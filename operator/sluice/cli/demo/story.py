@@ -116,10 +116,15 @@ class Story:
             lambda v: v.wanted(SPARE) == 0 and v.conditions.get("Progressing") == "False", 120.0
         )
 
-    async def kill_and_return(self, harm: str = "kill") -> Kill:
-        """Kill or freeze the preferred node with most workers, see what happens, heal it."""
+    async def kill_and_return(self, harm: str = "kill", node: str = "") -> Kill:
+        """Kill or freeze a node, see what happens, heal it.
+
+        Args:
+            harm: what to do to it.
+            node: which; the one of the preferred class with most workers if it is not said.
+        """
         view = await self.fleet.look()
-        node = self._choose_node()
+        node = node if node in self.fleet.workers else self._choose_node()
         kill = Kill(
             node,
             time.time(),
