@@ -125,8 +125,10 @@ def pool(sluice):
         wait_until(lambda: sluice.serving(POOL, "h100") >= 1, "its GPU worker serves")
         yield document
     finally:
-        restore(sluice)
-        sluice.delete_pool(POOL)
+        try:
+            restore(sluice)
+        finally:
+            sluice.delete_pool(POOL)
 
 
 def restore(sluice):

@@ -252,16 +252,26 @@ class Sluice:
         return json.loads(done.stdout)
 
     def release(self, node):
-        """Have a node's flaps forgotten, as a person would, and wait until Sluice has done it."""
-        self.run("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
-        wait_until(
-            lambda: not {"sluice.dev/release", "sluice.dev/health"} & self.annotations(node),
-            f"{node} bears no mark",
-        )
+        """Have a node's flaps forgotten, as a person would, and wait until Sluice has done it.
+
+        A node that is started anew while it is being released has failed once more: it comes back
+        by itself, and is released again for that.
+        """
+        ask = ("annotate", "node", node, "sluice.dev/release=yes", "--overwrite")
+        self.run(*ask)
+
+        def is_forgotten():
+            found = self.annotations(node)
+            mark = json.loads(found.get("sluice.dev/health", "{}"))
+            if mark.get("state") == "Healthy" and "sluice.dev/release" not in found:
+                self.run(*ask)
+            return not mark and "sluice.dev/release" not in found
+
+        wait_until(is_forgotten, f"{node} bears no mark")
 
     def annotations(self, node):
-        """Return the names of a node's annotations."""
-        return set(self.get("node", node)["metadata"].get("annotations", {}))
+        """Return a node's annotations."""
+        return self.get("node", node)["metadata"].get("annotations", {})
 
     def tainted(self):
         """Return the nodes that carry our taint."""
