@@ -185,7 +185,12 @@ async def test_a_frozen_worker_s_begun_stream_is_cut(world):
 async def test_probes_go_on_after_a_mistake_of_ours(world, monkeypatch):
     await usable(world, "w1", "w2")
     asked = []
-    monkeypatch.setattr(Prober, "_ask", lambda _self, worker: asked.append(worker) or {}["bug"])
+
+    def fail(_self, worker, **_):
+        asked.append(worker)
+        return {}["bug"]
+
+    monkeypatch.setattr(Prober, "_ask", fail)
     await until(lambda: len({worker.uid for worker in asked}) == 2)
     monkeypatch.undo()
     assert any(line["event"] == "probe failed" for line in world.lines)

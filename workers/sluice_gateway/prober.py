@@ -71,23 +71,24 @@ class Prober:
             while self._fleet.needs_probes(worker):
                 started = self._clock()
                 before = worker.health.verdict
+                asked = self._fleet.vouching.asks(worker)
                 try:
-                    why = await self._probe_once(worker)
+                    why = await self._probe_once(worker, asked=asked)
                 except Exception as error:  # noqa: BLE001 - our mistake, which says nothing of it
                     self._log.error("probe failed", pod=worker.pod.name, exc_info=error)
                 else:
-                    self._take_word(worker, why)
+                    self._take_word(worker, why, asked=asked)
                     self._judge(worker, why, started=started, before=before)
                 await self._rest(worker, started)
         finally:
             worker.vouched = False  # if it said so, nobody has asked it since
             del self._tasks[worker], self._nudges[worker]
 
-    def _take_word(self, worker: Worker, why: str | None) -> None:
+    def _take_word(self, worker: Worker, why: str | None, *, asked: bool) -> None:
         """Take a worker by its word, where it was asked for that; a probe missed breaks none."""
         if not self._fleet.vouching.asks(worker):
             self._fleet.vouching.note_word(worker, ready=False)
-        elif why is None:
+        elif asked and why is None:  # what was asked before says nothing of it
             if not worker.vouched:
                 self._log.info("worker taken by its own word", pod=worker.pod.name, uid=worker.uid)
             self._fleet.note_answer(worker)
@@ -117,24 +118,23 @@ class Prober:
                 running=worker.inflight,
             )
 
-    async def _probe_once(self, worker: Worker) -> str | None:
+    async def _probe_once(self, worker: Worker, *, asked: bool) -> str | None:
         """Return why the worker missed a probe, or None if it is alive."""
         while True:
             started = self._clock()
             try:
                 async with asyncio.timeout(self._probing.timeout):
-                    return await self._ask(worker)
+                    return await self._ask(worker, asked=asked)
             except TimeoutError:
                 late = self._clock() - started - self._probing.timeout
                 if late < self._probing.stall_seconds:
                     return f"no answer within {self._probing.timeout:g} s"
                 self._log.warning("probe repeated", pod=worker.pod.name, stalled_seconds=late)
 
-    async def _ask(self, worker: Worker) -> str | None:
+    async def _ask(self, worker: Worker, *, asked: bool) -> str | None:
         pod = worker.pod
-        vouching = self._fleet.vouching
-        asked = vouching.asks(worker)
-        path = names.READY_PATH if asked or vouching.doubts(worker) else pod.health_path
+        doubted = self._fleet.vouching.doubts(worker)
+        path = names.READY_PATH if asked or doubted else pod.health_path
         url = f"{pod.url}{path}"
         headers = pod.render_headers()
         try:
