@@ -28,7 +28,8 @@ class RampStatus(ApiModel):
     hold: str | None = Field(
         default=None,
         description="What keeps it at its step past the dwell: AwaitingParity (too few of their"
-        " answers were compared with another class's yet) or ParityFailed (too many differed).",
+        " answers were compared with another class's yet) or ParityFailed (too many differed), or"
+        " ShadowFailed (without traffic: mirrored requests fail, or are too slow).",
     )
 
 

@@ -27,6 +27,7 @@ from sluice.model.snapshot import Pool, Worker, WorkerSignals
 
 AWAITING_PARITY: Final = "AwaitingParity"
 PARITY_FAILED: Final = "ParityFailed"
+SHADOW_FAILED: Final = "ShadowFailed"
 """What holds a ramp."""
 
 
@@ -129,6 +130,8 @@ def _move(
         held = _hold_back(pool, view.name, group, ramp, at)
         if held is not None:
             return held
+    else:
+        hold, why = (hold, why) if hold else find_shadow_hold(pool, group)
     if hold:
         text = f"{view.name}: stays at step {ramp.step + 1} of {len(rules.steps)}: {why}"
         told = None if ramp.hold == hold else Decision(at, "RampHold", text)
@@ -172,6 +175,15 @@ def _climb(
         f" {len(steps)}) after {passed:.0f} s: {seen}"
     )
     return after, Decision(at, "RampStep", text)
+
+
+def find_shadow_hold(pool: Pool, group: Sequence[Worker]) -> tuple[str, str]:
+    """Return what mirrored requests have against the first step of a group without traffic."""
+    measured = merge_signals(w.signals for w in group)
+    if pool.spec.parity is None or not pool.spec.parity.shadow or measured is None:
+        return "", ""
+    cause = find_failed_gate(pool, measured.shadow, _measure_others(pool, group))
+    return (SHADOW_FAILED, f"of mirrored requests {cause}") if cause else ("", "")
 
 
 def find_parity_hold(pool: Pool, group: Sequence[Worker], *, referees: bool) -> tuple[str, str]:

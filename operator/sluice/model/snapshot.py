@@ -253,6 +253,7 @@ class WorkerSignals:
 
     Attributes:
         parity: of its answers, and of others' that it scored.
+        shadow: the same of mirrored requests, over 300 s; None if nothing was mirrored to it.
         seconds: length of the window.
         errors: attempts that ended in an error, a broken connection or nonsense.
         timeouts: attempts that gave no token in time, first or next.
@@ -265,6 +266,7 @@ class WorkerSignals:
     ttft: Distribution
     tpot: Distribution
     parity: ParitySignals = ParitySignals()
+    shadow: "WorkerSignals | None" = None
 
     def plus(self, other: "WorkerSignals") -> "WorkerSignals":
         """Add up what was measured of two workers, or of one by two gateways."""
@@ -276,6 +278,9 @@ class WorkerSignals:
             ttft=self.ttft.plus(other.ttft),
             tpot=self.tpot.plus(other.tpot),
             parity=self.parity.plus(other.parity),
+            shadow=self.shadow.plus(other.shadow)
+            if self.shadow and other.shadow
+            else self.shadow or other.shadow,
         )
 
 

@@ -29,6 +29,9 @@ log = structlog.get_logger()
 PATIENCE = 1.0
 """Seconds that a gateway has to answer; a fast tick must not wait longer."""
 
+SHADOW_SECONDS = 300.0
+"""For which gateways count mirrored requests, whatever window they are asked for."""
+
 
 class _Wire(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, frozen=True, allow_inf_nan=False)
@@ -65,6 +68,13 @@ class _Variant(_Wire):
     tpot: tuple[Number, ...]
 
 
+class _Shadow(_Wire):
+    finished: Number = 0
+    failed: Number = 0
+    ttft: tuple[Number, ...] = ()
+    tpot: tuple[Number, ...] = ()
+
+
 class _Worker(_Wire):
     consecutive_failures: Number
     missed_probes: Number = 0
@@ -74,6 +84,7 @@ class _Worker(_Wire):
     ttft: tuple[Number, ...] = ()
     tpot: tuple[Number, ...] = ()
     parity: _Parity = _Parity()
+    shadow: _Shadow = _Shadow()
 
 
 class _Pool(_Wire):
@@ -109,10 +120,12 @@ class GatewayReport(_Wire):
                         f" {len(variant.tpot)} of TPOT; their bounds need {ttft} and {tpot}"
                     )
             for uid, worker in pool.workers.items():
-                if len(worker.ttft) not in (0, ttft) or len(worker.tpot) not in (0, tpot):
+                for one in (worker, worker.shadow):
+                    if len(one.ttft) in (0, ttft) and len(one.tpot) in (0, tpot):
+                        continue
                     raise ValueError(
-                        f"worker {uid} has {len(worker.ttft)} counts of TTFT and"
-                        f" {len(worker.tpot)} of TPOT; their bounds need {ttft} and {tpot}"
+                        f"worker {uid} has {len(one.ttft)} counts of TTFT and"
+                        f" {len(one.tpot)} of TPOT; their bounds need {ttft} and {tpot}"
                     )
         return self
 
@@ -201,6 +214,15 @@ def merge_reports(reports: Iterable[GatewayReport], at: float, *, complete: bool
 def _convert_worker(report: GatewayReport, worker: _Worker) -> WorkerSignals:
     bounds = report.bounds
     nothing_ttft, nothing_tpot = (0,) * (len(bounds.ttft) + 1), (0,) * (len(bounds.tpot) + 1)
+    mirrored = worker.shadow
+    shadow = WorkerSignals(
+        seconds=SHADOW_SECONDS,
+        finished=mirrored.finished,
+        errors=mirrored.failed,
+        timeouts=0,
+        ttft=Distribution(bounds.ttft, mirrored.ttft or nothing_ttft),
+        tpot=Distribution(bounds.tpot, mirrored.tpot or nothing_tpot),
+    )
     return WorkerSignals(
         seconds=report.observed_seconds,
         finished=worker.finished,
@@ -209,6 +231,7 @@ def _convert_worker(report: GatewayReport, worker: _Worker) -> WorkerSignals:
         ttft=Distribution(bounds.ttft, worker.ttft or nothing_ttft),
         tpot=Distribution(bounds.tpot, worker.tpot or nothing_tpot),
         parity=_convert_parity(worker.parity),
+        shadow=shadow if mirrored.finished or mirrored.failed else None,
     )
 
 

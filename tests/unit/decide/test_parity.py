@@ -1,5 +1,7 @@
 """A ramp goes on only with answers that agree; what differs is told, and shown in the status."""
 
+from dataclasses import replace
+
 import pytest
 
 from sluice.api.pool import Parity
@@ -8,9 +10,11 @@ from sluice.decide.parity import judge_parity
 from sluice.decide.status import pool_status
 from sluice.model.memory import PoolMemory
 from sluice.model.plan import ParityVerdict, Results
-from sluice.model.snapshot import PairSignals, ParitySignals
+from sluice.model.snapshot import Distribution, PairSignals, ParitySignals, WorkerSignals
 
-from .samples import pool_spec
+from . import traffic
+from . import world as world_module
+from .samples import BOUNDS, one_bucket, pool_spec
 from .settled import settle
 from .test_ramp import ramp, wait_for_ramp
 
@@ -102,6 +106,28 @@ def test_errors_take_a_ramp_back_also_while_it_waits(world):
     world.run(32)
     assert ramp(world).step == 0
     assert world.told("RampBack")
+
+
+def test_without_traffic_mirrored_requests_have_to_be_fast_enough(world, monkeypatch):
+    def measure_worker(*, failing, parity):
+        one = traffic.measure_worker(failing=failing, parity=parity)
+        return replace(one, shadow=shadow)
+
+    monkeypatch.setattr(world_module, "measure_worker", measure_worker)
+    world.specs["chat"] = pool_spec(parity={"shadow": "10%"})
+    world.compared = {"maia-0": GOOD}
+    slow = Distribution(BOUNDS, one_bucket(len(BOUNDS), 20))
+    shadow = WorkerSignals(300.0, 20, 0, 0, slow, slow)
+    wait_for_ramp(world)
+    world.failing = {"maia-0"}
+    world.run(40)
+    world.failing = set()
+    world.run(60)
+    assert (ramp(world).step, ramp(world).hold) == (0, "ShadowFailed")
+    assert "of mirrored requests p95 TTFT" in world.told("RampHold")[-1]
+    shadow = None
+    world.run(60)
+    assert ramp(world) is None
 
 
 @pytest.mark.parametrize("why", ["idle", "nobody to compare with", "not wanted"])

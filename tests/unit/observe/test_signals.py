@@ -87,6 +87,16 @@ def test_what_two_gateways_compared_adds_up():
         assert (found.audits, found.judged, found.agreed, found.divergence) == (7, 100, 98, 0.75)
 
 
+def test_what_was_mirrored_by_two_gateways_adds_up_and_nothing_is_nothing():
+    told = {"finished": 3, "failed": 1, "ttft": [2, 1, 0], "tpot": [3, 0, 0]}
+    reports = [report(worker={"shadow": told}), report(worker={"shadow": told}), report()]
+    shadow = merge_reports(reports, 7.0, complete=True).workers["w1"].shadow
+    assert (shadow.finished, shadow.errors, shadow.ttft.counts) == (6, 2, (4, 2, 0))
+    assert merge_reports([report()], 7.0, complete=True).workers["w1"].shadow is None
+    with pytest.raises(ValidationError, match="worker w1 has 1 counts of TTFT"):
+        report(worker={"shadow": told | {"ttft": [1]}})
+
+
 def test_a_pool_name_that_is_none_is_left_out():
     assert set(merge_reports([report()], 7.0, complete=True).pools) == {KEY}
 
