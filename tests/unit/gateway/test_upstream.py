@@ -3,12 +3,12 @@
 import asyncio
 import time
 
-import aiohttp
 import pytest
 
 from sluice_gateway.attempts import Attempt
 from sluice_gateway.calls import parse_call
 from sluice_gateway.health import WorkerHealth
+from sluice_gateway.keptconnections import KeptConnections
 from sluice_gateway.members import Worker
 from sluice_gateway.objects import WorkerPod
 from sluice_gateway.settings import Relaying
@@ -53,15 +53,13 @@ async def test_a_client_that_is_slow_at_the_end_is_not_blamed_on_the_worker():
     )
     call = parse_call("/v1/completions", b'{"model": "m", "prompt": "x", "stream": true}', seed=1)
     client = StuckClient()
-    async with aiohttp.ClientSession() as session:
-        upstream = Upstream(
-            session, relaying=Relaying(), slow_reader_seconds=30.0, clock=time.monotonic
-        )
-        carrying = asyncio.create_task(
-            upstream.carry(attempt, call, "r", client, lambda _fresh: None)
-        )
+    kept = KeptConnections(connect_seconds=1, idle_seconds=15, clock=time.monotonic)
+    upstream = Upstream(kept, relaying=Relaying(), slow_reader_seconds=30.0, clock=time.monotonic)
+    carrying = asyncio.create_task(upstream.carry(attempt, call, "r", client, lambda _fresh: None))
+    async with asyncio.timeout(30):
         await client.ending.wait()
-        attempt.expire()
-        with pytest.raises(ClientLostError, match="slow_reader"):
-            await carrying
+    attempt.expire()
+    with pytest.raises(ClientLostError, match="slow_reader"):
+        await carrying
+    kept.close()
     await fake.close()
