@@ -161,7 +161,7 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
     """
     sequences = decoding = 0
     context = 0.0
-    left: list[Sequence[float]] = []
+    begun: list[tuple[Need | None, float, int]] = []
     queue: list[_Queued] = []
     for one in running:
         need = one.need
@@ -172,7 +172,7 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
         if given > 0 or one.phase is not Phase.FIRST:
             decoding += choices
             context += choices * (prompt + given)
-            left += [list_left(need, given)] * choices
+            begun.append((need, given, choices))
         else:
             kind = need.goal.kind if need is not None else RequestClass.STANDARD
             queue.append(_Queued(_PLACES[kind], one.dispatched, prompt, need, choices))
@@ -183,23 +183,43 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
         step = steps.find_time(decoding + 1, context, mixed=True)
         done = (now - max(oldest.dispatched, first_at)) / step * steps.chunk if step > 0 else 0.0
         done = min(max(0.0, done), max(0.0, oldest.prompt - 1))
+    pending, place = [], []
+    for urgency in _PLACES.values():
+        before = [entry for entry in queue if entry.place <= urgency]
+        pending.append(sum(entry.prompt for entry in before) - (done if before else 0.0))
+        place.append(0.0)
+    if sequences >= steps.slots:  # else a slot is free, whatever the others still have to give
+        left = [each for need, given, n in begun for each in [list_left(need, given)] * n]
+        place = _find_places(queue, left, decoding, steps)
+    return Load(sequences, decoding, context, tuple(pending), tuple(place))
+
+
+def _find_places(
+    queue: Sequence["_Queued"], left: list[Sequence[float]], decoding: int, steps: Steps
+) -> list[float]:
+    """Return the steps until a slot is free, for a request of each class.
+
+    Args:
+        queue: Requests without a token, the most urgent first.
+        left: What each sequence that decodes may still have to give, each equally likely.
+        decoding: How many these are.
+        steps: How long the worker's steps take.
+    """
     # Who came first has a slot already, and keeps it; what is urgent only passes those without.
     held = sorted(queue, key=lambda entry: entry.dispatched)[: max(0, steps.slots - decoding)]
     for entry in held:
         computing = entry.prompt / steps.chunk
         left += [[computing + t for t in list_left(entry.need, 0.0)]] * entry.choices
-    pending, place = [], []
+    place = []
     for urgency in _PLACES.values():
-        before = [entry for entry in queue if entry.place <= urgency]
-        pending.append(sum(entry.prompt for entry in before) - (done if before else 0.0))
         ahead = [
             entry.prompt / steps.chunk + expect_left(entry.need, 0.0)
-            for entry in before
-            if entry not in held
+            for entry in queue
+            if entry.place <= urgency and entry not in held
             for _ in range(entry.choices)
         ]
         place.append(_find_place(left, ahead, steps.slots))
-    return Load(sequences, decoding, context, tuple(pending), tuple(place))
+    return place
 
 
 class _Queued(NamedTuple):

@@ -1,5 +1,6 @@
 """Forecasts: what a request would meet on a worker, and what they learn from being wrong."""
 
+import dataclasses
 from dataclasses import dataclass, replace
 
 import pytest
@@ -51,6 +52,23 @@ def test_prompts_that_are_not_computed_yet_come_first():
     alone = predict(IDLE, NEED, MAIA)
     behind = predict(weigh(Run(), Run(), steps=MAIA), NEED, MAIA)
     assert 2.9 * alone.ttft < behind.ttft < 3.6 * alone.ttft
+
+
+class Untold:
+    """Lengths of answers that nobody may ask for."""
+
+    def list_left(self, *_):
+        raise AssertionError("asked how long an answer will be")
+
+    expect_left = list_left
+
+
+def test_while_a_slot_is_free_nobody_reckons_when_one_will_be():
+    need = dataclasses.replace(NEED, answers=Untold())
+    runs = [Run(need=need, phase=Phase.NEXT, given=5) for _ in range(2)] + [Run(need=need)]
+    assert weigh(*runs).place == (0.0, 0.0, 0.0)
+    with pytest.raises(AssertionError, match="asked how long"):
+        weigh(*runs, Run(need=need))
 
 
 def test_what_was_computed_of_a_prompt_counts_as_done():
