@@ -4,10 +4,12 @@
 # reported, and fails if one of them did.
 #
 #     apt-get install python3-torch python3-venv
-#     benchmarks/worker/clients.sh DIR URL [--model NAME] [--tokenizer CHECKPOINT]
+#     benchmarks/worker/clients.sh DIR URL [--model NAME] [--tokenizer CHECKPOINT] [--ca FILE] \
+#         [--only langchain]
 #
 # URL is the server's, without /v1: http://127.0.0.1:8000, or what `sluice gateway url` prints. The
-# model is the first one that it lists. A key is taken from OPENAI_API_KEY.
+# model is the first one that it lists. A key is taken from OPENAI_API_KEY; FILE has the authority of
+# the server's certificate (PEM), where the system does not trust it. Only guidellm needs torch.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 target="${1:?"say where the clients are to be installed: $0 DIR URL"}"
@@ -21,11 +23,12 @@ case "$(realpath -m "$target")/" in
 		exit 1
 		;;
 esac
+if [[ " $* " != *" --only langchain "* ]] && ! "$python" -c 'import torch' 2>/dev/null; then
+	echo "$python has no torch, which guidellm needs: apt-get install python3-torch, name another one in" \
+		"SYSTEM_PYTHON, or leave guidellm out by --only langchain" >&2
+	exit 1
+fi
 if ! cmp -s "$here/clients.txt" "$target/installed.txt"; then
-	if ! "$python" -c 'import torch' 2>/dev/null; then
-		echo "$python has no torch: apt-get install python3-torch, or name another one in SYSTEM_PYTHON" >&2
-		exit 1
-	fi
 	"$python" -m venv --system-site-packages "$target"
 	# The list is whole; torch, which it leaves out, is the system's.
 	"$target/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps \
