@@ -37,9 +37,10 @@ class Target:
     model: str
     worker: str
 
-    def connect(self):
+    def connect(self, make=openai.OpenAI, key="unused", **more):
         """Return a client as a user would make it, but one that tries once."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=60)
+        url = f"{self.url}/v1"
+        return make(base_url=url, api_key=key, max_retries=0, timeout=60, **more)
 
     def count_aborted(self):
         """Return how many sequences the worker has ended because nobody waited for them."""

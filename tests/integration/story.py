@@ -251,6 +251,11 @@ class Sluice:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr
         return json.loads(done.stdout)
 
+    def make_key(self, name, *options):
+        """Make an API key, as a person would; return the key and its entry for the Secret."""
+        made = self._sluice("gateway", "key", "create", name, *options)
+        return made["key"], made["entry"]
+
     def release(self, node):
         """Have a node's flaps forgotten, as a person would, and wait until Sluice has done it.
 

@@ -1,4 +1,4 @@
-"""Certificates for tests: one authority, and pairs for 127.0.0.1."""
+"""Certificates for tests: one authority, and pairs for addresses of loopback."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -20,11 +20,11 @@ class Authority:
         own = _build(self._name, self._name, self._key).add_extension(constraints, critical=True)
         self.pem = own.sign(self._key, hashes.SHA256()).public_bytes(_PEM)
 
-    def issue(self, name="gateway", *, password=None, days=1):
+    def issue(self, name="gateway", *, address="127.0.0.1", password=None, days=1):
         """Return certificate and key in PEM form; it ends in so many days."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName(
-            [x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("localhost")]
+            [x509.IPAddress(ip_address(address)), x509.DNSName("localhost")]
         )
         builder = _build(_name(name), self._name, key, days).add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
