@@ -53,6 +53,8 @@ def _convert_property(node: Schema, definitions: dict[str, Schema]) -> Schema:
     default = converted.pop("default", None)
     if default is not None:
         converted["default"] = _format_default(default, converted)
+    elif "default" in node:
+        pass  # null: to leave it out says something, whatever defaults are inside
     elif converted.get("type") == "object" and _all_defaulted(converted):
         # An object left out gets the defaults inside it, written out: CEL rules are checked against
         # this value as it stands.

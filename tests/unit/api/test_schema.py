@@ -88,6 +88,13 @@ def test_an_object_left_out_gets_the_defaults_inside_it():
     }
 
 
+def test_an_object_that_may_be_left_out_stays_out():
+    spec = SCHEMAS["InferencePool"]["properties"]["spec"]
+    parity = spec["properties"]["parity"]
+    assert all("default" in child for child in parity["properties"].values())
+    assert "default" not in parity
+
+
 def test_a_list_left_out_gets_its_default_in_the_api_s_own_form():
     spec = SCHEMAS["InferencePool"]["properties"]["spec"]["properties"]
     ramp = spec["shift"]["properties"]["ramp"]
