@@ -259,4 +259,4 @@ def test_neither_keys_nor_texts_are_in_the_log(sluice, target):
     assert '"key": "team"' in log
     assert [name for name, key in target.gateway.keys.items() if key in log] == []
     assert STORY not in log
-    assert sluice.status(POOL)["endpoint"] == target.url
+    assert sluice.status(POOL)["endpoint"] == f"{target.url}/v1"
