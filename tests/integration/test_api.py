@@ -157,8 +157,14 @@ def test_a_row_says_whether_where_at_what_cost_and_why(run, apply):
         # Whoever runs Sluice on this cluster may have written in between.
         return header.split(), row if "Spill" in row else ""
 
-    wait_until(lambda: read_row()[1], "the row is printed")
-    header, row = read_row()
+    printed = []
+
+    def is_printed():
+        printed[:] = read_row()
+        return printed[1]
+
+    wait_until(is_printed, "the row is printed")
+    header, row = printed
     assert " ".join(header) == "NAME READY SLO ATTAINMENT PLACEMENT $/H FALLBACK WHY AGE"
     assert "True    Unknown   99.4%        maia-200 2/2 80%, h100 1/1 20%   31.20   False" in row
 
