@@ -41,6 +41,33 @@ _FURTHER: Final = 8
 """How many are looked at when two were not enough: a decision stays well below a millisecond."""
 
 
+class Dice:
+    """Numbers drawn one after the other from a single random one, each independent of the others.
+
+    Whoever draws twice with the same number draws the same place twice: of many workers some would
+    never be drawn. What one throw leaves of the number decides the next. The 53 bits that it has
+    last for all throws of a request among some hundreds of workers.
+
+    Args:
+        chance: Random, in [0, 1).
+    """
+
+    def __init__(self, chance: float) -> None:
+        self._rest = chance
+
+    def throw(self, count: int) -> int:
+        """Return a number from 0 on and below `count`, all as likely."""
+        place = self._rest * count
+        number = min(int(place), count - 1)
+        self._rest = place - number
+        return number
+
+    def rotate(self, workers: Sequence[WorkerT]) -> list[WorkerT]:
+        """Return workers in their order, from any of them on."""
+        start = self.throw(len(workers)) if workers else 0
+        return [*workers[start:], *workers[:start]]
+
+
 @dataclass(frozen=True, slots=True)
 class Pick(Generic[WorkerT]):
     """The worker that was picked.
@@ -71,12 +98,12 @@ class Picker(Generic[WorkerT]):
         need: Need,
         foresee: Callable[[WorkerT], Forecast],
         *,
-        chance: float,
+        dice: Dice,
         familiar: Collection[str],
     ) -> None:
         self._need = need
         self._foresee = foresee
-        self._chance = chance
+        self._dice = dice
         self._familiar = familiar
         self._found: dict[str, Forecast] = {}
         self.looked: list[tuple[WorkerT, Forecast]] = []
@@ -110,15 +137,14 @@ class Picker(Generic[WorkerT]):
 
     def _explores(self) -> bool:
         """Return whether the worse one is taken if it is safe, too: to see if it still is worse."""
-        return int(self._chance * _EXPLORE * 1000) % _EXPLORE == 1
+        return self._dice.throw(_EXPLORE) == _EXPLORE - 1
 
     def _draw(self, workers: Sequence[WorkerT]) -> list[WorkerT]:
         """Draw two, and add those that may know the prompt."""
-        if len(workers) <= _CHOICES:
+        if len(workers) < _CHOICES:
             return list(workers)
-        place = self._chance * len(workers)
-        first = int(place)
-        other = first + 1 + int((place - first) * (len(workers) - 1))
+        first = self._dice.throw(len(workers))
+        other = first + 1 + self._dice.throw(len(workers) - 1)
         drawn = [workers[first], workers[other % len(workers)]]
         if self._familiar:
             drawn += [one for one in workers if one.uid in self._familiar and one not in drawn]
@@ -154,6 +180,5 @@ class Picker(Generic[WorkerT]):
         """Return those to look at, one after the other from a place that chance names."""
         if len(workers) <= _FURTHER:
             return workers
-        start = int(self._chance * len(workers))
         known = [worker for worker in workers if worker.uid in self._found]
-        return [*known, *(*workers[start:], *workers[:start])[:_FURTHER]]
+        return [*known, *self._dice.rotate(workers)[:_FURTHER]]

@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 
 from sluice_gateway.forecast import Forecast, Need
 from sluice_gateway.goals import RequestClass
-from sluice_gateway.picking import Candidate, Pick, Picker
+from sluice_gateway.picking import Candidate, Dice, Pick, Picker
 
 _EXACT: Final = 1e-9
 """Deficits below are errors of rounding: 0.1 x 30 - 3 is above 0."""
@@ -146,11 +146,10 @@ def rank_workers(
             groups = sorted({worker.group for worker in left})
             why += f": {'; '.join(map(standing.describe, groups))}, and no more"
         return Ranking((), why, counts=False, bound=rules.bound)
-    start = int(tie * len(candidates))
-    candidates = candidates[start:] + candidates[:start]
+    dice = Dice(tie)
     tiers = _Tiers(candidates, standing, order, rules)
     if need is None or foresee is None:
-        candidates.sort(key=lambda worker: (tiers.places[worker.group], worker.inflight))
+        candidates = tiers.sort(candidates, dice)
         first = candidates[0]
         least = "least in flight there" if rules.shares else "least in flight"
         return Ranking(
@@ -159,7 +158,7 @@ def rank_workers(
             counts=tiers.counts(first),
             bound=rules.bound,
         )
-    picker = Picker(need, foresee, chance=tie, familiar=familiar)
+    picker = Picker(need, foresee, dice=dice, familiar=familiar)
     pick = _pick_worker(candidates, tiers, picker, need)
     first = pick.worker
     spilled_from = tiers.due if pick.spilled else ""
@@ -220,6 +219,14 @@ class _Tiers:
         if self._rules.shares:
             return self._standing.find_place(group)
         return _place(self._order, group) if self._rules.decided else 0
+
+    def sort(self, candidates: Sequence[WorkerT], dice: Dice) -> list[WorkerT]:
+        """Return candidates by their turn, then by load; who comes first of equal ones is drawn."""
+        tiers: dict[int, list[WorkerT]] = {}
+        for one in candidates:
+            tiers.setdefault(self.places[one.group], []).append(one)
+        drawn = (dice.rotate(tiers[place]) for place in sorted(tiers))
+        return [one for tier in drawn for one in sorted(tier, key=lambda one: one.inflight)]
 
     def counts(self, worker: "Candidate") -> bool:
         """Return whether a dispatch to a worker counts towards the shares."""

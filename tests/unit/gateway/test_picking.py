@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 
@@ -33,9 +34,12 @@ def rank(workers, shares=None, sent=None, *, kind=RequestClass.STANDARD, capped=
         order=("maia", "gpu"),
         rules=rules,
         sent=sent or {},
-        need=need(kind),
-        foresee=lambda one: Forecast(one.ttft, one.itl, one.added),
-        **{"tie": 0.0, **more},
+        **{
+            "need": need(kind),
+            "foresee": lambda one: Forecast(one.ttft, one.itl, one.added),
+            "tie": 0.0,
+            **more,
+        },
     )
 
 
@@ -50,6 +54,38 @@ def test_two_are_compared_when_both_are_safe():
     chosen = Counter(ranking.workers[0].uid for ranking in found)
     assert len(chosen) >= 12
     assert chosen["0"] < 60
+
+
+@pytest.mark.parametrize("others", [0, 14])
+@pytest.mark.parametrize("count", [1, 2, 3, 16])
+def test_equal_idle_workers_get_equal_parts(count, others):
+    random = Random(7)
+    workers = [Worker(f"m{n}", "maia", inflight=0) for n in range(count)]
+    workers += [Worker(f"g{n}", "gpu", inflight=0) for n in range(others)]
+    shares = {"maia": 1.0, "gpu": 0.0}
+    for told in ({}, {"need": None, "foresee": None}):
+        chosen = Counter(first(workers, shares, tie=random.random(), **told) for _ in range(8000))
+        assert len(chosen) == count
+        assert max(chosen.values()) < 1.25 * 8000 / count
+        assert min(chosen.values()) > 0.75 * 8000 / count
+
+
+def test_every_two_workers_are_compared():
+    random = Random(8)
+    workers = [Worker(str(n), "maia") for n in range(8)]
+    found = [rank(workers, tie=random.random()).looked for _ in range(4000)]
+    pairs = Counter(frozenset(worker.uid for worker, _ in looked) for looked in found)
+    assert len(pairs) == 28
+    assert max(pairs.values()) < 1.6 * min(pairs.values())
+
+
+def test_who_is_looked_at_further_is_drawn_evenly_too():
+    random = Random(9)
+    workers = [Worker(str(n), "maia", ttft=0.9) for n in range(32)]
+    found = [rank(workers, tie=random.random()).looked for _ in range(4000)]
+    seen = Counter(worker.uid for looked in found for worker, _ in looked)
+    assert len(seen) == 32
+    assert max(seen.values()) < 1.3 * min(seen.values())
 
 
 def test_more_are_looked_at_when_the_two_leave_no_room():
