@@ -196,6 +196,18 @@ async def test_tokens_are_reserved_before_and_counted_after(tmp_path):
         assert (await ask(world, max_tokens=5))[0] == 200
 
 
+async def test_tokens_are_reserved_for_each_choice_of_each_prompt(tmp_path):
+    async with guarded(tmp_path, one=entry_of(ONE, '{"tokensPerMinute": 600}')) as (world, _):
+        for n, prompts in ((1, 4), (2, 2), (4, 1)):
+            asked = {"n": n, "prompt": ["abcd"] * prompts, "stream": False}
+            status, _, body = await ask(world, max_tokens=160, **asked)
+            assert status == 429
+            assert f"may use {4 * 160 + prompts}" in body["error"]["message"]
+            status, headers, _ = await ask(world, max_tokens=10, **asked)
+            assert status == 200
+            assert int(headers["x-ratelimit-remaining-tokens"]) <= 600 - 4 * 10 - prompts + 1
+
+
 async def test_what_is_not_used_of_max_tokens_is_given_back(tmp_path):
     async with guarded(tmp_path, one=entry_of(ONE, '{"tokensPerMinute": 600}')) as (world, _):
         world.workers["w1"].script = ["usage", 400, 500]

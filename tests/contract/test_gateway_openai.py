@@ -321,3 +321,12 @@ async def test_a_bug_of_ours_is_a_500_and_a_line(world, monkeypatch):
     assert (await world.signals())["pools"]["default/chat"]["failed"] == 1
     monkeypatch.undo()
     assert (await world.ask())[0] == 200
+
+
+async def test_the_pace_of_several_prompts_is_that_of_each(world):
+    [worker] = await usable(world, "w1")
+    worker.step, worker.script = 0.03, ["pair", "serve"]
+    for prompt in (["one", "two"], "one"):
+        await world.stream(prompt=prompt, max_tokens=10)
+    pair, single = (line["tpot"] for line in world.request_lines())
+    assert pair > 0.7 * single

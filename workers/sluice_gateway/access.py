@@ -140,9 +140,9 @@ class Access:
         now = self._clock()
         prompt = estimate_prompt(call)
         if call.tokens_most is None:
-            needed = min(level.most, prompt + _OUTPUT_GUESS * call.choices)
+            needed = min(level.most, prompt + _OUTPUT_GUESS * call.sequences)
         else:
-            needed = prompt + call.tokens_most * call.choices
+            needed = prompt + call.tokens_most * call.sequences
         said = f"{level.most} tokens a minute; this request may use {needed}"
         if needed > level.most:
             self.refuse(key, "tokens", f"{said}, more than ever: lower max_tokens", wait=60.0)

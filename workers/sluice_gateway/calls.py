@@ -51,6 +51,11 @@ class Call:
     priority: int | None = None
 
     @property
+    def sequences(self) -> int:
+        """What a worker makes of it: each choice of each prompt takes a place in its batch."""
+        return self.choices * self.prompts
+
+    @property
     def is_chat(self) -> bool:
         """Whether it asks for a chat completion."""
         return "chat" in self.path

@@ -56,17 +56,17 @@ def begin_transcript(call: Call) -> Transcript:
     """Return the empty record of a stream that is asked for."""
     return Transcript(
         chat=call.is_chat,
-        choices=min(_CHOICES_MOST, call.choices * call.prompts),
+        choices=min(_CHOICES_MOST, call.sequences),
         per_prompt=call.choices,
         wants_ids=call.wants_ids,
         wants_usage=call.wants_usage,
-        counted=call.counted and call.choices * call.prompts <= _CHOICES_MOST,
+        counted=call.counted and call.sequences <= _CHOICES_MOST,
     )
 
 
 def can_go_on(call: Call, transcript: Transcript) -> bool:
     """Return whether enough is known of a stream for another worker to go on with it."""
-    known = len(transcript.choices) == call.choices * call.prompts
+    known = len(transcript.choices) == call.sequences
     if not known or not transcript.trackable or not transcript.head:
         return False
     numbers = {one.index // transcript.per_prompt for one in transcript.choices if not one.finished}

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 from sluice_gateway.attempts import Attempt, Exchange, find_tpot
+from sluice_gateway.forecast import count_sequences
 
 
 class DecisionLog:
@@ -62,7 +63,7 @@ def describe_exchange(exchange: Exchange) -> dict[str, Any]:
 def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
     progress, bid = attempt.progress, attempt.bid
     first_at, last_at = (progress.first_at, progress.last_at) if progress else (None, None)
-    choices = attempt.need.choices if attempt.need is not None else 1
+    tokens = attempt.count_tokens()[1] / count_sequences(attempt)
     return {
         "pod": attempt.worker.pod.name,
         "acceleratorClass": attempt.worker.variant,
@@ -75,7 +76,7 @@ def _describe_attempt(attempt: Attempt) -> dict[str, Any]:
         "predicted": {"ttft": _round(bid.ttft), "tpot": _round(bid.itl)} if bid else None,
         "real": {
             "ttft": _round(first_at - attempt.dispatched) if first_at is not None else None,
-            "tpot": _round(find_tpot(first_at, last_at, attempt.count_tokens()[1] / choices)),
+            "tpot": _round(find_tpot(first_at, last_at, tokens)),
         },
         "candidates": [
             {

@@ -214,7 +214,8 @@ class Failover:
 
     @staticmethod
     def _measure(exchange: Exchange, transcript: Transcript) -> int:
-        prompt = exchange.call.prompt_size if exchange.call else 0
+        call = exchange.call
+        prompt = call.prompt_size // call.prompts if call else 0
         left = sum(not choice.finished for choice in transcript.choices)
         return prompt * max(1, left) + transcript.count_characters()
 

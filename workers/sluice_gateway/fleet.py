@@ -29,7 +29,7 @@ class Fleet:
 
     Args:
         clock: Monotonic seconds.
-        inflight_most: Requests of this gateway that one worker may have.
+        inflight_most: Sequences of this gateway on a worker from which on it gets no more.
         failures_to_fail: Missed probes in a row that make a worker failed.
         patience: How long silent workers get no requests.
 
@@ -151,7 +151,7 @@ class Fleet:
         One that is doubted can take one alone, when its hold is over: to find out.
         """
         if self.is_healthy(pool, worker):
-            return worker.held_until <= now and worker.inflight < self._inflight_most
+            return worker.held_until <= now and worker.sequences < self._inflight_most
         return self._may_be_tried(pool, worker, now)
 
     def count_healthy(self, pool: Pool) -> int:
@@ -170,7 +170,7 @@ class Fleet:
         for worker in workers:
             if self.is_healthy(pool, worker):
                 healthy.add(worker.group)
-                if worker.held_until <= now and len(worker.running) < most:
+                if worker.held_until <= now and worker.sequences < most:
                     usable.append(worker)
             elif self._may_be_tried(pool, worker, now):
                 usable.append(worker)
@@ -285,14 +285,12 @@ class Fleet:
         """Count a request on a worker; that it was sent may make another group due."""
         if not worker.running:
             worker.pace.note_busy(self._clock())
-        worker.running.add(running)
-        worker.weight = None
+        worker.add_running(running)
         self._wake_pool_of(worker)
 
     def stop_running(self, worker: Worker, running: Running) -> None:
         """A request left a worker: its place is free."""
-        worker.running.discard(running)
-        worker.weight = None
+        worker.remove_running(running)
         if not worker.running:
             self._departed.discard(worker)
         pool = self.pools.get(worker.pod.pool)
@@ -362,7 +360,7 @@ class Fleet:
         ranking = self._rank(pool)
         places = {worker.group: 1 for worker in ranking.workers if worker.group in ranking.bound}
         free = [
-            1 if worker.health.doubted else self._inflight_most - worker.inflight
+            1 if worker.health.doubted else self._inflight_most - worker.sequences
             for worker in ranking.workers
             if worker.group not in places
         ]

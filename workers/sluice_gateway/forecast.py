@@ -38,10 +38,11 @@ class Need:
     """What a request asks of a worker, and what is asked of its answer.
 
     Attributes:
-        prompt: Tokens of its prompt, as far as can be told.
+        prompt: Tokens of its prompts, as far as can be told.
         output: Tokens that each of its choices is expected to have.
         output_most: The most that it allows.
-        choices: Sequences that it becomes.
+        choices: Sequences that it becomes: the choices of all its prompts.
+        prompts: How many prompts it has, each of which is computed once.
         goal: Its class and objectives.
         ttft: Seconds that are left for its first token.
         finish: The whole answer is due by then, not its first token.
@@ -56,6 +57,12 @@ class Need:
     choices: int = 1
     finish: bool = False
     answers: Spread | None = None
+    prompts: int = 1
+
+    @property
+    def prompt_each(self) -> float:
+        """Tokens of one of its prompts."""
+        return self.prompt / self.prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +74,15 @@ class Forecast:
         itl: Between two of its tokens.
         added: By how much each step of the worker's gets longer with it.
         work: What the worker has to compute before its first token, for it alone.
+        rest: What the request takes beyond its first sequence: its other prompts, and those of its
+            sequences that find no slot beside the others.
     """
 
     ttft: float
     itl: float
     added: float = 0.0
     work: float = 0.0
+    rest: float = 0.0
 
     def holds(self, need: Need) -> bool:
         """Return whether the request would be inside its objectives."""
@@ -85,7 +95,8 @@ class Forecast:
 
     def find_due(self, need: Need) -> float:
         """Return the seconds until what the request waits for: a token, or the whole answer."""
-        return self.ttft + (need.output - 1) * self.itl if need.finish else self.ttft
+        whole = (need.output - 1) * self.itl + self.rest
+        return self.ttft + whole if need.finish else self.ttft
 
     def find_strain(self, need: Need) -> float:
         """Return how much of its objectives the request would use up: the lower, the safer."""
@@ -94,7 +105,7 @@ class Forecast:
 
     def find_cost(self, need: Need) -> float:
         """Return the seconds of the device that the request takes: the lower, the cheaper."""
-        return self.work + need.output * self.added
+        return self.work + need.output * self.added + self.rest
 
 
 _SAFE_DUE: Final = 0.5
@@ -150,6 +161,11 @@ class Load:
 IDLE: Final = Load()
 
 
+def count_sequences(one: Work) -> int:
+    """Return how many places in a worker's batch a request asks for."""
+    return one.need.choices if one.need is not None else 1
+
+
 def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: float) -> Load:
     """Return what runs on a worker.
 
@@ -165,13 +181,14 @@ def weigh_load(running: Iterable[Work], steps: Steps, *, first_at: float, now: f
     queue: list[_Queued] = []
     for one in running:
         need = one.need
-        choices = need.choices if need is not None else 1
+        choices = count_sequences(one)
         prompt = need.prompt if need is not None else one.size / 4
         sequences += choices
         given = _count_given(one, now) / choices
         if given > 0 or one.phase is not Phase.FIRST:
             decoding += choices
-            context += choices * (prompt + given)
+            each = need.prompt_each if need is not None else prompt
+            context += choices * (each + given)
             begun.append((need, given, choices))
         else:
             kind = need.goal.kind if need is not None else RequestClass.STANDARD
@@ -206,19 +223,23 @@ def _find_places(
         steps: How long the worker's steps take.
     """
     # Who came first has a slot already, and keeps it; what is urgent only passes those without.
-    held = sorted(queue, key=lambda entry: entry.dispatched)[: max(0, steps.slots - decoding)]
-    for entry in held:
+    free = max(0, steps.slots - decoding)
+    surplus = [sum(each) / len(each) for each in left[steps.slots :]]  # of requests that are begun
+    del left[steps.slots :]
+    unplaced: list[tuple[int, float, int]] = []
+    for entry in sorted(queue, key=lambda entry: entry.dispatched):
+        held = min(free, entry.choices)
+        free -= held
         computing = entry.prompt / steps.chunk
-        left += [[computing + t for t in list_left(entry.need, 0.0)]] * entry.choices
+        if held:
+            left += [[computing + t for t in list_left(entry.need, 0.0)]] * held
+        if held < entry.choices:
+            steps_each = computing + expect_left(entry.need, 0.0)
+            unplaced.append((entry.place, steps_each, entry.choices - held))
     place = []
     for urgency in _PLACES.values():
-        ahead = [
-            entry.prompt / steps.chunk + expect_left(entry.need, 0.0)
-            for entry in queue
-            if entry.place <= urgency and entry not in held
-            for _ in range(entry.choices)
-        ]
-        place.append(_find_place(left, ahead, steps.slots))
+        ahead = [each for at, each, count in unplaced if at <= urgency for _ in range(count)]
+        place.append(_find_place(left, surplus + ahead, steps.slots))
     return place
 
 
@@ -253,12 +274,13 @@ def predict(
     """
     busy = min(load.sequences, steps.slots)
     together = min(load.sequences + need.choices, steps.slots)
-    context = load.context + need.choices * (need.prompt + need.output / 2)
-    rounds = math.ceil(max(1.0, need.prompt - cached) / steps.chunk)
+    own = min(need.choices, steps.slots)  # of its own that run at once
+    context = load.context + own * (need.prompt_each + need.output / 2)
+    rounds = math.ceil(max(1.0, need.prompt_each - cached) / steps.chunk)
     plain = step_error * steps.find_time(together, context, mixed=False)
     mixed = step_error * steps.find_time(together, context, mixed=True)
     # Prompts like this one take turns with all of the batch: so many steps compute one of them.
-    turns = math.ceil(need.prompt / steps.chunk)
+    turns = math.ceil(need.prompt_each / steps.chunk)
     mixture = min(1.0, together * turns / max(1.0, need.output))
     itl = plain + mixture * (mixed - plain)
     kind = _PLACES[need.goal.kind]
@@ -266,8 +288,14 @@ def predict(
     begin = max(begin, load.place[kind] * itl)
     alone = step_error * steps.find_time(busy, load.context, mixed=False)
     work = rounds * mixed
+    others = math.ceil((need.prompt - need.prompt_each) / steps.chunk) * mixed
+    turns_after = math.ceil(need.choices / steps.slots) - 1
     return Forecast(
-        ttft=first_error * (begin + work), itl=itl, added=max(0.0, plain - alone), work=work
+        ttft=first_error * (begin + work),
+        itl=itl,
+        added=max(0.0, plain - alone),
+        work=work,
+        rest=others + turns_after * need.output * itl,
     )
 
 

@@ -12,7 +12,14 @@ from typing import Final
 from sluice_gateway.answerlengths import Spread
 from sluice_gateway.calls import Call
 from sluice_gateway.engines import LearntSteps, Steps
-from sluice_gateway.forecast import Forecast, Need, expect_left, predict, weigh_load
+from sluice_gateway.forecast import (
+    Forecast,
+    Need,
+    count_sequences,
+    expect_left,
+    predict,
+    weigh_load,
+)
 from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.members import Pool, Running, Weight, Worker
 from sluice_gateway.settings import Patience
@@ -22,6 +29,8 @@ _PER_BYTE: Final = 0.3
 """Tokens a byte of a prompt, until a pool's own requests have told."""
 _OUTPUT: Final = 64.0
 """Tokens of an answer, likewise."""
+_SEQUENCES_MOST: Final = 256
+"""Beyond these none is reckoned with: no worker takes a request for so many."""
 _LEAST_SIZE: Final = 4
 _EVERY: Final = 8
 """Tokens after which a worker's steps are compared with what was predicted of them."""
@@ -46,9 +55,10 @@ def assess(pool: Pool, call: Call, goal: Goal, *, waited: float) -> Need:
         goal=goal,
         ttft=max(0.0, goal.ttft - waited),
         output_most=most,
-        choices=call.choices,
+        choices=min(_SEQUENCES_MOST, call.sequences),
         finish=goal.strict and not call.streaming,
         answers=answers,
+        prompts=min(call.prompts, _SEQUENCES_MOST),
     )
 
 
@@ -66,7 +76,10 @@ def assess_rest(whole: Need, transcript: Transcript) -> Need:
     given = [len(choice.tokens) + choice.untold for choice in left]
     numbers = {choice.index // transcript.per_prompt for choice in left}
     known = numbers <= transcript.prompts.keys()
-    prompt = sum(len(transcript.prompts[number]) for number in numbers) if known else whole.prompt
+    prompts = max(1, len(numbers))
+    prompt = prompts * whole.prompt_each
+    if known:
+        prompt = sum(len(transcript.prompts[number]) for number in numbers)
     mean = sum(given) / max(1, len(given))
     most = max(1.0, whole.output_most - mean)
     answers = whole.answers and Spread(whole.answers.list_left(mean, whole.output_most))
@@ -78,6 +91,7 @@ def assess_rest(whole: Need, transcript: Transcript) -> Need:
         goal=replace(whole.goal, kind=RequestClass.INTERACTIVE),
         output_most=most,
         choices=max(1, len(left)),
+        prompts=prompts,
         answers=answers,
     )
 
@@ -160,7 +174,7 @@ class Foresight:
         if count - worker.judged < _EVERY:
             return
         worker.judged = count
-        if worker.steps is None or any(r.need and r.need.choices > 1 for r in worker.running):
+        if worker.steps is None or any(count_sequences(r) > 1 for r in worker.running):
             return  # its pace is all that is known of it; and several choices blur it
         weight = self._weigh(pool, worker, now)
         load = weight.load
@@ -193,8 +207,11 @@ class Foresight:
         if running.cause:
             return  # it gave a part
         prompt, output = running.count_tokens()
-        choices = running.need.choices if running.need is not None else 1
+        choices = count_sequences(running)
+        if choices >= _SEQUENCES_MOST:
+            return  # there may have been more
+        times = choices / running.need.prompts if running.need is not None else 1
         if prompt and output and running.size:  # the worker's own count comes with the end
-            pool.lengths.per_byte.add(prompt * choices / running.size)
+            pool.lengths.per_byte.add(prompt * times / running.size)
             pool.lengths.output.add(output / choices)
             pool.lengths.answers.add(output / choices)

@@ -9,7 +9,7 @@ from typing import Protocol
 from sluice_gateway.affinity import PrefixIndex
 from sluice_gateway.answerlengths import AnswerLengths
 from sluice_gateway.engines import Steps
-from sluice_gateway.forecast import Errors, Forecast, Load, Need, Work
+from sluice_gateway.forecast import Errors, Forecast, Load, Need, Work, count_sequences
 from sluice_gateway.health import WorkerHealth
 from sluice_gateway.line import Line
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
@@ -68,6 +68,7 @@ class Worker:
         weight: What runs on it, as far as predictions go; None if it has changed since.
         steps: How long steps of its engine take; None of a foreign backend.
         named: It has answered a probe under its own uid.
+        sequences: Places in its batch that what runs on it asks for.
         vouched: It says itself that it is ready, while nobody else can (`vouching`).
     """
 
@@ -85,6 +86,7 @@ class Worker:
     weight: Weight | None = None
     steps: Steps | None = None
     named: bool = False
+    sequences: int = 0
     vouched: bool = False
 
     @property
@@ -97,6 +99,20 @@ class Worker:
         same = (pod.host, pod.port) == (self.pod.host, self.pod.port)
         self.vouched = self.vouched and same and not pod.ready and not pod.leaving
         self.pod = pod
+
+    def add_running(self, running: Running) -> None:
+        """Count a request that begins on it."""
+        if running not in self.running:
+            self.running.add(running)
+            self.sequences += count_sequences(running)
+            self.weight = None
+
+    def remove_running(self, running: Running) -> None:
+        """Count a request no longer."""
+        if running in self.running:
+            self.running.remove(running)
+            self.sequences -= count_sequences(running)
+            self.weight = None
 
     def is_other(self, answering: str) -> bool:
         """Return whether an answer that names this uid, or none, comes from somebody else.

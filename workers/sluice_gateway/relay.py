@@ -231,7 +231,7 @@ class Relay:
         exchange.tokens = (
             attempt.count_tokens() if transcript is None else transcript.count_tokens()
         )
-        per_choice = exchange.tokens[1] / call.choices
+        per_choice = exchange.tokens[1] / call.sequences
         exchange.tpot = exchange.find_tpot(per_choice)
         slo = pool.spec.slo
         took = self._clock() - exchange.arrival

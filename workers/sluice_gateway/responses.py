@@ -25,7 +25,7 @@ def read_whole_usage(call: Call, body: bytes) -> dict[str, object]:
     """
     try:
         document = read_object(body)
-        choices = call.choices * call.prompts if call.counted else None
+        choices = call.sequences if call.counted else None
         check_answer(document, chat=call.is_chat, choices=choices)
     except StreamError as error:
         raise tell_nonsense(str(error)) from error

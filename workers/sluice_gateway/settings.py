@@ -52,9 +52,10 @@ class Relaying:
         waiting_per_worker: The same for each healthy worker, while there is one: two batches.
             Beyond that the line moves too slowly.
         waiting_least: Requests that may wait however few workers are healthy.
-        inflight_most: Requests from this gateway on one worker; beyond that they wait here, where
-            the first worker with room takes them, a new one too, and where the operator sees that
-            they wait. A worker's batch is 8; one in its own line keeps it full while an answer's
+        inflight_most: Sequences from this gateway on one worker (a request is one for each choice
+            of each prompt); with so many it gets no more requests. They wait here, where the first
+            worker with room takes them, a new one too, and where the operator sees that they wait.
+            A worker's batch is 8; one in its own line keeps it full while an answer's
             end is on its way here and the next request there. What waits here can still go where
             a place is free first, and lets pass what is more urgent.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.

@@ -139,6 +139,22 @@ class FakeWorker:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _do_pair(self, request, document, _count):
+        """Give two sequences a token each with every step."""
+        response = await self._begin(request)
+        words = make_words(document)
+        for word in words:
+            await asyncio.sleep(self.step)
+            for index in (0, 1):
+                choice = {"index": index, "text": word, "finish_reason": None}
+                await self._send(response, {"choices": [choice], "usage": None})
+        for index in (0, 1):
+            await self._send(response, {"choices": [{**self._end(request), "index": index}]})
+        usage = {"prompt_tokens": 3, "completion_tokens": 2 * len(words)}
+        await self._send(response, {"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
     async def _do_known(self, request, document, count):
         """Send tokens with their ids, as our workers do, and hang."""
         response = await self._begin(request)

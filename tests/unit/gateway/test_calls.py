@@ -77,6 +77,23 @@ def test_a_chat_is_as_long_as_its_texts():
     assert parse_call("/v1/chat/completions", raw, seed=1).prompt_size == 12
 
 
+@pytest.mark.parametrize(
+    ("prompt", "n", "sequences"),
+    [
+        ("one", None, 1),
+        ("one", 3, 3),
+        (["one"], 2, 2),
+        (["one", "two", "three"], None, 3),
+        (["one", "two", "three"], 4, 12),
+        ([7, 8, 9], 2, 2),
+        ([[7, 8], [9]], 2, 4),
+        ([], 5, 5),
+    ],
+)
+def test_each_choice_of_each_prompt_is_a_sequence(prompt, n, sequences):
+    assert parse({"model": "m", "prompt": prompt, "n": n}).sequences == sequences
+
+
 def test_any_text_survives():
     text = "\ud800 lone, \u2028, é, \x00"
     assert json.loads(parse({"model": "m", "prompt": text}).body)["prompt"] == text

@@ -13,6 +13,8 @@ from sluice_gateway.answers import Refusal
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.cluster import PoolSink, WorkerSink
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.forecast import Need
+from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.settings import Patience, Relaying
 
 from . import objects
@@ -54,10 +56,10 @@ class World:
             if self.fleet.is_usable(pool, worker, self.clock())
         }
 
-    def run_on(self, name):
+    def run_on(self, name, **more):
         worker = self.fleet.workers[f"uid-{name}"]
         attempt = Attempt(
-            worker=worker, reason="", dispatched=0.0, dispatched_at=0.0, pending_since=None
+            worker=worker, reason="", dispatched=0.0, dispatched_at=0.0, pending_since=None, **more
         )
         self.fleet.start_running(worker, attempt)
         return worker, attempt
@@ -98,6 +100,19 @@ def test_quarantined_suspect_held_and_full_workers_are_not_usable(world):
     world.clock.now += 2
     world.fleet.note_progress(world.fleet.workers["uid-suspect"])
     assert world.usable() == {"ok", "held", "suspect"}
+
+
+def test_a_request_takes_a_place_for_each_of_its_sequences(world):
+    world.start("one", "two")
+    goal = Goal(RequestClass.STANDARD, ttft=1.0, tpot=0.1)
+    need = Need(prompt=8, output=8, goal=goal, ttft=1.0, choices=2, prompts=2)
+    worker, attempt = world.run_on("one", need=need)
+    world.run_on("two")
+    assert world.usable() == {"two"}
+    for _ in range(2):
+        world.fleet.stop_running(worker, attempt)
+    assert worker.sequences == 0
+    assert world.usable() == {"one", "two"}
 
 
 def test_workers_may_come_before_their_pool():

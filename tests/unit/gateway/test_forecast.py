@@ -132,6 +132,44 @@ def test_a_deadline_of_a_whole_answer_is_for_its_end():
     assert found.holds(replace(need, finish=False))
 
 
+SEVERAL = replace(NEED, prompt=4 * 64, prompts=4, choices=4)
+
+
+def test_several_prompts_fill_a_worker_as_so_many_requests_do():
+    one, four = Run(need=SEVERAL), [Run() for _ in range(4)]
+    together, apart = weigh(one), weigh(*four)
+    assert (together.sequences, together.pending) == (apart.sequences, apart.pending)
+    assert together.place[-1] > 0
+    begun = {"phase": Phase.NEXT}
+    one, four = Run(need=SEVERAL, given=40, **begun), [Run(given=10, **begun) for _ in range(4)]
+    assert weigh(one) == weigh(*four)
+
+
+def test_a_request_for_more_than_a_worker_s_slots_keeps_others_waiting_for_all_of_it():
+    def wait(choices):
+        return weigh(Run(need=replace(NEED, choices=choices))).place[-1]
+
+    assert wait(3) == 0
+    assert wait(4) < wait(8) < wait(16)
+    given = {"phase": Phase.NEXT, "given": 1}
+    long = weigh(Run(need=replace(NEED, choices=16), **given)).place[-1]
+    assert long > weigh(Run(need=replace(NEED, choices=4), **given)).place[-1]
+
+
+def test_of_several_prompts_the_first_gives_a_token_before_the_others_are_computed():
+    found = predict(IDLE, SEVERAL, MAIA)
+    assert found.work < 1.5 * predict(IDLE, NEED, MAIA).work
+    assert found.rest > 2 * found.work
+
+
+def test_a_whole_answer_of_several_prompts_is_due_when_all_have_theirs():
+    one, four = replace(NEED, finish=True), replace(SEVERAL, finish=True)
+    due = {need: predict(IDLE, need, STEPS).find_due(need) for need in (one, four)}
+    assert due[four] >= due[one] + 3 * 64 * STEPS.prompt
+    more = replace(one, choices=3 * STEPS.slots)
+    assert predict(IDLE, more, STEPS).find_due(more) > 2.5 * due[one]
+
+
 def test_a_correction_approaches_what_is_seen_is_bounded_and_forgotten():
     seen = Correction(most=4.0)
     for second in range(60):
