@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,3 +185,27 @@ async def await_answer(name: str, url: str, log: Path, process: asyncio.subproce
                 said = str(error)
             await asyncio.sleep(0.2)
     raise SystemExit(f"{name} does not serve ({said}); see {log}")
+
+
+@asynccontextmanager
+async def run_gateway(
+    logs: str | None, *, tokens: int, rate: float
+) -> AsyncIterator[tuple[Relay, str]]:
+    """Run a paced backend and a gateway before it; yield the gateway and the backend's URL.
+
+    Whoever measures is pinned to the first core from then on.
+
+    Args:
+        logs: Directory of the programs' logs; a temporary one if it is None.
+        tokens: Of each stream of the backend.
+        rate: Of these in a second.
+    """
+    async with AsyncExitStack() as stack:
+        directory = Path(logs or stack.enter_context(tempfile.TemporaryDirectory()))
+        backend = await stack.enter_async_context(run_backend(directory, tokens=tokens, rate=rate))
+        port = choose_port("127.0.0.1", 18800)
+        relay = await stack.enter_async_context(
+            run_relay("gateway", port, plan_gateway(port, backend), backend, directory)
+        )
+        os.sched_setaffinity(0, {CORES[0]})
+        yield relay, backend

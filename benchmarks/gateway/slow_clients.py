@@ -10,20 +10,16 @@ with the same without slow clients, just before.
 
 import argparse
 import asyncio
-import os
 import socket
-import tempfile
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvloop
 from cost import parse
-from relays import CORES, Relay, plan_gateway, run_backend, run_relay
+from relays import Relay, run_gateway
 from wire import ask_paced, encode_request
-
-from sluice.devcluster.networks import choose_port
 
 GOOD_SECONDS = 1.0
 """A plain request of the others that takes longer is lost to them: the backend answers at once."""
@@ -86,8 +82,9 @@ async def count_good(relay: Relay, rate: float, seconds: float) -> float:
     return sum(one <= GOOD_SECONDS for one in took) / seconds
 
 
-async def measure(relay: Relay, port: int, arguments: argparse.Namespace) -> None:
+async def measure(relay: Relay, arguments: argparse.Namespace) -> None:
     """Measure alone and beside each kind; print."""
+    port = urlsplit(relay.url).port or 0
     kinds: dict[str, Slow] = {
         "slow heads": trickle_head,
         "slow bodies": trickle_body,
@@ -117,17 +114,9 @@ async def measure(relay: Relay, port: int, arguments: argparse.Namespace) -> Non
 
 async def run(arguments: argparse.Namespace) -> None:
     """Start everything, and measure."""
-    async with AsyncExitStack() as stack:
-        directory = Path(arguments.logs or stack.enter_context(tempfile.TemporaryDirectory()))
-        backend = await stack.enter_async_context(
-            run_backend(directory, tokens=arguments.tokens, rate=_STREAM_RATE)
-        )
-        port = choose_port("127.0.0.1", 18800)
-        relay = await stack.enter_async_context(
-            run_relay("gateway", port, plan_gateway(port, backend), backend, directory)
-        )
-        os.sched_setaffinity(0, {CORES[0]})
-        await measure(relay, port, arguments)
+    running = run_gateway(arguments.logs, tokens=arguments.tokens, rate=_STREAM_RATE)
+    async with running as (relay, _):
+        await measure(relay, arguments)
 
 
 def describe(parser: argparse.ArgumentParser) -> None:

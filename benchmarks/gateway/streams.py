@@ -9,19 +9,13 @@ compared with the direct one: of all streams together, and of its worst.
 
 import argparse
 import asyncio
-import os
 import statistics
-import tempfile
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import uvloop
 from cost import RATE, parse
-from relays import CORES, Relay, plan_gateway, run_backend, run_relay
+from relays import Relay, run_gateway
 from wire import Line, stream_all
-
-from sluice.devcluster.networks import choose_port
 
 _NAME = "gateway"
 
@@ -71,16 +65,8 @@ async def measure(relay: Relay, backend: str, arguments: argparse.Namespace) -> 
 
 async def run(arguments: argparse.Namespace) -> None:
     """Start everything, and measure."""
-    async with AsyncExitStack() as stack:
-        directory = Path(arguments.logs or stack.enter_context(tempfile.TemporaryDirectory()))
-        backend = await stack.enter_async_context(
-            run_backend(directory, tokens=arguments.tokens, rate=RATE)
-        )
-        port = choose_port("127.0.0.1", 18800)
-        relay = await stack.enter_async_context(
-            run_relay(_NAME, port, plan_gateway(port, backend), backend, directory)
-        )
-        os.sched_setaffinity(0, {CORES[0]})
+    running = run_gateway(arguments.logs, tokens=arguments.tokens, rate=RATE)
+    async with running as (relay, backend):
         await measure(relay, backend, arguments)
 
 

@@ -5,14 +5,13 @@
 import asyncio
 import contextlib
 import signal
-import sys
 
 import pytest
 
 from sluice.kube.paths import POOLS
 
 from ..unit.gateway.polling import until
-from .test_operator_process import hold_port, write_kubeconfig
+from .operatorprocess import hold_port, start_operator, write_kubeconfig
 from .troubledapi import Trouble, TroubledApi
 
 KINDS = 7
@@ -54,14 +53,7 @@ async def operator(api, tmp_path):
         port = admin.getsockname()[1]
     # Events have to do it: no list comes while a test looks.
     (tmp_path / "settings.yaml").write_text(f"adminPort: {port}\nrelist: 10m\nfastTick: 200ms\n")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from sluice.control.main import main; main()",
-        f"--settings={tmp_path / 'settings.yaml'}",
-        f"--kubeconfig={tmp_path / 'config'}",
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start_operator(tmp_path)
     lines = []
 
     async def read():

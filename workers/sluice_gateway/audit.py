@@ -21,7 +21,7 @@ from sluice_gateway.calls import Call
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.keptconnections import KeptConnections
 from sluice_gateway.members import Pool, Worker
-from sluice_gateway.metrics import Metrics
+from sluice_gateway.metrics import ComparingMetrics
 from sluice_gateway.parity import (
     Agreement,
     Budget,
@@ -80,7 +80,7 @@ class Auditor:
         *,
         auditing: Auditing,
         signals: Signals,
-        metrics: Metrics,
+        metrics: ComparingMetrics,
         clock: Callable[[], float],
         random: Callable[[], float],
         log: structlog.stdlib.BoundLogger,

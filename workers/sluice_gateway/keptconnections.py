@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from sluice_gateway.answers import JSON_TYPE
 from sluice_gateway.workerconnection import (
-    ConnectionKeeper,
     WorkerConnection,
     WorkerConnectionError,
     WorkerResponse,
@@ -59,7 +58,7 @@ def parse_origin(url: str) -> Origin:
     )
 
 
-class KeptConnections(ConnectionKeeper):
+class KeptConnections:
     """All connections on which requests go to workers.
 
     There is no bound on their number: at most so many are open as requests were running at once.

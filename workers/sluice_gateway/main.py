@@ -56,6 +56,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> Settings:
     """Return the settings that the command line describes."""
+    parser = _build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        backends = read_backends(arguments)
+    except BackendError as error:
+        parser.error(str(error))
+    uid = os.environ.get("POD_UID") or str(uuid4())
+    try:
+        export = read_export(os.environ, uid=uid)
+    except ExportError as error:
+        parser.error(str(error))
+    told = _give_slots(_DEFAULTS, backends)
+    return replace(
+        told,
+        host=arguments.host,
+        port=arguments.port,
+        admin_port=arguments.admin_port,
+        uid=uid,
+        drain_delay=arguments.drain_delay,
+        drain_seconds=arguments.drain_seconds,
+        names_workers=arguments.name_workers,
+        relaying=replace(told.relaying, wait_for_worker=arguments.wait_for_worker),
+        backends=backends,
+        api_keys_dir=arguments.api_keys_dir,
+        tls_dir=arguments.tls_dir,
+        export=export,
+    )
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    """Return what knows the arguments."""
     parser = argparse.ArgumentParser(
         prog="sluice-gateway",
         description="Routes OpenAI requests to the workers of all InferencePools, or of a list.",
@@ -106,32 +137,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Settings:
         help="where a Secret with tls.crt and tls.key is mounted: the public port speaks HTTPS",
     )
     add_backend_arguments(parser)
-    arguments = parser.parse_args(argv)
-    try:
-        backends = read_backends(arguments)
-    except BackendError as error:
-        parser.error(str(error))
-    uid = os.environ.get("POD_UID") or str(uuid4())
-    try:
-        export = read_export(os.environ, uid=uid)
-    except ExportError as error:
-        parser.error(str(error))
-    told = _give_slots(_DEFAULTS, backends)
-    return replace(
-        told,
-        host=arguments.host,
-        port=arguments.port,
-        admin_port=arguments.admin_port,
-        uid=uid,
-        drain_delay=arguments.drain_delay,
-        drain_seconds=arguments.drain_seconds,
-        names_workers=arguments.name_workers,
-        relaying=replace(told.relaying, wait_for_worker=arguments.wait_for_worker),
-        backends=backends,
-        api_keys_dir=arguments.api_keys_dir,
-        tls_dir=arguments.tls_dir,
-        export=export,
-    )
+    return parser
 
 
 def _give_slots(settings: Settings, backends: Backends | None) -> Settings:

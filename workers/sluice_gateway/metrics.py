@@ -26,9 +26,14 @@ _PAIR: Final = (*_POOL_CLASS, "reference_class")
 
 
 class Metrics:
-    """Counters and histograms, fed by requests."""
+    """Counters and histograms, fed by requests.
+
+    Attributes:
+        comparing: Those of what no user waits for.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.comparing = ComparingMetrics(registry)
         self.requests = Counter(
             "sluice_gateway_requests",
             "Requests by the class that served them last, and the status sent.",
@@ -98,6 +103,58 @@ class Metrics:
             buckets=_TPOT_BUCKETS,
             registry=registry,
         )
+
+    def observe_finish(
+        self, pool: str, variant: str, *, met: bool, tpot: float | None, tokens: tuple[int, int]
+    ) -> None:
+        """Count a request that a worker answered in full; arguments as in `Signals`."""
+        if met:
+            self.met.labels(pool, variant).inc()
+        if tpot is not None:
+            self.tpot.labels(pool, variant).observe(tpot)
+        for kind, count in zip(("prompt", "output"), tokens, strict=True):
+            self.tokens.labels(pool, variant, kind).inc(count)
+
+    def count_continuation(self, pool: str, attempt: Attempt) -> None:
+        """Count an attempt if it went on with a stream that began elsewhere."""
+        if attempt.cause and attempt.begun:
+            result = "exact" if attempt.exact else "approximate"
+            labels = (pool, attempt.source, attempt.worker.variant, attempt.cause, result)
+            self.continuations.labels(*labels).inc()
+
+    def count_class(self, pool: str, exchange: Exchange) -> None:
+        """Count a request that has ended, by its class."""
+        if exchange.goal is None:
+            return
+        if exchange.met is None:
+            result = "shed" if exchange.outcome in SHED else "other"
+        else:
+            result = "met" if exchange.met else "missed"
+        self.classes.labels(pool, exchange.goal.kind, result).inc()
+
+    def forget_pool(self, key: str) -> None:
+        """Remove the label sets of a pool that is gone."""
+        for metric in (
+            self.requests,
+            self.attempts,
+            self.continuations,
+            self.timeouts,
+            self.denied,
+            self.spills,
+            self.classes,
+            self.met,
+            self.tokens,
+            self.ttft,
+            self.tpot,
+        ):
+            metric.remove_by_labels({"pool": key})
+        self.comparing.forget_pool(key)
+
+
+class ComparingMetrics:
+    """Counters and histograms of parity audits and shadow requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.audits = Counter(
             "sluice_gateway_parity_audits",
             "Answers of a class that were to be compared with another's: scored, unscorable (a"
@@ -125,7 +182,6 @@ class Metrics:
             ("pool", "reason"),
             registry=registry,
         )
-
         self.shadows = Counter(
             "sluice_gateway_shadow_requests",
             "Requests mirrored to workers without traffic, by how they ended: ok, failed or"
@@ -171,48 +227,9 @@ class Metrics:
             self.audit_tokens.labels(*labels, result).inc(tokens)
         self.audit_divergence.labels(*labels).inc(found.divergence)
 
-    def observe_finish(
-        self, pool: str, variant: str, *, met: bool, tpot: float | None, tokens: tuple[int, int]
-    ) -> None:
-        """Count a request that a worker answered in full; arguments as in `Signals`."""
-        if met:
-            self.met.labels(pool, variant).inc()
-        if tpot is not None:
-            self.tpot.labels(pool, variant).observe(tpot)
-        for kind, count in zip(("prompt", "output"), tokens, strict=True):
-            self.tokens.labels(pool, variant, kind).inc(count)
-
-    def count_continuation(self, pool: str, attempt: Attempt) -> None:
-        """Count an attempt if it went on with a stream that began elsewhere."""
-        if attempt.cause and attempt.begun:
-            result = "exact" if attempt.exact else "approximate"
-            labels = (pool, attempt.source, attempt.worker.variant, attempt.cause, result)
-            self.continuations.labels(*labels).inc()
-
-    def count_class(self, pool: str, exchange: Exchange) -> None:
-        """Count a request that has ended, by its class."""
-        if exchange.goal is None:
-            return
-        if exchange.met is None:
-            result = "shed" if exchange.outcome in SHED else "other"
-        else:
-            result = "met" if exchange.met else "missed"
-        self.classes.labels(pool, exchange.goal.kind, result).inc()
-
     def forget_pool(self, key: str) -> None:
         """Remove the label sets of a pool that is gone."""
         for metric in (
-            self.requests,
-            self.attempts,
-            self.continuations,
-            self.timeouts,
-            self.denied,
-            self.spills,
-            self.classes,
-            self.met,
-            self.tokens,
-            self.ttft,
-            self.tpot,
             self.audits,
             self.audit_tokens,
             self.audit_divergence,

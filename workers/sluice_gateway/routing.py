@@ -149,15 +149,7 @@ def rank_workers(
     dice = Dice(tie)
     tiers = _Tiers(candidates, standing, order, rules)
     if need is None or foresee is None:
-        candidates = tiers.sort(candidates, dice)
-        first = candidates[0]
-        least = "least in flight there" if rules.shares else "least in flight"
-        return Ranking(
-            candidates,
-            f"{tiers.describe(first)}; {least}: {first.inflight}",
-            counts=tiers.counts(first),
-            bound=rules.bound,
-        )
+        return _rank_by_load(candidates, tiers, rules, dice)
     picker = Picker(need, foresee, dice=dice, familiar=familiar)
     pick = _pick_worker(candidates, tiers, picker, need)
     first = pick.worker
@@ -169,6 +161,21 @@ def rank_workers(
         bound=rules.bound,
         looked=picker.looked,
         spilled_from=spilled_from,
+    )
+
+
+def _rank_by_load(
+    candidates: Sequence[WorkerT], tiers: "_Tiers", rules: Rules, dice: Dice
+) -> Ranking[WorkerT]:
+    """Rank workers of which nothing is predicted."""
+    ranked = tiers.sort(candidates, dice)
+    first = ranked[0]
+    least = "least in flight there" if rules.shares else "least in flight"
+    return Ranking(
+        ranked,
+        f"{tiers.describe(first)}; {least}: {first.inflight}",
+        counts=tiers.counts(first),
+        bound=rules.bound,
     )
 
 

@@ -24,7 +24,7 @@ from sluice_gateway.events import EventSplitter, StreamProgress
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.keptconnections import KeptConnections
 from sluice_gateway.members import Pool, Worker
-from sluice_gateway.metrics import Metrics
+from sluice_gateway.metrics import ComparingMetrics
 from sluice_gateway.parity import LAST, find_unserved
 from sluice_gateway.responses import check_stream, note_maker, read_tail
 from sluice_gateway.retries import Fault
@@ -65,7 +65,7 @@ class Shadow:
         *,
         shadowing: Shadowing,
         signals: Signals,
-        metrics: Metrics,
+        metrics: ComparingMetrics,
         clock: Callable[[], float],
         random: Callable[[], float],
         log: structlog.stdlib.BoundLogger,

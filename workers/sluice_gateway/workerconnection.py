@@ -9,7 +9,7 @@ has not been sent whole) is never used again.
 
 import asyncio
 import select
-from typing import Final
+from typing import Final, Protocol
 
 import httptools
 
@@ -27,6 +27,13 @@ class WorkerConnectionError(Exception):
 
 class BrokenConnectionError(WorkerConnectionError):
     """The connection ended, or what comes on it is no HTTP; the message says how."""
+
+
+class ConnectionKeeper(Protocol):
+    """Whoever keeps connections for their next request."""
+
+    def keep(self, connection: "WorkerConnection") -> None:
+        """Take a connection on which nothing is asked."""
 
 
 class WorkerResponse:
@@ -80,7 +87,7 @@ class WorkerConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._poll = select.poll()
-        self._pool: ConnectionKeeper | None = None
+        self._keeper: ConnectionKeeper | None = None
         self._asked = False
         self._spoilt = False
         self._broken: BrokenConnectionError | None = None
@@ -93,7 +100,7 @@ class WorkerConnection(asyncio.Protocol):
         self._unread = 0
         self._paused = False
 
-    async def ask(self, request: bytes, keeper: "ConnectionKeeper") -> WorkerResponse:
+    async def ask(self, request: bytes, keeper: ConnectionKeeper) -> WorkerResponse:
         """Send a request; return the answer as soon as its head is there.
 
         Args:
@@ -105,7 +112,7 @@ class WorkerConnection(asyncio.Protocol):
         """
         if self._transport is None or self._asked:
             raise BrokenConnectionError("it is closed")
-        self._asked, self._pool = True, keeper
+        self._asked, self._keeper = True, keeper
         self._response, self._headers = None, {}
         self._complete, self._beyond_body = False, 0
         self._transport.write(request)
@@ -135,9 +142,9 @@ class WorkerConnection(asyncio.Protocol):
         self._asked = False
         self._response = None
         self._parts.clear()
-        pool, self._pool = self._pool, None
-        if self._complete and pool is not None and self.is_untouched():
-            pool.keep(self)
+        keeper, self._keeper = self._keeper, None
+        if self._complete and keeper is not None and self.is_untouched():
+            keeper.keep(self)
         else:
             self.abort()
 
@@ -282,11 +289,3 @@ class WorkerConnection(asyncio.Protocol):
         if parser is None or not parser.should_keep_alive():
             self._spoilt = True
         self._complete = True
-
-
-class ConnectionKeeper:
-    """Whoever keeps connections for their next request."""
-
-    def keep(self, connection: WorkerConnection) -> None:
-        """Take a connection on which nothing is asked."""
-        raise NotImplementedError

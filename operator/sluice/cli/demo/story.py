@@ -15,7 +15,7 @@ from sluice.cli.demo.load import Load
 PREFERRED = "maia-200"
 SPARE = "h100"
 HIGHEST_RATE = 8.0
-AFTER_SPILL = 0.58
+AFTER_SPILL = 0.65
 LOOK_EVERY = 0.5
 RETURN_SECONDS = 240.0
 CATCH_SECONDS = 120.0

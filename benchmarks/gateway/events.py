@@ -1,6 +1,6 @@
 """What the gateway's record of a stream costs of processor time, for each chunk that it passes on.
 
-    python benchmarks/gateway_events.py
+    python benchmarks/gateway/events.py
 
 Feeds events in our workers' form, and in vLLM's, one at a time through splitter, record and
 stripping, as the gateway does, and prints the least of several rounds in microseconds a chunk.
