@@ -148,8 +148,9 @@ class KeptConnections:
                 )
         except TimeoutError as error:
             raise ConnectError(f"no connection within {self._connect_seconds:g} s") from error
-        except (OSError, ssl.SSLError, ssl.CertificateError) as error:
-            raise ConnectError(f"cannot connect: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:  # a host that is no name is a UnicodeError
+            why = getattr(error, "strerror", None) or error
+            raise ConnectError(f"cannot connect: {why}") from error
         return connection
 
     def _find_context(self) -> ssl.SSLContext:

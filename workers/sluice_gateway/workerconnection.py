@@ -16,7 +16,7 @@ import httptools
 _HEAD_BYTES: Final = 64 << 10
 """Of what is no body: head, trailers, sizes of chunks. The head of a worker has a few hundred."""
 _HEADERS: Final = 128
-_PAUSE_BYTES: Final = 256 << 10
+_PAUSE_BYTES: Final = 64 << 10
 """Unread bytes at which the worker is held up: its client is slow."""
 _ENCODINGS: Final = (b"", b"identity")
 

@@ -212,10 +212,11 @@ async def test_idle_connections_are_closed_after_a_while():
         await until(lambda: server.ended == 1)
 
 
-async def test_nobody_there_is_told_as_such():
-    kept = KeptConnections(connect_seconds=0.5, idle_seconds=1, clock=time.monotonic)
+@pytest.mark.parametrize("where", ["127.0.0.1:1", "a..b", f"{'x' * 64}.invalid"])
+async def test_nobody_there_is_told_as_such(where):
+    kept = KeptConnections(connect_seconds=5, idle_seconds=1, clock=time.monotonic)
     with pytest.raises(ConnectError, match="cannot connect"):
-        await kept.post("http://127.0.0.1:1", "/", b"{}", {})
+        await kept.post(f"http://{where}", "/", b"{}", {})
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "a\rb", "a\0b"])
