@@ -70,6 +70,26 @@ async def test_error_answers_are_retried_a_bounded_number_of_times(world):
     assert (status, headers["x-sluice-attempts"]) == (500, "3")
 
 
+async def test_a_request_that_ends_its_workers_does_not_end_all_of_them(world):
+    workers = await usable(world, "w1", "w2", "w3", "w4", "w5")
+    for worker in workers:
+        worker.script = ["reset"] * 9
+    status, _, body = await world.ask()
+    assert (status, body["error"]["code"]) == (502, "workers_lost")
+    assert "3 workers in a row" in body["error"]["message"]
+    assert [len(worker.got) for worker in workers].count(1) == 3
+    assert world.request_lines()[-1]["outcome"] == "broke_workers"
+
+
+async def test_a_request_on_two_workers_lost_at_once_is_answered_by_a_third(world):
+    workers = await usable(world, "w1", "w2", "w3")
+    script = ["reset"] * 2
+    for worker in workers:
+        worker.script = script
+    status, headers, _ = await world.ask()
+    assert (status, headers["x-sluice-attempts"]) == (200, "3")
+
+
 async def test_there_is_no_retry_storm(world):
     await world.add_pool(ttft="30s")  # so that nobody is turned away for having waited
     workers = await usable(world, "w1", "w2", "w3", "w4")

@@ -2,6 +2,8 @@
 
 # ruff: noqa: TID252 - the helpers live with the unit tests; tests are no installed package
 
+from contextlib import AsyncExitStack
+
 import pytest
 
 from ..unit.gateway.polling import until
@@ -65,6 +67,28 @@ async def test_nonsense_instead_of_a_continuation_is_made_up_for_elsewhere(world
     async with ForeignBackend("f1", whole[1], answers=answer) as backend:
         expected, told = await begin_and_kill(world, start, backend, ["sampled, with usage"])
     check_same(told["sampled, with usage"], expected["sampled, with usage"])
+
+
+async def test_a_stream_that_ends_its_workers_does_not_end_all_of_them(world, start):
+    """Its first worker gave tokens, so it counts as killed by somebody else."""
+    (worker,) = await start("w1")
+    (behind,) = await start("w2", publish=False)
+    async with AsyncExitStack() as stack:
+        breakers = [
+            await stack.enter_async_context(ForeignBackend(f"f{n}", behind, answers=": bye\n\n"))
+            for n in range(5)
+        ]
+        for breaker in breakers:
+            await world.publish(breaker)
+        await world.until_usable("w1", *(breaker.name for breaker in breakers))
+        hold(world, *(breaker.name for breaker in breakers))
+        stream = Stream(world, *CASES["sampled, with usage"])
+        await stream.until(5)
+        release(world, *(breaker.name for breaker in breakers))
+        worker.process.kill()
+        told = await stream.end()
+    assert told.rest[-1]["error"]["code"] == "workers_lost"
+    assert sum(bool(breaker.asked) for breaker in breakers) == 3
 
 
 async def test_a_stream_without_token_ids_ends_with_an_error_event(world, start):

@@ -11,6 +11,7 @@ from sluice_gateway.forecast import Forecast, Need
 from sluice_gateway.goals import Asked, Goal
 from sluice_gateway.members import Choice, Look, Pool, Worker
 from sluice_gateway.pace import Phase
+from sluice_gateway.retries import BROKE_OFF
 from sluice_gateway.tracing import Trace
 from sluice_gateway.transcript import Transcript
 
@@ -254,6 +255,12 @@ class Exchange:
         """How many attempts in a row, the last included, gave no token."""
         fruits = (one.gave for one in reversed(self.attempts))
         return next((count for count, gave in enumerate(fruits) if gave), len(self.attempts))
+
+    @property
+    def breaks(self) -> int:
+        """How many of those in a row broke off: it may be this request that ends workers."""
+        last = self.attempts[len(self.attempts) - self.fruitless :]
+        return sum(one.outcome in BROKE_OFF for one in last)
 
     def find_tpot(self, tokens: float) -> float | None:
         """Return seconds per token after the first, for a stream of that many; else None."""

@@ -16,6 +16,15 @@ def tell_lost(code: str, message: str) -> Fault:
     return Fault(FaultKind.LOST, code, message, answer=answer)
 
 
+def answer_breaker(workers: int) -> Answer:
+    """Return what a request is answered under which so many workers broke off in a row."""
+    message = (
+        f"{workers} workers in a row were lost while they had this request, before a token of it "
+        "came; it is not tried on another, as it may be what ends them"
+    )
+    return answer_bad_gateway(message, code="workers_lost")
+
+
 def tell_nonsense(message: str, *, body: bytes = b"") -> Fault:
     """Return the fault of a worker whose answer is none; `body` is its own word of an error."""
     answer = answer_bad_gateway(f"the worker's answer is no use: {message}", code="worker_error")

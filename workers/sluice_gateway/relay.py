@@ -15,6 +15,7 @@ from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.calls import Call
 from sluice_gateway.events import render_event
 from sluice_gateway.failover import Failover
+from sluice_gateway.faults import answer_breaker
 from sluice_gateway.fleet import Fleet
 from sluice_gateway.goals import Goal
 from sluice_gateway.health import double
@@ -22,7 +23,7 @@ from sluice_gateway.members import Choice, Pool, Worker
 from sluice_gateway.metrics import Metrics
 from sluice_gateway.objects import Slo
 from sluice_gateway.pace import Phase
-from sluice_gateway.retries import Fault, FaultKind
+from sluice_gateway.retries import BROKE_OFF, Fault, FaultKind
 from sluice_gateway.settings import Relaying
 from sluice_gateway.signals import Signals
 from sluice_gateway.upstream import ClientLostError, ClientStream, Upstream
@@ -114,11 +115,8 @@ class Relay:
                 if attempt.begun:
                     exchange.transcript = attempt.transcript
                 transcript = exchange.transcript
-                if transcript is None:
-                    self._allow_retry(exchange, pool, attempt, fault)
-                    continue
-                if not transcript.needs_no_worker:
-                    self._failover.allow_move(exchange, pool, attempt, fault)
+                if transcript is None or not transcript.needs_no_worker:
+                    await self._allow_another(exchange, pool, attempt, fault)
                     continue
                 answer = None
                 await _send_end(client, transcript.render_end(), "slow_reader")
@@ -290,6 +288,24 @@ class Relay:
         """Send a worker no new requests for a while: longer each time."""
         told = self._relaying
         self._fleet.hold_worker(worker, double(told.breath, doublings, most=told.breath_most))
+
+    async def _allow_another(
+        self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault
+    ) -> None:
+        """Return when a request may be tried on another worker, or its stream go on there.
+
+        Raises:
+            Refusal: If it may not.
+        """
+        breaks, most = exchange.breaks, self._relaying.losses_most
+        if breaks >= most:
+            raise Refusal(answer_breaker(breaks), "broke_workers")
+        if exchange.transcript is None:
+            self._allow_retry(exchange, pool, attempt, fault)
+        else:
+            self._failover.allow_move(exchange, pool, attempt, fault)
+        if breaks == most - 1 and fault.code in BROKE_OFF:
+            await asyncio.sleep(self._relaying.loss_pause)
 
     def _allow_retry(self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Return if the request may be tried again.

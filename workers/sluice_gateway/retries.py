@@ -5,8 +5,12 @@ Pure but for the budget's own counter: time is passed in.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from sluice_gateway.answers import Answer
+
+BROKE_OFF: Final = frozenset({"reset", "truncated"})
+"""Codes of faults where a worker had the request, and ended its connection without an answer."""
 
 
 class FaultKind(StrEnum):

@@ -60,6 +60,10 @@ class Relaying:
             a place is free first, and lets pass what is more urgent.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
         moves_most: Dispatches of one request in a row of which no token came.
+        losses_most: Workers that broke off in a row before a token of one request came. It may be
+            the request that ends them, and no request may end a whole pool.
+        loss_pause: Before the last of these a request waits so long: where many workers are lost at
+            once, as with their rack, it is then known which are left, and no request is to blame.
         dispatches_most: Dispatches of one request in all.
         connect_seconds: Opening a connection to a worker.
         first_token_seconds: From the dispatch to the first token of a stream, at most.
@@ -84,6 +88,8 @@ class Relaying:
     inflight_most: int = 9
     attempts_most: int = 3
     moves_most: int = 8
+    losses_most: int = 3
+    loss_pause: float = 1.0
     dispatches_most: int = 32
     connect_seconds: float = 1.0
     first_token_seconds: float = 120.0
