@@ -100,8 +100,7 @@ class Admission:
             Refusal: If too many wait already, it waited too long, or it would be served too late.
         """
         moving = last is not None
-        # Nobody passes those who wait, but for streams that have to move.
-        if moving or not (pool.waiters or pool.woken or pool.movers):
+        if moving or not (self._count_ahead(exchange, pool) or pool.woken or pool.movers):
             choice = self._choose(exchange, pool, moving=moving)
             if choice is not None:
                 return choice
@@ -114,6 +113,16 @@ class Admission:
         finally:
             exchange.waited += self._clock() - wait.began
             exchange.excused += wait.idle
+
+    def _count_ahead(self, exchange: Exchange, pool: Pool) -> int:
+        """Return how many wait whom a new request must not pass.
+
+        Batch work that waits found no place that it may have; whoever takes another passes nobody.
+        """
+        if exchange.goal is not None and exchange.goal.kind is RequestClass.BATCH:
+            return len(pool.waiters)
+        self._fleet.note_urgency(pool, exchange.call.sequences if exchange.call else 1)
+        return pool.waiters.count_urgent()
 
     def _check_line(self, exchange: Exchange, pool: Pool, first: float) -> None:
         """Return if one more may wait; another may have to make room for it.

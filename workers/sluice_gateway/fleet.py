@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from sluice_gateway.choices import Asking, build_choice, rank_pool
+from sluice_gateway.choices import Asking, build_choice, count_places, rank_pool
 from sluice_gateway.engines import find_steps
 from sluice_gateway.forecast import Need
 from sluice_gateway.foresight import Foresight
@@ -84,7 +84,7 @@ class Fleet:
         if pool is None:
             return
         self._index_models()
-        self._wake(pool, len(pool.waiters))
+        pool.wake(len(pool.waiters), len(pool.waiters))
         for tell in self.on_pool_removed:
             tell(key)
 
@@ -216,7 +216,10 @@ class Fleet:
                 idle, the choice says that it is late, and does not count. 0 is for whoever is to
                 be served in any case.
         """
-        ranking = self._rank(pool, excluded=excluded, tie=tie, need=need, known=known)
+        patient = portion > 0 and need is not None and need.is_patient
+        ranking = self._rank(
+            pool, excluded=excluded, tie=tie, need=need, known=known, patient=patient
+        )
         choice = build_choice(pool, ranking, need, portion)
         if choice is None or choice.late:
             return choice
@@ -308,7 +311,9 @@ class Fleet:
             if not mover.done():  # it stays in view until it has looked: nobody passes it
                 mover.set_result(None)
         if pool.waiters:
-            self._wake(pool, self._count_places(pool) - pool.woken)
+            ranking, most = self._rank(pool), self._inflight_most
+            places, patient = count_places(ranking, most, self._find_patient_most(pool))
+            pool.wake(places - pool.woken, patient - pool.woken)
 
     def needs_probes(self, worker: Worker) -> bool:
         """Return whether a worker can have requests, or has some."""
@@ -328,12 +333,29 @@ class Fleet:
         tie: float = 0.0,
         need: Need | None = None,
         known: Mapping[str, float] = _NOTHING,
+        patient: bool = False,
     ) -> Ranking[Worker]:
-        """Rank the workers that can take one more request now, by the pool's shares."""
+        """Rank the workers that can take one more request now, by the pool's shares.
+
+        `patient` says that it is batch work, which leaves room for others.
+        """
         now = self._clock()
         usable, healthy = self._sort_workers(pool, now)
+        if patient:
+            most = self._find_patient_most(pool)
+            usable = [worker for worker in usable if worker.patient < most]
         asked = Asking(excluded, tie, need, known)
         return rank_pool(pool, usable, healthy, now, asked, self.foresight)
+
+    def note_urgency(self, pool: Pool, more: int = 0) -> None:
+        """Note how many sequences urgent requests want at a time: `more` of them come just now."""
+        running = sum(worker.sequences - worker.patient for worker in pool.workers.values())
+        pool.room.note(running + pool.waiters.count_urgent() + more, self._clock())
+
+    def _find_patient_most(self, pool: Pool) -> int:
+        """Return how many sequences of batch work a worker may have."""
+        most = self._inflight_most
+        return most - pool.room.find_kept(most, self.count_healthy(pool), self._clock())
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
         """Return whether a doubted worker may have one request, to find out what it is good for.
@@ -351,28 +373,6 @@ class Fleet:
         # Timers are exact to a millisecond: wake the waiters when the hold is surely over.
         delay = max(0.0, seconds) + 0.005
         asyncio.get_running_loop().call_later(delay, self._wake_pool_of, worker)
-
-    def _count_places(self, pool: Pool) -> int:
-        """Return how many requests could be sent now; what is sent may change it.
-
-        Of a group that gets no more than its share only the next request is sure.
-        """
-        ranking = self._rank(pool)
-        places = {worker.group: 1 for worker in ranking.workers if worker.group in ranking.bound}
-        free = [
-            1 if worker.health.doubted else self._inflight_most - worker.sequences
-            for worker in ranking.workers
-            if worker.group not in places
-        ]
-        return sum(places.values()) + sum(free)
-
-    @staticmethod
-    def _wake(pool: Pool, most: int) -> None:
-        for _ in range(min(most, len(pool.waiters))):
-            waiter = pool.waiters.pop()
-            waiter.woken = True
-            waiter.wake()
-            pool.woken += 1
 
     def _tell_workers_changed(self) -> None:
         for tell in self.on_workers_changed:

@@ -64,6 +64,11 @@ class Need:
         """Tokens of one of its prompts."""
         return self.prompt / self.prompts
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether it is batch work: it leaves room for others."""
+        return self.goal.kind is RequestClass.BATCH
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:

@@ -48,6 +48,11 @@ class Waiter:
     woken: bool = False
     turned_away: bool = False
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether it is new batch work: it leaves room for others."""
+        return self.kind is RequestClass.BATCH and not self.moving
+
 
 @dataclass(slots=True)
 class _Key:
@@ -154,14 +159,23 @@ class Line:
         else:
             self._classes[waiter.kind].put(waiter)
 
-    def pop(self) -> Waiter:
-        """Take out who is next; there has to be somebody."""
-        self._count -= 1
-        if self._front:
-            return self._front.popleft()
+    def pop(self, *, urgent: bool = False) -> Waiter | None:
+        """Take out who is next; with `urgent`, who is next that is no new batch work."""
+        waiter = self._take(urgent=urgent)
+        self._count -= waiter is not None
+        return waiter
+
+    def _take(self, *, urgent: bool) -> Waiter | None:
+        for waiter in self._front:
+            if not (urgent and waiter.is_patient):
+                self._front.remove(waiter)
+                return waiter
         if self._moving:
             return self._moving.popleft()
-        waiting = [line for line in self._classes.values() if line.count]
+        kinds = (kind for kind in _CLASSES if not (urgent and kind is RequestClass.BATCH))
+        waiting = [line for line in map(self._classes.__getitem__, kinds) if line.count]
+        if not waiting:
+            return None
         self._turns += 1
         return waiting[0 if self._turns % _LEAST_URGENT_TURN else -1].pop()
 
@@ -187,9 +201,17 @@ class Line:
 
     def count_before(self, kind: RequestClass, key: str) -> int:
         """Return about how many would be served before one more request."""
-        before = len(self._front) + len(self._moving) + self._classes[kind].count_before(key)
+        head = sum(not waiter.is_patient for waiter in self._front)
+        if kind is RequestClass.BATCH:
+            head = len(self._front)
+        before = head + len(self._moving) + self._classes[kind].count_before(key)
         urgent = _CLASSES[: _CLASSES.index(kind)]
         return before + sum(self._classes[other].count for other in urgent)
+
+    def count_urgent(self) -> int:
+        """Return how many are in line that are no new batch work."""
+        patient = sum(waiter.is_patient for waiter in self._front)
+        return self._count - patient - self._classes[RequestClass.BATCH].count
 
     def find_less_urgent(self, kind: RequestClass) -> Waiter | None:
         """Return who makes room for a more urgent class when the whole line is full."""

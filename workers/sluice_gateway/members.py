@@ -16,6 +16,7 @@ from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
 from sluice_gateway.overload import Drain, Takers
 from sluice_gateway.pace import Mean, Outlook, Pace, Waiting, find_outlook
 from sluice_gateway.retries import RetryBudget
+from sluice_gateway.room import Room
 from sluice_gateway.shares import ShareWindow
 from sluice_gateway.transcript import Maker
 
@@ -68,7 +69,8 @@ class Worker:
         weight: What runs on it, as far as predictions go; None if it has changed since.
         steps: How long steps of its engine take; None of a foreign backend.
         named: It has answered a probe under its own uid.
-        sequences: Places in its batch that what runs on it asks for.
+        sequences: Places in its batch that what runs on it asks for; `patient` of those are batch
+            work's.
         vouched: It says itself that it is ready, while nobody else can (`vouching`).
     """
 
@@ -87,6 +89,7 @@ class Worker:
     steps: Steps | None = None
     named: bool = False
     sequences: int = 0
+    patient: int = 0
     vouched: bool = False
 
     @property
@@ -104,15 +107,20 @@ class Worker:
         """Count a request that begins on it."""
         if running not in self.running:
             self.running.add(running)
-            self.sequences += count_sequences(running)
-            self.weight = None
+            self._count(running, 1)
 
     def remove_running(self, running: Running) -> None:
         """Count a request no longer."""
         if running in self.running:
             self.running.remove(running)
-            self.sequences -= count_sequences(running)
-            self.weight = None
+            self._count(running, -1)
+
+    def _count(self, running: Running, times: int) -> None:
+        sequences = times * count_sequences(running)
+        self.sequences += sequences
+        if running.need is not None and running.need.is_patient:
+            self.patient += sequences
+        self.weight = None
 
     def is_other(self, answering: str) -> bool:
         """Return whether an answer that names this uid, or none, comes from somebody else.
@@ -166,6 +174,7 @@ class Pool:
         prefixes: Which worker has computed which prompts.
         drain: How fast the line moves.
         takers: Which keys have taken how much of it.
+        room: How much of its workers batch work leaves to others.
     """
 
     spec: PoolSpec
@@ -182,6 +191,18 @@ class Pool:
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
     drain: Drain = field(default_factory=Drain)
     takers: Takers = field(default_factory=Takers)
+    room: Room = field(default_factory=Room)
+
+    def wake(self, most: int, patient: int) -> None:
+        """Wake up to so many of those who wait, of new batch work up to `patient`."""
+        for _ in range(most):
+            waiter = self.waiters.pop(urgent=patient <= 0)
+            if waiter is None:
+                return
+            patient -= waiter.is_patient
+            waiter.woken = True
+            waiter.wake()
+            self.woken += 1
 
     def find_outlook(self, worker: Worker, chunk: int) -> Outlook:
         """Return what can be expected of one of its workers.
