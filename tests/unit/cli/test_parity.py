@@ -33,74 +33,72 @@ def check(measure: str, value: float, bound: float, outcome: str = "pass") -> di
     return {"measure": measure, "value": value, "bound": bound, "outcome": outcome, "reason": ""}
 
 
-def compare(
-    outcome: str = "pass", reasons: tuple[str, ...] = ()
-) -> "tuple[list[Any], dict[str, Any]]":
-    """Return a list that takes what was asked for, and an answer of the engine."""
-    rows = [
-        {
-            "kind": "cost",
-            "of": "maia-200",
-            "against": "float32",
-            "over": "answers",
-            "agreement": 0.9696,
-            "divergence": 0.0053,
-            "ratio": None,
-            "right": 66,
-            "checks": [
-                check("agreement", 0.9696, 0.97, "fail"),
-                check("divergence", 0.0053, 0.01),
-                check("score", 66, 65),
-            ],
-            "outcome": "fail",
-        },
-        {
-            "kind": "device",
-            "of": "maia-200",
-            "against": "healthy fp8-block",
-            "over": "everything",
-            "agreement": 1.0,
-            "divergence": 2e-7,
-            "ratio": 1.3,
-            "right": None,
-            "checks": [check("agreement", 1, 0.98), check("ratio", 1.3, 1.2, "suspect")],
-            "outcome": "suspect",
-        },
-        {
-            "kind": "told",
-            "of": "maia-200",
-            "against": "float32",
-            "over": "everything",
-            "agreement": 0.9,
-            "divergence": None,
-            "ratio": None,
-            "right": None,
-            "checks": [],
-            "outcome": None,
-        },
-    ]
-    return [], {
-        "model": {"path": "m", "digest": "d"},
-        "prompts": {
-            "questions": 84,
-            "tasks": ["add", "sort"],
-            "texts": 12,
-            "positions": 5403,
-            "answerPositions": 1285,
-            "entropy": 0.94,
-            "leastEntropy": 0.5,
-            "right": 68,
-        },
-        "classes": [
-            {
-                "name": "maia-200",
-                "numerics": "fp8-block",
-                "corruption": 0.0,
-                "from": "profile maia-200",
-            },
-            {"name": "h100", "numerics": "fp8-row", "corruption": 0.001, "from": "profile h100"},
+COMPARISONS = [
+    {
+        "kind": "cost",
+        "of": "maia-200",
+        "against": "float32",
+        "over": "answers",
+        "agreement": 0.9696,
+        "divergence": 0.0053,
+        "ratio": None,
+        "right": 66,
+        "checks": [
+            check("agreement", 0.9696, 0.97, "fail"),
+            check("divergence", 0.0053, 0.01),
+            check("score", 66, 65),
         ],
-        "comparisons": rows,
+        "outcome": "fail",
+    },
+    {
+        "kind": "device",
+        "of": "maia-200",
+        "against": "healthy fp8-block",
+        "over": "everything",
+        "agreement": 1.0,
+        "divergence": 2e-7,
+        "ratio": 1.3,
+        "right": None,
+        "checks": [check("agreement", 1, 0.98), check("ratio", 1.3, 1.2, "suspect")],
+        "outcome": "suspect",
+    },
+    {
+        "kind": "told",
+        "of": "maia-200",
+        "against": "float32",
+        "over": "everything",
+        "agreement": 0.9,
+        "divergence": None,
+        "ratio": None,
+        "right": None,
+        "checks": [],
+        "outcome": None,
+    },
+]
+PROMPTS = {
+    "questions": 84,
+    "tasks": ["add", "sort"],
+    "texts": 12,
+    "positions": 5403,
+    "answerPositions": 1285,
+    "entropy": 0.94,
+    "leastEntropy": 0.5,
+    "right": 68,
+}
+
+
+def describe(name: str, numerics: str, corruption: float = 0.0) -> dict[str, Any]:
+    source = f"profile {name}"
+    return {"name": name, "numerics": numerics, "corruption": corruption, "from": source}
+
+
+def tell(outcome: str = "pass", *reasons: str) -> dict[str, Any]:
+    """Return what the engine answers."""
+    return {
+        "model": {"path": "m", "digest": "d"},
+        "prompts": PROMPTS,
+        "classes": [describe("maia-200", "fp8-block"), describe("h100", "fp8-row", 0.001)],
+        "comparisons": COMPARISONS,
         "outcome": outcome,
         "reasons": list(reasons),
         "about": "numerics are emulated",
@@ -116,7 +114,8 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stand in for the engine; return what it was asked."""
-    taken, answer = compare()
+    taken: list[Any] = []
+    answer = tell()
 
     def take(model: Path, sides: list[Any]) -> dict[str, Any]:
         taken[:] = [model, *sides]
@@ -282,7 +281,7 @@ def test_scripts_tell_by_the_exit_code(
     code: int,
     said: str,
 ) -> None:
-    answer = compare(outcome, ("nobody saw anything",))[1]
+    answer = tell(outcome, "nobody saw anything")
     monkeypatch.setattr(parity, "compare_sides", lambda model, sides: answer)
     file = tmp_path / "numbers.json"
     assert run_command(sluice, ["parity", "maia-200", "h100", f"--json={file}"]) == code
