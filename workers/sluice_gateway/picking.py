@@ -177,8 +177,12 @@ class Picker(Generic[WorkerT]):
         return Pick(worker, forecast, reason, safe=safe, near=near, spilled=spilled)
 
     def _sample(self, workers: Sequence[WorkerT]) -> Sequence[WorkerT]:
-        """Return those to look at, one after the other from a place that chance names."""
+        """Return those to look at, one after the other from a place that chance names.
+
+        Of equal ones the first is taken: it must not always be the same.
+        """
+        rotated = self._dice.rotate(workers)
         if len(workers) <= _FURTHER:
-            return workers
-        known = [worker for worker in workers if worker.uid in self._found]
-        return [*known, *self._dice.rotate(workers)[:_FURTHER]]
+            return rotated
+        known = [worker for worker in rotated if worker.uid in self._found]
+        return [*known, *rotated[:_FURTHER]]

@@ -56,12 +56,13 @@ def test_two_are_compared_when_both_are_safe():
     assert chosen["0"] < 60
 
 
+@pytest.mark.parametrize("ttft", [0.1, 0.9, 9.0], ids=["safe", "near", "late"])
 @pytest.mark.parametrize("others", [0, 14])
 @pytest.mark.parametrize("count", [1, 2, 3, 16])
-def test_equal_idle_workers_get_equal_parts(count, others):
+def test_equal_idle_workers_get_equal_parts(count, others, ttft):
     random = Random(7)
-    workers = [Worker(f"m{n}", "maia", inflight=0) for n in range(count)]
-    workers += [Worker(f"g{n}", "gpu", inflight=0) for n in range(others)]
+    workers = [Worker(f"m{n}", "maia", ttft, inflight=0) for n in range(count)]
+    workers += [Worker(f"g{n}", "gpu", ttft, inflight=0) for n in range(others)]
     shares = {"maia": 1.0, "gpu": 0.0}
     for told in ({}, {"need": None, "foresee": None}):
         chosen = Counter(first(workers, shares, tie=random.random(), **told) for _ in range(8000))
