@@ -88,8 +88,8 @@ async def follow(session, url, model, number, told, *, tokens):
         told.ended = True
 
 
-async def run_streams(url, model, numbers, *, strike=None, tokens=60):
-    """Run streams side by side; return what each was told, by number.
+async def run_streams(urls, model, numbers, *, strike=None, tokens=60):
+    """Run streams side by side, over servers in turn; return what each was told, by number.
 
     `strike` is called with them once all have begun, and may end a worker.
     """
@@ -98,7 +98,9 @@ async def run_streams(url, model, numbers, *, strike=None, tokens=60):
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         tasks = [
-            asyncio.create_task(follow(session, url, model, number, told, tokens=tokens))
+            asyncio.create_task(
+                follow(session, urls[number % len(urls)], model, number, told, tokens=tokens)
+            )
             for number, told in found.items()
         ]
         if strike is not None:

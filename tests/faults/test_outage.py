@@ -178,7 +178,7 @@ def choose_victims(sluice):
 )
 def test_serving_goes_on_without_the_api_server(sluice, pool, action, seconds):
     url = sluice.gateway()
-    expected = asyncio.run(run_streams(url, POOL, range(KINDS), tokens=TOKENS))
+    expected = asyncio.run(run_streams([url], POOL, range(KINDS), tokens=TOKENS))
     assert [told.error for told in expected.values() if told.error] == []
     begun = identify_own(sluice)
     victim, node = choose_victims(sluice)

@@ -73,7 +73,7 @@ def test_no_stream_is_lost_and_every_token_is_as_it_would_have_been(sluice, serv
         struck = []
         strike = strike_busiest(sluice, number, struck)
         try:
-            found = asyncio.run(run_streams(url, POOL, NUMBERS, strike=strike))
+            found = asyncio.run(run_streams([url], POOL, NUMBERS, strike=strike))
         finally:
             for pod, _ in struck:
                 end_worker(sluice, pod, signal.SIGCONT)
@@ -87,12 +87,80 @@ def test_no_stream_is_lost_and_every_token_is_as_it_would_have_been(sluice, serv
     assert hit >= ROUNDS[number], "hardly a stream was on a worker when that was struck"
 
 
+@pytest.fixture
+def two_gateways(sluice):
+    """Run a second gateway, on the only node for such; return the URLs of both.
+
+    The first has an address of its node's that stays, which two pods cannot have.
+    """
+    url = sluice.gateway()
+    first = sluice.get("-n", "sluice-system", "deployment", "sluice-gateway")["spec"]
+    template = first["template"]
+    del template["metadata"]["annotations"]["sluice.dev/stable-address"]
+    labels = {**template["metadata"]["labels"], "app.kubernetes.io/instance": "second"}
+    template["metadata"]["labels"] = labels
+    metadata = {"name": "sluice-gateway-second", "namespace": "sluice-system"}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    sluice.create(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+    )
+    named = ("-n", "sluice-system", "deployment", metadata["name"])
+    try:
+        wait_until(
+            lambda: sluice.get(*named).get("status", {}).get("readyReplicas") == 1,
+            "the second gateway is ready",
+        )
+        (pod,) = sluice.get(
+            "-n", "sluice-system", "pods", "-l", "app.kubernetes.io/instance=second"
+        )["items"]
+        yield [url, f"http://{pod['status']['podIP']}:8080"]
+    finally:
+        sluice.run("delete", *named, "--wait=true")
+
+
+def delete_busiest(sluice, found):
+    """Drain the worker on which most streams began; return how many those were."""
+    counts = Counter(told.worker for told in found.values() if not told.ended)
+    pods = {pod["metadata"]["name"] for pod in sluice.workers(POOL)}
+    name, count = next(one for one in counts.most_common() if one[0] in pods)
+    sluice.run("delete", "pod", name, "--wait=false")
+    return count
+
+
+def roll_all(sluice, found):
+    """Replace all workers, a few at a time; return how many streams ran."""
+    sluice.run("rollout", "restart", "deployment", "-l", f"sluice.dev/pool={POOL}")
+    return sum(not told.ended for told in found.values())
+
+
+@pytest.mark.parametrize("act", [delete_busiest, roll_all], ids=["drained", "rolled"])
+def test_streams_over_two_gateways_outlive_workers_that_go(sluice, serve, two_gateways, act):
+    expected = asyncio.run(answer_undisturbed(serve or PINNED))
+    before = {pod["metadata"]["uid"] for pod in sluice.workers(POOL)}
+    running = []
+    found = asyncio.run(
+        run_streams(
+            two_gateways, POOL, NUMBERS, strike=lambda told: running.append(act(sluice, told))
+        )
+    )
+    assert running[0] >= 1, "no stream was on a worker when that had to go"
+    for told, undisturbed in zip(found.values(), expected.values(), strict=True):
+        check(told, undisturbed, exact=serve is not None)
+    wait_until(
+        lambda: (
+            len(before - {pod["metadata"]["uid"] for pod in sluice.workers(POOL)})
+            >= (1 if act is delete_busiest else len(before))
+        ),
+        "they are gone",
+    )
+
+
 async def answer_undisturbed(numerics):
     """Return what the streams are told by a worker that no gateway and no cluster knows of."""
     models = find_models()
     assert models is not None, "the compact model is not where the cluster's workers find it"
     async with run_worker(models / "compact", numerics) as url:
-        return await run_streams(url, "compact", NUMBERS)
+        return await run_streams([url], "compact", NUMBERS)
 
 
 def check(told, undisturbed, *, exact):
