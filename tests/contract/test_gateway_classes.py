@@ -106,7 +106,9 @@ async def test_what_cannot_meet_its_deadline_is_told_at_once_and_when_to_come_ba
     await running
     pool = (await world.signals())["pools"]["default/chat"]
     assert (pool["shed"], pool["rejected"], pool["failed"]) == (1, 1, 0)
-    assert pool["classes"]["interactive"] == {"ended": 1, "finished": 0, "met": 0, "shed": 1}
+    counts = {"ended": 1, "finished": 0, "met": 0, "shed": 1}
+    assert pool["classes"]["interactive"].items() >= counts.items()
+    assert not any(pool["classes"]["interactive"]["queueWait"])
     assert pool["classes"]["standard"]["finished"] == 1
 
 

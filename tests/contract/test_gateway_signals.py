@@ -96,7 +96,10 @@ async def test_signals_have_the_agreed_shape(world):
     pool = signals["pools"]["default/chat"]
     check(pool, POOL)
     assert pool["classes"].keys() == {"interactive", "standard", "batch"}
-    assert pool["classes"]["standard"] == {"ended": 2, "finished": 2, "met": 2, "shed": 0}
+    assert (bounds["queueWait"][0], bounds["queueWait"][-1]) == (0.01, 60.0)
+    at_once = [2] + [0] * len(bounds["queueWait"])
+    counts = {"ended": 2, "finished": 2, "met": 2, "shed": 0, "queueWait": at_once}
+    assert pool["classes"]["standard"] == counts
     assert pool["variants"].keys() == {"maia", "gpu"}
     for variant in pool["variants"].values():
         check(variant, VARIANT)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress, Usage, read_usage
 from sluice_gateway.forecast import Forecast, Need
+from sluice_gateway.gaps import Gaps
 from sluice_gateway.goals import Asked, Goal
 from sluice_gateway.members import Choice, Look, Pool, Worker
 from sluice_gateway.pace import Phase
@@ -51,6 +52,7 @@ class Attempt:
         find_refuge: Returns whether there is a place elsewhere, given why it should go there.
         trace: Its span, which its worker is told of.
         ended_at: Wall time of its end; 0 while it runs.
+        gaps: Between the tokens that came of it, the first of which ends a pause if it goes on.
     """
 
     worker: Worker
@@ -85,6 +87,7 @@ class Attempt:
     leave_why: str = ""
     trace: Trace | None = None
     ended_at: float = 0.0
+    gaps: Gaps = field(default_factory=Gaps)
     _scope: asyncio.Timeout | None = None
 
     def cut(self, why: str) -> None:
@@ -261,6 +264,12 @@ class Exchange:
         """How many of those in a row broke off: it may be this request that ends workers."""
         last = self.attempts[len(self.attempts) - self.fruitless :]
         return sum(one.outcome in BROKE_OFF for one in last)
+
+    def note_token(self, attempt: Attempt, at: float) -> None:
+        """A token came of an attempt: the time since the last is a gap, whoever gave that."""
+        if self.last_at is not None and at > self.last_at:
+            attempt.gaps.add(at - self.last_at)
+        self.last_at = at
 
     def find_tpot(self, tokens: float) -> float | None:
         """Return seconds per token after the first, for a stream of that many; else None."""

@@ -91,18 +91,19 @@ class Gateway:
             clock=self._clock,
         )
         self._registry = CollectorRegistry()
-        self._metrics = Metrics(self._registry)
         self.fleet = Fleet(
             clock=self._clock,
             inflight_most=settings.relaying.inflight_most,
             failures_to_fail=settings.probing.failures,
             patience=settings.patience,
         )
+        self._metrics = Metrics(self._registry, self.fleet)
         self._signals = Signals(
             self.fleet, uid=settings.uid, clock=self._clock, started_at=time.time()
         )
         self._decisions = DecisionLog(gateway=settings.uid)
         self.fleet.on_workers_changed.append(self._signals.forget_departed)
+        self.fleet.on_workers_changed.append(self._metrics.workers.forget_departed)
         self.fleet.on_pool_removed.append(self._metrics.forget_pool)
         self.port = settings.port
         self.admin_port = settings.admin_port

@@ -1,7 +1,8 @@
 """The gateway's Prometheus metrics: `sluice_gateway_*`.
 
 Labels come from fixed sets, or name pools and classes of the cluster; those of a pool that is gone
-are removed. Gauges are read from the fleet when somebody scrapes, so they cannot go stale.
+are removed. Gauges are read from the fleet when somebody scrapes, so they cannot go stale. What
+single workers did is in `workermetrics`, the gaps between tokens in `gaps`.
 """
 
 from collections import Counter as Tally
@@ -14,13 +15,17 @@ from prometheus_client.registry import Collector
 
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.fleet import Fleet
+from sluice_gateway.gaps import GapCollector, Gaps
 from sluice_gateway.members import Pool, Worker
 from sluice_gateway.overload import SHED
 from sluice_gateway.parity import Agreement
 from sluice_gateway.sources import Watch
+from sluice_gateway.workermetrics import WORKER_LABELS, WorkerMetrics, list_labels
 
 _TTFT_BUCKETS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)
 _TPOT_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
+_QUEUE_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 5, 10, 30, 60)
+"""Seconds. What was dispatched at once is in the first."""
 _POOL_CLASS: Final = ("pool", "accelerator_class")
 _PAIR: Final = (*_POOL_CLASS, "reference_class")
 
@@ -29,10 +34,13 @@ class Metrics:
     """Counters and histograms, fed by requests.
 
     Attributes:
+        workers: Those of single workers.
         comparing: Those of what no user waits for.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.workers = WorkerMetrics(registry, fleet)
         self.comparing = ComparingMetrics(registry)
         self.requests = Counter(
             "sluice_gateway_requests",
@@ -103,11 +111,38 @@ class Metrics:
             buckets=_TPOT_BUCKETS,
             registry=registry,
         )
+        self.queue_wait = Histogram(
+            "sluice_gateway_queue_wait_seconds",
+            "Time in the gateway's line until the first dispatch (0 if at once), or until the"
+            " request left the line without one.",
+            ("pool", "request_class"),
+            buckets=_QUEUE_BUCKETS,
+            registry=registry,
+        )
+        self.itl = GapCollector()
+        registry.register(self.itl)
+
+    def observe_queue_wait(self, pool: str, exchange: Exchange) -> None:
+        """Note what a request has waited, now that it leaves the line for the first time."""
+        if exchange.goal is not None and pool in self._fleet.pools:
+            self.queue_wait.labels(pool, exchange.goal.kind).observe(exchange.waited)
+
+    def observe_first_token(self, pool: str, worker: Worker, ttft: float) -> None:
+        """Note the time to the first token of a stream, in seconds."""
+        self.ttft.labels(pool, worker.variant).observe(ttft)
+        self.workers.observe_first_token(worker, ttft)
+
+    def observe_gaps(self, pool: str, variant: str, gaps: Gaps) -> None:
+        """Take the gaps between tokens of an attempt that has ended."""
+        if pool in self._fleet.pools:
+            self.itl.merge(pool, variant, gaps)
 
     def observe_finish(
-        self, pool: str, variant: str, *, met: bool, tpot: float | None, tokens: tuple[int, int]
+        self, pool: str, worker: Worker, *, met: bool, tpot: float | None, tokens: tuple[int, int]
     ) -> None:
         """Count a request that a worker answered in full; arguments as in `Signals`."""
+        self.workers.observe_finish(worker, met=met, tpot=tpot, tokens=tokens)
+        variant = worker.variant
         if met:
             self.met.labels(pool, variant).inc()
         if tpot is not None:
@@ -146,8 +181,11 @@ class Metrics:
             self.tokens,
             self.ttft,
             self.tpot,
+            self.queue_wait,
         ):
             metric.remove_by_labels({"pool": key})
+        self.itl.forget_pool(key)
+        self.workers.forget_departed()
         self.comparing.forget_pool(key)
 
 
@@ -264,6 +302,11 @@ class FleetCollector(Collector):
         inflight = GaugeMetricFamily(
             "sluice_gateway_inflight_requests", "Requests on workers.", labels=_POOL_CLASS
         )
+        worker_inflight = GaugeMetricFamily(
+            "sluice_gateway_worker_inflight_requests",
+            "Requests on a worker.",
+            labels=WORKER_LABELS,
+        )
         waiting = GaugeMetricFamily(
             "sluice_gateway_waiting_requests", "Requests waiting for a worker.", labels=("pool",)
         )
@@ -275,6 +318,11 @@ class FleetCollector(Collector):
             for variant in {w.variant for w in pool.workers.values()}:
                 running = sum(w.inflight for w in pool.workers.values() if w.variant == variant)
                 inflight.add_metric((key, variant), running)
+            by_worker: Tally[tuple[str, str, str]] = Tally()
+            for worker in pool.workers.values():
+                by_worker[list_labels(worker)] += worker.inflight
+            for labels, running in by_worker.items():
+                worker_inflight.add_metric(labels, running)
         connected = GaugeMetricFamily(
             "sluice_gateway_watch_connected",
             "1 while the API server, or the backend, answers.",
@@ -289,7 +337,7 @@ class FleetCollector(Collector):
             connected.add_metric((watch.kind,), watch.connected)
             if watch.synced:
                 age.add_metric((watch.kind,), self._clock() - watch.heard_at)
-        yield from (workers, inflight, waiting, connected, age)
+        yield from (workers, inflight, worker_inflight, waiting, connected, age)
 
 
 def find_state(pool: Pool, worker: Worker) -> str:

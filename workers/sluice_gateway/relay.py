@@ -125,9 +125,23 @@ class Relay:
 
     async def _find_worker(self, exchange: Exchange, pool: Pool, last: Fault | None) -> Choice:
         answer = last.answer if last is not None else None
-        if exchange.transcript is None or answer is None:
+        if answer is None:
+            return await self._find_first(exchange, pool)
+        if exchange.transcript is None:
             return await self._admission.find_worker(exchange, pool, answer)
         return await self._failover.find_worker(exchange, pool, answer)
+
+    async def _find_first(self, exchange: Exchange, pool: Pool) -> Choice:
+        """Find a new request's worker, and note what it waited in line, with or without success."""
+        choice: Choice | None = None
+        try:
+            choice = await self._admission.find_worker(exchange, pool, None)
+            pool = choice.pool
+            return choice
+        finally:
+            if choice is not None or exchange.waited:
+                self._signals.observe_queue_wait(pool, exchange)
+                self._metrics.observe_queue_wait(pool.spec.key, exchange)
 
     def _dispatch(
         self, exchange: Exchange, choice: Choice, call: Call, last: Fault | None
@@ -191,6 +205,7 @@ class Relay:
             key = exchange.pool.spec.key if exchange.pool else ""
             self._metrics.attempts.labels(key, worker.variant, attempt.outcome).inc()
             self._metrics.count_continuation(key, attempt)
+            self._metrics.observe_gaps(key, worker.variant, attempt.gaps)
 
     def _note_progress(self, exchange: Exchange, attempt: Attempt, fresh: bool) -> None:  # noqa: FBT001 - a callback's argument
         """A worker answered, or tokens came: if it sent them now, it lives; the first is timed."""
@@ -198,9 +213,9 @@ class Relay:
             self._fleet.note_progress(attempt.worker)
         attempt.measure_pace(fresh=fresh)
         progress = attempt.progress
-        if progress is None or progress.first_at is None:
+        if progress is None or progress.first_at is None or progress.last_at is None:
             return
-        exchange.last_at = progress.last_at
+        exchange.note_token(attempt, progress.last_at)
         if attempt.cause and attempt.phase is Phase.FIRST and exchange.pool is not None:
             if not attempt.begun:  # what it takes in further legs nobody has predicted
                 self._fleet.note_first_token(attempt.worker, attempt)
@@ -214,8 +229,8 @@ class Relay:
         if exchange.pool is not None and not exchange.is_patient:
             self._signals.observe_first_token(exchange.pool, attempt.worker, exchange.ttft)
         if exchange.pool is not None:
-            labels = (exchange.pool.spec.key, attempt.worker.variant)
-            self._metrics.ttft.labels(*labels).observe(exchange.ttft)
+            key = exchange.pool.spec.key
+            self._metrics.observe_first_token(key, attempt.worker, exchange.ttft)
 
     def _note_served(
         self, exchange: Exchange, pool: Pool, attempt: Attempt, call: Call, answer: Answer | None
@@ -241,7 +256,7 @@ class Relay:
         )
         self._metrics.observe_finish(
             pool.spec.key,
-            attempt.worker.variant,
+            attempt.worker,
             met=met,
             tpot=exchange.tpot,
             tokens=exchange.tokens,
@@ -258,21 +273,26 @@ class Relay:
         if fault.kind is FaultKind.REFUSED:  # by a worker that is busy or leaving, as it should
             self._fleet.hold_worker(worker, fault.hold)
         elif fault.kind is FaultKind.ERROR:
-            self._signals.count_worker(worker, "errors")
+            self._blame_worker(worker, "error")
             self._rest_worker(pool, worker)
         elif fault.kind is FaultKind.LOST:
             if fault.code != "probes_failed":  # that was us, not the request
-                self._signals.count_worker(worker, "errors")
+                self._blame_worker(worker, "error")
                 worker.health.note_broken_request(now, held=worker.held_until > now)
             self._hold_worker(worker, worker.health.breaks - 1)
             self._probe_now(worker)
         elif not attempt.was_queueing:
-            self._signals.count_worker(worker, "timeouts")
+            self._blame_worker(worker, "timeout")
             self._metrics.timeouts.labels(pool.spec.key, worker.variant, attempt.phase.value).inc()
             worker.health.note_late_request(now)
             if attempt.was_silence:
                 self._fleet.doubt_worker(worker)
                 self._probe_now(worker)
+
+    def _blame_worker(self, worker: Worker, result: str) -> None:
+        """Count an `error` or a `timeout` of a worker."""
+        self._signals.count_worker(worker, f"{result}s")
+        self._metrics.workers.count_fault(worker, result)
 
     def _rest_worker(self, pool: Pool, worker: Worker) -> None:
         """Send a worker that answers with nothing but errors less, if another does better.

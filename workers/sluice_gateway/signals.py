@@ -4,7 +4,7 @@ Requests report what happens to them; the document is put together when it is as
 windows here and from the fleet's present state.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +17,7 @@ from sluice_gateway.overload import SHED
 from sluice_gateway.parity import Agreement
 from sluice_gateway.windows import (
     LONGEST_WINDOW,
+    QUEUE_BOUNDS,
     TPOT_BOUNDS,
     TTFT_BOUNDS,
     Series,
@@ -38,6 +39,7 @@ _POOL_COUNTS: Final = (
 _CLASS_COUNTS: Final = ("ended", "finished", "met", "shed")
 _VARIANT_COUNTS: Final = ("sent", "finished", "met")
 _WORKER_COUNTS: Final = ("finished", "errors", "timeouts")
+_QUEUE: Final = "queue"
 _AUDIT_COUNTS: Final = ("audits", "positions", "judged", "agreed")
 _MICRO: Final = 1_000_000
 """Divergence is kept in whole micronats: windows add up whole numbers."""
@@ -69,6 +71,10 @@ class Signals:
       objectives. Those that may take longer than the pool's objective (batch, or a later deadline)
       are `met` by their own, and left out of the histograms of TTFT: no capacity is wanted so that
       they wait less.
+    - `queueWait` of a class is a histogram like `ttft`: the seconds that its requests waited in the
+      gateway's line for their first worker, 0 if they were sent at once, or until they left the
+      line without one. Those that were refused without waiting are not in it, nor is what a
+      request waits later, when it has to move.
     - TTFT counts from arrival at the gateway, waiting included, and is known of streams only;
       TPOT is (last token - first token) / (tokens - 1). A request that does not stream meets the
       SLO if it took no longer than a stream inside the SLO may: TTFT + (tokens - 1) x TPOT.
@@ -167,6 +173,13 @@ class Signals:
         if tpot is not None:
             series.observe("shadow tpot", TPOT_BOUNDS, tpot, now)
 
+    def observe_queue_wait(self, pool: Pool, exchange: Exchange) -> None:
+        """Note what a request has waited, now that it leaves the line for the first time."""
+        if exchange.goal is not None:
+            name = f"{_QUEUE} {exchange.goal.kind}"
+            series = self._pools[pool.spec.key]
+            series.observe(name, QUEUE_BOUNDS, exchange.waited, self._clock())
+
     def observe_first_token(self, pool: Pool, worker: Worker, ttft: float) -> None:
         """Note the time to the first token of a stream, in seconds."""
         now = self._clock()
@@ -215,7 +228,7 @@ class Signals:
             "seq": self._seq,
             "windowSeconds": float(window),
             "observedSeconds": round(min(float(window), now - self._started), 3),
-            "bounds": {"ttft": TTFT_BOUNDS, "tpot": TPOT_BOUNDS},
+            "bounds": {"ttft": TTFT_BOUNDS, "tpot": TPOT_BOUNDS, "queueWait": QUEUE_BOUNDS},
             "pools": {
                 key: self._render_pool(pool, window, now) for key, pool in self._fleet.pools.items()
             },
@@ -228,10 +241,7 @@ class Signals:
         return {
             **_pick(total, _POOL_COUNTS),
             "waiting": pool.waiting,
-            "classes": {
-                kind: {what: total.get((kind, what), 0) for what in _CLASS_COUNTS}
-                for kind in RequestClass
-            },
+            "classes": {kind: _pick_class(total, kind) for kind in RequestClass},
             "parity": self._render_pairs(key, now),
             "variants": {
                 name: self._render_variant(pool, name, window, now) for name in sorted(names)
@@ -303,6 +313,12 @@ class Signals:
 
 def _pick(total: dict[Hashable, int], keys: Iterable[str]) -> dict[str, int]:
     return {key: total.get(key, 0) for key in keys}
+
+
+def _pick_class(total: Counter[Hashable], kind: RequestClass) -> dict[str, int | list[int]]:
+    """Return what became of a class's requests, and what they waited."""
+    counts = {what: total[kind, what] for what in _CLASS_COUNTS}
+    return {**counts, "queueWait": read_histogram(total, f"{_QUEUE} {kind}", QUEUE_BOUNDS)}
 
 
 def _pick_parity(total: dict[Hashable, int], pair: tuple[str, str]) -> dict[str, int | float]:

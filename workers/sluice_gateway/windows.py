@@ -24,6 +24,8 @@ TTFT_BOUNDS: Final = build_bounds(0.05, 60.0, 1.12)
 """Seconds. Steps of 12 %: a percentile read from them is off by less than that."""
 TPOT_BOUNDS: Final = build_bounds(0.005, 2.0, 1.12)
 """Seconds per output token after the first."""
+QUEUE_BOUNDS: Final = build_bounds(0.01, 60.0, 1.5)
+"""Seconds in line. Whoever is sent at once is in the first bucket."""
 
 
 class Series:

@@ -288,7 +288,8 @@ class SimGateway:
         for number, name in enumerate(classes):
             args = () if foreign else list_arguments(ENGINES[name])
             sink.put(objects.worker(f"w{number}", variant=name, args=args))
-        metrics = Metrics(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        metrics = Metrics(self.registry, self.fleet)
         self.signals = Signals(self.fleet, uid="g", clock=clock, started_at=0.0)
         self.admission = Admission(self.fleet, relaying=relaying, clock=clock, random=random.random)
         failover = Failover(
