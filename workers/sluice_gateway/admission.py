@@ -28,6 +28,7 @@ from sluice_gateway.members import Choice, Pool
 from sluice_gateway.overload import find_allowance, find_first, find_retry_after
 from sluice_gateway.settings import Relaying
 from sluice_gateway.transcript import Transcript
+from sluice_gateway.waits import Wait
 
 _RETRY_AFTER_SECONDS = 5
 _LOOK_SECONDS = 0.5
@@ -100,29 +101,25 @@ class Admission:
             Refusal: If too many wait already, it waited too long, or it would be served too late.
         """
         moving = last is not None
-        if moving or not (self._count_ahead(exchange, pool) or pool.woken or pool.movers):
+        urgent = exchange.goal is None or exchange.goal.kind is not RequestClass.BATCH
+        if urgent and not moving:
+            self._fleet.note_urgency(pool, exchange.call.sequences if exchange.call else 1)
+        # Nobody passes those who wait, but for streams that have to move. Batch work that waits
+        # found no place that it may have: whoever takes another passes nobody.
+        ahead = pool.waiters.urgent_sequences if urgent else len(pool.waiters)
+        if moving or not (ahead or pool.woken or pool.movers):
             choice = self._choose(exchange, pool, moving=moving)
             if choice is not None:
                 return choice
         first = find_first(worker.pace for worker in pool.workers.values())
         if not moving:
             self._check_line(exchange, pool, first)
-        wait = _Wait(self._relaying, self._clock(), None if moving else exchange, first)
+        wait = Wait(self._relaying, self._clock(), None if moving else exchange, first)
         try:
             return await self._wait(exchange, pool, wait, last)
         finally:
             exchange.waited += self._clock() - wait.began
             exchange.excused += wait.idle
-
-    def _count_ahead(self, exchange: Exchange, pool: Pool) -> int:
-        """Return how many wait whom a new request must not pass.
-
-        Batch work that waits found no place that it may have; whoever takes another passes nobody.
-        """
-        if exchange.goal is not None and exchange.goal.kind is RequestClass.BATCH:
-            return len(pool.waiters)
-        self._fleet.note_urgency(pool, exchange.call.sequences if exchange.call else 1)
-        return pool.waiters.count_urgent()
 
     def _check_line(self, exchange: Exchange, pool: Pool, first: float) -> None:
         """Return if one more may wait; another may have to make room for it.
@@ -165,19 +162,19 @@ class Admission:
             raise self._shed(need, pool, wait + first, late)
 
     async def _wait(
-        self, exchange: Exchange, pool: Pool, wait: "_Wait", last: Answer | None
+        self, exchange: Exchange, pool: Pool, wait: Wait, last: Answer | None
     ) -> Choice:
         """Wait in line until a worker can be chosen.
 
         Raises:
             Refusal: If it takes too long; with what the last attempt ended with, if there was one.
         """
-        again = False
+        moving, waiter = last is not None, None
         while True:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiter = self._build_waiter(exchange, pool, future, moving=last is not None)
-            # Whoever was woken for a place that somebody else took keeps the head of the line.
-            pool.waiters.put(waiter, front=again)
+            again = waiter is not None
+            waiter = self._build_waiter(exchange, pool, future, waiter, moving=moving)
+            pool.waiters.put(waiter)
             pool.waiting += 1
             try:
                 if not again:
@@ -188,28 +185,56 @@ class Admission:
                 raise
             finally:
                 pool.waiting -= 1
-            pool.woken -= 1
-            again = True
-            if not self._fleet.is_current(pool):
-                pool = self.find_pool(pool.spec.model)
-                again = False
+            pool.drop_claim(waiter)
             exchange.excused += wait.take_idle()
-            choice = self._choose(exchange, pool, moving=last is not None)
+            if not self._fleet.is_current(pool):
+                pool, waiter = self.find_pool(pool.spec.model), None
+            choice = self._look(exchange, pool, moving=moving)
             if choice is not None:
                 return choice
 
+    def _look(self, exchange: Exchange, pool: Pool, *, moving: bool) -> Choice | None:
+        """Choose for a request that was woken; what it does not take is for others.
+
+        Raises:
+            Refusal: As in `_choose`.
+        """
+        try:
+            choice = self._choose(exchange, pool, moving=moving)
+        except Refusal:
+            self._fleet.wake_waiters(pool)
+            raise
+        if choice is None:
+            self._fleet.wake_urgent(pool)
+        return choice
+
     def _build_waiter(
-        self, exchange: Exchange, pool: Pool, future: asyncio.Future[None], *, moving: bool
+        self,
+        exchange: Exchange,
+        pool: Pool,
+        future: asyncio.Future[None],
+        before: Waiter | None,
+        *,
+        moving: bool,
     ) -> Waiter:
+        """Return a place in line; where the request was, if it was there before."""
+        wake = partial(future.set_result, None)
+
+        def turn_away() -> None:
+            future.set_exception(self._refuse_full(pool))
+
+        if before is not None:
+            return replace(before, wake=wake, turn_away=turn_away)
         goal = exchange.goal
         need, _ = self.assess(exchange, pool)
         return Waiter(
-            wake=partial(future.set_result, None),
-            turn_away=lambda: future.set_exception(self._refuse_full(pool)),
+            wake=wake,
+            turn_away=turn_away,
             kind=goal.kind if goal else RequestClass.STANDARD,
             key=exchange.key,
             due=exchange.arrival + goal.ttft if goal else float("inf"),
             cost=need.prompt + need.output * need.choices if need else 1.0,
+            sequences=need.choices if need else 1,
             moving=moving,
         )
 
@@ -219,7 +244,7 @@ class Admission:
         pool: Pool,
         waiter: Waiter,
         future: asyncio.Future[None],
-        wait: "_Wait",
+        wait: Wait,
         last: Answer | None,
     ) -> None:
         """Return when the waiter was woken; it keeps its place in the line while it looks around.
@@ -293,7 +318,7 @@ class Admission:
     def _pass_on(self, pool: Pool, waiter: Waiter) -> None:
         """Leave the line; give the place that this request was woken for to the next."""
         if waiter.woken:
-            pool.woken -= 1
+            pool.drop_claim(waiter)
             self._fleet.wake_waiters(pool)
         elif not waiter.turned_away:
             pool.waiters.remove(waiter)
@@ -322,7 +347,7 @@ class Admission:
         drained = pool.drain.expect(len(pool.waiters))
         return find_retry_after(drained, self._random()) if drained else _RETRY_AFTER_SECONDS
 
-    def _answer_overdue(self, pool: Pool, wait: "_Wait", healthy: int) -> Answer:
+    def _answer_overdue(self, pool: Pool, wait: Wait, healthy: int) -> Answer:
         """Answer who has waited too long: 429 if there is too much to do, 503 if nobody does it."""
         model = repr(pool.spec.model)
         if healthy:
@@ -337,68 +362,3 @@ class Admission:
             f"none of its {len(pool.workers)} workers is ready and healthy"
         )
         return answer_unavailable(message, code="no_worker", retry_after=_RETRY_AFTER_SECONDS)
-
-
-class _Wait:
-    """How long one request has waited, in all and while there were healthy workers.
-
-    Args:
-        now: When it began.
-        exchange: The request, if it is a new one: it waits no longer than its goal allows.
-        first: Seconds that it will then still have to wait for its first token.
-
-    Attributes:
-        began: Monotonic seconds.
-        busy_most: Seconds that it may wait while workers are healthy.
-        idle: Seconds without one, that have not been taken.
-    """
-
-    def __init__(
-        self,
-        relaying: Relaying,
-        now: float,
-        exchange: Exchange | None = None,
-        first: float = 0.0,
-    ) -> None:
-        self.began = now
-        self.idle = 0.0
-        self._noted = now
-        self._busy = 0.0
-        self._idle_in_all = self._heartened = 0.0
-        self._hearten_seconds = relaying.hearten_seconds
-        self._last = now + relaying.wait_for_worker
-        self.busy_most = relaying.wait_while_busy
-        goal = exchange.goal if exchange is not None else None
-        if exchange is None or goal is None:
-            return
-        left = exchange.arrival + goal.ttft - first - now
-        own = goal.kind is RequestClass.BATCH or goal.strict
-        self.busy_most = max(0.0, left if own else min(left, self.busy_most))
-        if goal.strict:
-            self._last = min(self._last, exchange.arrival + goal.ttft)
-
-    def note(self, now: float, *, busy: bool) -> None:
-        """Count the time since the last note."""
-        if busy:
-            self._busy += now - self._noted
-        else:
-            self.idle += now - self._noted
-            self._idle_in_all += now - self._noted
-        self._noted = now
-
-    def take_idle(self) -> float:
-        """Return the seconds without a healthy worker since this was last asked."""
-        idle, self.idle = self.idle, 0.0
-        return idle
-
-    def must_hearten(self) -> bool:
-        """Return whether the client should get a sign of life now; no worker was healthy lately."""
-        if self._idle_in_all < self._heartened + self._hearten_seconds:
-            return False
-        self._heartened = self._idle_in_all
-        return True
-
-    def find_left(self, now: float, *, busy: bool) -> float:
-        """Return the seconds that it may still wait, if things stay as they are."""
-        left = self._last - now
-        return min(left, self.busy_most - self._busy) if busy else left

@@ -103,7 +103,7 @@ def build_choice(
     )
 
 
-def count_places(ranking: Ranking[Worker], most: int, patient_most: int) -> tuple[int, int]:
+def count_places(ranking: Ranking[Worker], most: int, batch_most: int) -> tuple[int, int]:
     """Return how many requests could be sent now, and how many of batch work among those.
 
     What is sent may change it. Of a group that gets no more than its share only the next request
@@ -112,19 +112,19 @@ def count_places(ranking: Ranking[Worker], most: int, patient_most: int) -> tupl
     Args:
         ranking: Who could take one.
         most: Sequences on one worker.
-        patient_most: The same, of batch work.
+        batch_most: The same, of batch work.
     """
     bound: dict[str, int] = {}
-    places = patient = 0
+    places = batch = 0
     for worker in ranking.workers:
-        room = max(0, patient_most - worker.patient)
+        room = max(0, batch_most - worker.batch)
         if worker.group in ranking.bound:
             bound[worker.group] = max(bound.get(worker.group, 0), min(1, room))
             continue
         free = 1 if worker.health.doubted else most - worker.sequences
         places += free
-        patient += min(free, room)
-    return places + len(bound), patient + sum(bound.values())
+        batch += min(free, room)
+    return places + len(bound), batch + sum(bound.values())
 
 
 def _find_lateness(

@@ -5,6 +5,7 @@ Knowledge stays when the API server is away: nothing here expires.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -84,7 +85,7 @@ class Fleet:
         if pool is None:
             return
         self._index_models()
-        pool.wake(len(pool.waiters), len(pool.waiters))
+        pool.wake(sys.maxsize, sys.maxsize)
         for tell in self.on_pool_removed:
             tell(key)
 
@@ -164,16 +165,8 @@ class Fleet:
         Where nobody is healthy, a doubted worker is better than none, and is tried early.
         """
         workers = pool.workers.values()
-        most = self._inflight_most
-        usable: list[Worker] = []
-        healthy: set[str] = set()
-        for worker in workers:
-            if self.is_healthy(pool, worker):
-                healthy.add(worker.group)
-                if worker.held_until <= now and worker.sequences < most:
-                    usable.append(worker)
-            elif self._may_be_tried(pool, worker, now):
-                usable.append(worker)
+        healthy = {worker.group for worker in workers if self.is_healthy(pool, worker)}
+        usable = [worker for worker in workers if self.is_usable(pool, worker, now)]
         if usable or healthy:
             return usable, healthy
         early = [one for one in workers if self._may_be_tried(pool, one, now, early=True)]
@@ -216,9 +209,9 @@ class Fleet:
                 idle, the choice says that it is late, and does not count. 0 is for whoever is to
                 be served in any case.
         """
-        patient = portion > 0 and need is not None and need.is_patient
+        yields = portion > 0 and need is not None and need.batch
         ranking = self._rank(
-            pool, excluded=excluded, tie=tie, need=need, known=known, patient=patient
+            pool, excluded=excluded, tie=tie, need=need, known=known, yields=yields
         )
         choice = build_choice(pool, ranking, need, portion)
         if choice is None or choice.late:
@@ -311,9 +304,13 @@ class Fleet:
             if not mover.done():  # it stays in view until it has looked: nobody passes it
                 mover.set_result(None)
         if pool.waiters:
-            ranking, most = self._rank(pool), self._inflight_most
-            places, patient = count_places(ranking, most, self._find_patient_most(pool))
-            pool.wake(places - pool.woken, patient - pool.woken)
+            places, batch = self._count_places(pool)
+            pool.wake(places - pool.claimed, batch - pool.claimed)
+
+    def wake_urgent(self, pool: Pool) -> None:
+        """Wake who is urgent for places that batch work was woken for, and may not have."""
+        if pool.waiters.urgent_sequences:
+            pool.wake(self._count_places(pool)[0] - pool.claimed, 0)
 
     def needs_probes(self, worker: Worker) -> bool:
         """Return whether a worker can have requests, or has some."""
@@ -333,29 +330,38 @@ class Fleet:
         tie: float = 0.0,
         need: Need | None = None,
         known: Mapping[str, float] = _NOTHING,
-        patient: bool = False,
+        yields: bool = False,
     ) -> Ranking[Worker]:
         """Rank the workers that can take one more request now, by the pool's shares.
 
-        `patient` says that it is batch work, which leaves room for others.
+        `yields` says that it is batch work, which leaves room for others.
         """
         now = self._clock()
         usable, healthy = self._sort_workers(pool, now)
-        if patient:
-            most = self._find_patient_most(pool)
-            usable = [worker for worker in usable if worker.patient < most]
+        if yields:
+            most = self._find_batch_most(pool)
+            usable = [worker for worker in usable if worker.batch < most]
         asked = Asking(excluded, tie, need, known)
         return rank_pool(pool, usable, healthy, now, asked, self.foresight)
 
-    def note_urgency(self, pool: Pool, more: int = 0) -> None:
-        """Note how many sequences urgent requests want at a time: `more` of them come just now."""
-        running = sum(worker.sequences - worker.patient for worker in pool.workers.values())
-        pool.room.note(running + pool.waiters.count_urgent() + more, self._clock())
+    def note_urgency(self, pool: Pool, coming: int) -> None:
+        """Note how many sequences urgent requests want at a time; so many come with one just now.
 
-    def _find_patient_most(self, pool: Pool) -> int:
-        """Return how many sequences of batch work a worker may have."""
+        What no worker could hold at a time, and no pool, is no wish that room can be kept for.
+        """
         most = self._inflight_most
-        return most - pool.room.find_kept(most, self.count_healthy(pool), self._clock())
+        running = sum(worker.sequences - worker.batch for worker in pool.workers.values())
+        wanted = running + pool.waiters.urgent_sequences + min(coming, most)
+        pool.room.note(min(wanted, most * len(pool.workers)), self._clock())
+
+    def _count_places(self, pool: Pool) -> tuple[int, int]:
+        """Return how many sequences could be sent now, and how many of batch work."""
+        return count_places(self._rank(pool), self._inflight_most, self._find_batch_most(pool))
+
+    def _find_batch_most(self, pool: Pool) -> int:
+        """Return how many sequences of batch work a worker may have."""
+        healthy = self.count_healthy(pool)
+        return pool.room.find_batch_most(self._inflight_most, healthy, self._clock())
 
     def _may_be_tried(self, pool: Pool, worker: Worker, now: float, *, early: bool = False) -> bool:
         """Return whether a doubted worker may have one request, to find out what it is good for.

@@ -43,6 +43,7 @@ class Need:
         output_most: The most that it allows.
         choices: Sequences that it becomes: the choices of all its prompts.
         prompts: How many prompts it has, each of which is computed once.
+        batch: It is batch work, however urgent what is left of it is now.
         goal: Its class and objectives.
         ttft: Seconds that are left for its first token.
         finish: The whole answer is due by then, not its first token.
@@ -58,16 +59,12 @@ class Need:
     finish: bool = False
     answers: Spread | None = None
     prompts: int = 1
+    batch: bool = False
 
     @property
     def prompt_each(self) -> float:
         """Tokens of one of its prompts."""
         return self.prompt / self.prompts
-
-    @property
-    def is_patient(self) -> bool:
-        """Whether it is batch work: it leaves room for others."""
-        return self.goal.kind is RequestClass.BATCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ def assess(pool: Pool, call: Call, goal: Goal, *, waited: float) -> Need:
         finish=goal.strict and not call.streaming,
         answers=answers,
         prompts=min(call.prompts, _SEQUENCES_MOST),
+        batch=goal.kind is RequestClass.BATCH,
     )
 
 

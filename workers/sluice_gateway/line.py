@@ -1,15 +1,15 @@
 """The line of requests that wait for a worker of one pool: who is next, and who makes room.
 
-First who keeps the head of the line (woken for a place that somebody else took), then streams that
-have to move, then classes by urgency; so that none of them starves, some turns go to the least
-urgent. Within a class the keys of clients take turns by the tokens they ask for (start-time fair
-queueing: Goyal, Vin, Cheng 1996), and within a key who is due first comes first.
+First streams that have to move, then classes by urgency; so that none of them starves, some turns
+go to the least urgent. Within a class the keys of clients take turns by the tokens they ask for
+(start-time fair queueing: Goyal, Vin, Cheng 1996), and within a key who is due first comes first.
+Whoever was woken for a place that somebody else took has its old place again.
 
 Pure but for what it holds.
 """
 
 import bisect
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -33,7 +33,9 @@ class Waiter:
         turn_away: Called when it has to make room for another.
         due: Monotonic seconds at which it should be served.
         cost: Tokens that it asks for.
-        moving: A stream that has begun, or was sent before: it comes ahead of new requests.
+        sequences: Places of a worker's that it takes.
+        moving: It was sent before: it comes ahead of new requests.
+        number: By order of arrival; the line gives it, and it is kept by who comes back.
         woken: It has left the line, and has a claim on a place.
         turned_away: It has left the line, and has none.
     """
@@ -44,13 +46,15 @@ class Waiter:
     key: str = ""
     due: float = float("inf")
     cost: float = 1.0
+    sequences: int = 1
     moving: bool = False
+    number: int = -1
     woken: bool = False
     turned_away: bool = False
 
     @property
-    def is_patient(self) -> bool:
-        """Whether it is new batch work: it leaves room for others."""
+    def is_new_batch(self) -> bool:
+        """Whether it is new batch work, which leaves room for others."""
         return self.kind is RequestClass.BATCH and not self.moving
 
 
@@ -70,18 +74,20 @@ class _ClassLine:
     """The requests of one class."""
 
     def __init__(self) -> None:
-        self._numbers = count()
         self._keys: dict[str, _Key] = {}
         self._ends: OrderedDict[str, float] = OrderedDict()
         self._now = 0.0
         self.count = 0
 
-    def put(self, waiter: Waiter) -> None:
+    def put(self, waiter: Waiter, *, again: bool) -> None:
+        """Let a request wait; `again` if it was taken out in vain: its key had no turn then."""
         key = self._keys.get(waiter.key)
         if key is None:
-            start = max(self._now, self._ends.pop(waiter.key, 0.0))
-            key = self._keys[waiter.key] = _Key(start)
-        bisect.insort(key.waiters, (waiter.due, next(self._numbers), waiter))
+            ended = self._ends.pop(waiter.key, 0.0)
+            key = self._keys[waiter.key] = _Key(ended if again else max(self._now, ended))
+        if again:
+            key.start -= waiter.cost
+        bisect.insort(key.waiters, (waiter.due, waiter.number, waiter))
         self.count += 1
 
     def peek(self) -> Waiter:
@@ -130,48 +136,50 @@ class _ClassLine:
 
 
 class Line:
-    """Everybody who waits for a worker of a pool, and has not been woken."""
+    """Everybody who waits for a worker of a pool, and has not been woken.
+
+    Attributes:
+        urgent_sequences: Places that those who are no new batch work ask for.
+    """
 
     def __init__(self) -> None:
-        self._front: deque[Waiter] = deque()
-        self._moving: deque[Waiter] = deque()
+        self._numbers = count()
+        self._moving: list[Waiter] = []
         self._classes = {kind: _ClassLine() for kind in _CLASSES}
         self._turns = 0
         self._count = 0
+        self.urgent_sequences = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Waiter]:
-        yield from self._front
         yield from self._moving
         for line in self._classes.values():
             yield from line
 
-    def put(self, waiter: Waiter, *, front: bool = False) -> None:
-        """Let a request wait; at the head if it has been woken in vain."""
+    def put(self, waiter: Waiter) -> None:
+        """Let a request wait; where it was, if it has been woken in vain."""
+        again = waiter.number >= 0
+        if not again:
+            waiter.number = next(self._numbers)
         waiter.woken = False
-        self._count += 1
-        if front:
-            self._front.appendleft(waiter)
-        elif waiter.moving:
-            self._moving.append(waiter)
+        self._note(waiter, 1)
+        if waiter.moving:
+            bisect.insort(self._moving, waiter, key=lambda one: one.number)
         else:
-            self._classes[waiter.kind].put(waiter)
+            self._classes[waiter.kind].put(waiter, again=again)
 
     def pop(self, *, urgent: bool = False) -> Waiter | None:
         """Take out who is next; with `urgent`, who is next that is no new batch work."""
         waiter = self._take(urgent=urgent)
-        self._count -= waiter is not None
+        if waiter is not None:
+            self._note(waiter, -1)
         return waiter
 
     def _take(self, *, urgent: bool) -> Waiter | None:
-        for waiter in self._front:
-            if not (urgent and waiter.is_patient):
-                self._front.remove(waiter)
-                return waiter
         if self._moving:
-            return self._moving.popleft()
+            return self._moving.pop(0)
         kinds = (kind for kind in _CLASSES if not (urgent and kind is RequestClass.BATCH))
         waiting = [line for line in map(self._classes.__getitem__, kinds) if line.count]
         if not waiting:
@@ -181,18 +189,21 @@ class Line:
 
     def remove(self, waiter: Waiter) -> None:
         """Take out a request that is in line."""
-        self._count -= 1
-        for line in (self._front, self._moving):
-            if waiter in line:
-                line.remove(waiter)
-                return
-        self._classes[waiter.kind].remove(waiter)
+        self._note(waiter, -1)
+        if waiter.moving:
+            self._moving.remove(waiter)
+        else:
+            self._classes[waiter.kind].remove(waiter)
+
+    def _note(self, waiter: Waiter, times: int) -> None:
+        self._count += times
+        if not waiter.is_new_batch:
+            self.urgent_sequences += times * waiter.sequences
 
     def is_first(self, waiter: Waiter) -> bool:
         """Return whether a request has the head of the line, as far as classes tell."""
-        for line in (self._front, self._moving):
-            if line:
-                return line[0] is waiter
+        if self._moving:
+            return self._moving[0] is waiter
         return next((c.peek() is waiter for c in self._classes.values() if c.count), False)
 
     def count_class(self, kind: RequestClass) -> int:
@@ -201,17 +212,9 @@ class Line:
 
     def count_before(self, kind: RequestClass, key: str) -> int:
         """Return about how many would be served before one more request."""
-        head = sum(not waiter.is_patient for waiter in self._front)
-        if kind is RequestClass.BATCH:
-            head = len(self._front)
-        before = head + len(self._moving) + self._classes[kind].count_before(key)
+        before = len(self._moving) + self._classes[kind].count_before(key)
         urgent = _CLASSES[: _CLASSES.index(kind)]
         return before + sum(self._classes[other].count for other in urgent)
-
-    def count_urgent(self) -> int:
-        """Return how many are in line that are no new batch work."""
-        patient = sum(waiter.is_patient for waiter in self._front)
-        return self._count - patient - self._classes[RequestClass.BATCH].count
 
     def find_less_urgent(self, kind: RequestClass) -> Waiter | None:
         """Return who makes room for a more urgent class when the whole line is full."""

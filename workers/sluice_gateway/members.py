@@ -11,7 +11,7 @@ from sluice_gateway.answerlengths import AnswerLengths
 from sluice_gateway.engines import Steps
 from sluice_gateway.forecast import Errors, Forecast, Load, Need, Work, count_sequences
 from sluice_gateway.health import WorkerHealth
-from sluice_gateway.line import Line
+from sluice_gateway.line import Line, Waiter
 from sluice_gateway.objects import UNDECIDED, PoolDecision, PoolSpec, WorkerPod
 from sluice_gateway.overload import Drain, Takers
 from sluice_gateway.pace import Mean, Outlook, Pace, Waiting, find_outlook
@@ -69,7 +69,7 @@ class Worker:
         weight: What runs on it, as far as predictions go; None if it has changed since.
         steps: How long steps of its engine take; None of a foreign backend.
         named: It has answered a probe under its own uid.
-        sequences: Places in its batch that what runs on it asks for; `patient` of those are batch
+        sequences: Places in its batch that what runs on it asks for; `batch` of those are batch
             work's.
         vouched: It says itself that it is ready, while nobody else can (`vouching`).
     """
@@ -89,7 +89,7 @@ class Worker:
     steps: Steps | None = None
     named: bool = False
     sequences: int = 0
-    patient: int = 0
+    batch: int = 0
     vouched: bool = False
 
     @property
@@ -118,8 +118,8 @@ class Worker:
     def _count(self, running: Running, times: int) -> None:
         sequences = times * count_sequences(running)
         self.sequences += sequences
-        if running.need is not None and running.need.is_patient:
-            self.patient += sequences
+        if running.need is not None and running.need.batch:
+            self.batch += sequences
         self.weight = None
 
     def is_other(self, answering: str) -> bool:
@@ -166,7 +166,8 @@ class Pool:
 
     Attributes:
         waiters: The line of requests that wait for a worker; those woken have left it.
-        woken: How many of those have not looked yet: they have a claim on a place each.
+        woken: How many of those have not looked yet, and `claimed`, on how many places they have a
+            claim.
         waiting: Requests in line, and woken ones.
         movers: Streams that wait for a worker to go on with them: ahead of the line.
         lengths: How long its prompts and answers are.
@@ -184,6 +185,7 @@ class Pool:
     budget: RetryBudget = field(default_factory=RetryBudget)
     waiters: Line = field(default_factory=Line)
     woken: int = 0
+    claimed: int = 0
     waiting: int = 0
     movers: deque[asyncio.Future[None]] = field(default_factory=deque)
     lengths: Lengths = field(default_factory=Lengths)
@@ -193,16 +195,23 @@ class Pool:
     takers: Takers = field(default_factory=Takers)
     room: Room = field(default_factory=Room)
 
-    def wake(self, most: int, patient: int) -> None:
-        """Wake up to so many of those who wait, of new batch work up to `patient`."""
-        for _ in range(most):
-            waiter = self.waiters.pop(urgent=patient <= 0)
+    def wake(self, places: int, batch: int) -> None:
+        """Wake who waits for so many places, and new batch work for up to `batch` of them."""
+        while places > 0:
+            waiter = self.waiters.pop(urgent=batch <= 0)
             if waiter is None:
                 return
-            patient -= waiter.is_patient
+            places -= waiter.sequences
+            batch -= waiter.sequences
             waiter.woken = True
-            waiter.wake()
             self.woken += 1
+            self.claimed += waiter.sequences
+            waiter.wake()
+
+    def drop_claim(self, waiter: Waiter) -> None:
+        """A request that was woken has looked, or left."""
+        self.woken -= 1
+        self.claimed -= waiter.sequences
 
     def find_outlook(self, worker: Worker, chunk: int) -> Outlook:
         """Return what can be expected of one of its workers.

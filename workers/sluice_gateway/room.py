@@ -15,7 +15,7 @@ _HALF_LIFE: Final = 30.0
 _SPARE: Final = 1.25
 """How much more room there is than was wanted at most: two draws are not always even."""
 _NOBODY: Final = 0.1
-"""Of a sequence: less than that was wanted so long ago (100 s for one) that nobody is urgent."""
+"""Of a sequence: if less than that is left of a wish, nobody is urgent any more."""
 
 
 @dataclass(slots=True)
@@ -33,18 +33,19 @@ class Room:
         self._peak = max(float(urgent), self._read(now))
         self._at = now
 
-    def find_kept(self, places: int, workers: int, now: float) -> int:
-        """Return how many places of each worker batch work does not get; it gets one at least.
+    def find_batch_most(self, places: int, workers: int, now: float) -> int:
+        """Return how many sequences of batch work a worker may have: one at least.
 
         Args:
-            places: Sequences that a worker is sent.
+            places: Sequences that a worker is sent: those that it runs at once, and one that waits
+                there. That one is no room: who takes it waits for another's end.
             workers: How many of them are healthy.
             now: Monotonic seconds.
         """
         peak = self._read(now)
         if peak < _NOBODY or not workers:
-            return 0
-        return min(places - 1, max(1, math.ceil(_SPARE * peak / workers)))
+            return places
+        return max(1, places - 1 - math.ceil(_SPARE * peak / workers))
 
     def _read(self, now: float) -> float:
         return self._peak * math.exp2((self._at - now) / _HALF_LIFE)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from sluice_gateway.admission import Admission, _Wait
+from sluice_gateway.admission import Admission
 from sluice_gateway.answers import Refusal
 from sluice_gateway.attempts import Attempt, Exchange
 from sluice_gateway.cluster import PoolSink, WorkerSink
@@ -16,6 +16,7 @@ from sluice_gateway.fleet import Fleet
 from sluice_gateway.forecast import Need
 from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.settings import Patience, Relaying
+from sluice_gateway.waits import Wait
 
 from . import objects
 from .clock import Clock
@@ -314,7 +315,7 @@ async def test_who_waits_too_long_for_busy_workers_is_told_to_come_back(world):
 
 
 def test_time_without_a_healthy_worker_is_not_held_against_who_waits():
-    wait = _Wait(Relaying(wait_for_worker=30.0, wait_while_busy=10.0), 100.0)
+    wait = Wait(Relaying(wait_for_worker=30.0, wait_while_busy=10.0), 100.0)
     wait.note(119.0, busy=False)
     assert wait.find_left(119.0, busy=True) == 10.0
     wait.note(125.0, busy=True)

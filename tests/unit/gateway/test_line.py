@@ -1,10 +1,13 @@
 """Who waits in line is woken by whatever makes a place for it, in turn, and by nothing else."""
 
 import asyncio
+import json
 
 import pytest
 
 from sluice_gateway.answers import Refusal, answer_unavailable
+from sluice_gateway.calls import parse_call
+from sluice_gateway.forecast import Need
 from sluice_gateway.goals import Goal, RequestClass
 from sluice_gateway.line import Line, Waiter
 
@@ -118,16 +121,58 @@ def drain(line):
     return [line.pop() for _ in range(len(line))]
 
 
-def test_who_was_woken_in_vain_then_streams_that_move_then_classes_by_urgency():
+def test_streams_that_move_then_classes_by_urgency():
     batch, standard = waiter(RequestClass.BATCH), waiter()
     urgent, moving = waiter(RequestClass.INTERACTIVE), waiter(RequestClass.BATCH, moving=True)
     line = line_of(batch, standard, urgent, moving)
-    front = line.pop()
-    assert front is moving
-    line.put(front, front=True)
     assert list(line) == [moving, urgent, standard, batch]
+    assert line.urgent_sequences == 3
     assert drain(line) == [moving, urgent, standard, batch]
-    assert len(line) == 0
+    assert (len(line), line.urgent_sequences) == (0, 0)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_who_was_woken_in_vain_has_its_old_place(moving):
+    ours = [waiter(key="a", cost=10.0, moving=moving) for _ in range(3)]
+    others = [waiter(key="b", cost=10.0, moving=moving) for _ in range(3)]
+    line = line_of(*(one for pair in zip(ours, others, strict=True) for one in pair))
+    before = list(line)
+    for woken in [line.pop() for _ in range(4)]:
+        line.put(woken)
+    assert list(line) == before
+    assert drain(line) == before
+
+
+async def test_requests_of_several_choices_are_served_as_they_come(world):
+    """A place that is free for one of them is no place for each of those that wait."""
+    world.start("w1")
+    running = world.run_on("w1", need=need_of(2))
+    pool = world.fleet.pools["default/chat"]
+    tasks = []
+    for number in range(3):
+        tasks.append(asyncio.create_task(world.find(ask_for(world, 2))))
+        await world.wait_until_waiting(number + 1)
+    for number, task in enumerate(tasks):
+        assert [one.done() for one in tasks].count(True) == number
+        world.fleet.stop_running(*running)
+        assert await name_found(task) == "w1"
+        running = world.run_on("w1", need=need_of(2))
+        assert (pool.woken, pool.claimed) == (0, 0)
+
+
+def need_of(sequences):
+    goal = Goal(RequestClass.STANDARD, ttft=1.0, tpot=0.1)
+    return Need(prompt=8, output=8, goal=goal, ttft=1.0, choices=sequences)
+
+
+def ask_for(world, sequences):
+    """Return a request of so many choices."""
+    body = {"model": "compact", "prompt": "x", "n": sequences}
+    exchange = world.exchange()
+    exchange.arrival = world.clock()
+    call = parse_call("/v1/completions", json.dumps(body).encode(), seed=1)
+    world.admission.prepare(exchange, call, world.fleet.pools["default/chat"])
+    return exchange
 
 
 def test_within_a_key_who_is_due_first_comes_first():

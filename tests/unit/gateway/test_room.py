@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -88,11 +89,44 @@ async def test_a_wish_for_room_is_forgotten(world):
     waiting.cancel()
 
 
+async def test_a_request_that_nobody_could_serve_leaves_no_lasting_wish(world):
+    world.fleet.note_urgency(world.fleet.pools["default/chat"], 128 * 64)
+    world.clock.now += 150.0
+    sent, waiting = await world.asking.ask_all(RequestClass.BATCH, most=5)
+    assert len(sent) == 4
+    waiting.cancel()
+
+
+async def test_a_batch_stream_that_has_moved_is_batch_work_all_the_same(world):
+    worker, attempt = await world.asking.ask(RequestClass.BATCH)
+    goal = replace(attempt.need.goal, kind=RequestClass.INTERACTIVE)
+    world.fleet.stop_running(worker, attempt)
+    attempt.need = replace(attempt.need, goal=goal)  # as what is left of it has it
+    world.fleet.start_running(worker, attempt)
+    assert worker.batch == 1
+
+
+async def test_a_place_that_batch_work_may_not_have_any_more_is_not_left_free(world):
+    pool = world.fleet.pools["default/chat"]
+    sent, waiting = await world.asking.ask_all(RequestClass.BATCH, most=5)
+    world.fleet.stop_running(*sent[0])
+    assert pool.woken == 1  # the waiting one, which has not looked
+    urgent = asyncio.create_task(world.asking.ask(RequestClass.INTERACTIVE))
+    await asyncio.wait_for(urgent, 0.3)  # sooner than who waits looks by itself
+    waiting.cancel()
+
+
 def test_batch_work_always_has_a_place():
     room = Room()
     room.note(1000, now=0.0)
-    assert room.find_kept(9, workers=2, now=0.0) == 8
-    assert room.find_kept(9, workers=0, now=0.0) == 0
+    assert room.find_batch_most(9, workers=2, now=0.0) == 1
+    assert room.find_batch_most(9, workers=0, now=0.0) == 9
+
+
+def test_the_place_that_waits_in_a_worker_is_no_room():
+    room = Room()
+    room.note(1, now=0.0)
+    assert room.find_batch_most(9, workers=4, now=0.0) == 7
 
 
 def test_who_is_urgent_is_next_where_only_such_have_room():
@@ -107,9 +141,7 @@ def test_who_is_urgent_is_next_where_only_such_have_room():
     )
     for waiter in (batch, moving, urgent):
         line.put(waiter)
-    line.remove(batch)
-    line.put(batch, front=True)
-    assert line.count_urgent() == 2
+    assert line.urgent_sequences == 2
     assert line.count_before(RequestClass.STANDARD, "") == 2
     taken = [line.pop(urgent=True) for _ in range(3)]
     assert taken == [moving, urgent, None]
@@ -121,13 +153,17 @@ def capacity():
     return find_capacity(CLASSES)
 
 
-def mix(capacity, batch, interactive):
+def mix(capacity, batch, interactive, longer=1):
+    """Return batch and interactive requests; answers of the former may be `longer`."""
     asks = []
     for kind, load, seed in (
         (RequestClass.BATCH, batch, 1),
         (RequestClass.INTERACTIVE, interactive, 2),
     ):
         asks += draw_requests(load * capacity, SECONDS, seed=seed, asked=Asked(kind=kind))
+    for ask in asks:
+        if ask.asked.kind is RequestClass.BATCH:
+            ask.output, ask.most = ask.output * longer, ask.most * longer
     return sorted(asks, key=lambda ask: ask.at)
 
 
@@ -137,3 +173,10 @@ def test_batch_work_for_twice_the_pool_costs_interactive_requests_next_to_nothin
     assert find_met(urgent) >= 0.95
     batch = [result for result in results if result.kind == "batch" and result.status == 200]
     assert len(batch) >= 0.5 * capacity * SECONDS
+
+
+@pytest.mark.parametrize("interactive", [0.02, 0.05])
+def test_few_interactive_requests_beside_long_batch_answers_have_room_too(capacity, interactive):
+    results = simulate(mix(capacity, 0.2, interactive, longer=20), CLASSES)[0]
+    urgent = [result for result in results if result.kind == "interactive"]
+    assert find_met(urgent[1:]) >= 0.9  # nobody knew that the first would come
