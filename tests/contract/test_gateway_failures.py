@@ -76,7 +76,7 @@ async def test_a_request_that_ends_its_workers_does_not_end_all_of_them(world):
         worker.script = ["reset"] * 9
     status, _, body = await world.ask()
     assert (status, body["error"]["code"]) == (502, "workers_lost")
-    assert "3 workers in a row" in body["error"]["message"]
+    assert "3 times a worker was lost" in body["error"]["message"]
     assert [len(worker.got) for worker in workers].count(1) == 3
     assert world.request_lines()[-1]["outcome"] == "broke_workers"
 

@@ -146,6 +146,13 @@ class Attempt:
         self.deadline = deadline + pause
 
     @property
+    def computed(self) -> bool:
+        """Whether tokens were computed: they came, or an answer in one piece ran so long."""
+        if self.gave or self.streaming or self.bid is None:
+            return self.gave
+        return self.ended_at - self.dispatched_at > self.bid.ttft
+
+    @property
     def work(self) -> float:
         """Seconds that its prompt alone is predicted to take; 0 if nothing is."""
         return self.bid.work if self.bid is not None else 0.0
@@ -261,9 +268,9 @@ class Exchange:
 
     @property
     def breaks(self) -> int:
-        """How many of those in a row broke off: it may be this request that ends workers."""
+        """How many of those broke off before they computed any: the request may be to blame."""
         last = self.attempts[len(self.attempts) - self.fruitless :]
-        return sum(one.outcome in BROKE_OFF for one in last)
+        return sum(one.outcome in BROKE_OFF and not one.computed for one in last)
 
     def note_token(self, attempt: Attempt, at: float) -> None:
         """A token came of an attempt: the time since the last is a gap, whoever gave that."""

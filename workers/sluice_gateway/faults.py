@@ -16,11 +16,11 @@ def tell_lost(code: str, message: str) -> Fault:
     return Fault(FaultKind.LOST, code, message, answer=answer)
 
 
-def answer_breaker(workers: int) -> Answer:
-    """Return what a request is answered under which so many workers broke off in a row."""
+def answer_breaker(times: int) -> Answer:
+    """Return what a request is answered under which a worker broke off so many times."""
     message = (
-        f"{workers} workers in a row were lost while they had this request, before a token of it "
-        "came; it is not tried on another, as it may be what ends them"
+        f"{times} times a worker was lost while it had this request, with no token of it between; "
+        "it is not tried again, as it may be what ends them"
     )
     return answer_bad_gateway(message, code="workers_lost")
 

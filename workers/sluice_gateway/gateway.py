@@ -263,6 +263,7 @@ class Gateway:
             probe_now=prober.probe_now,
             clock=self._clock,
             wall=time.time,
+            random=self._random.random,
             on_answered=(auditor.offer, shadow.offer),
         )
 

@@ -45,6 +45,7 @@ class Relay:
         on_answered: Each is told of a request that was answered in full, when it has been.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
+        random: Returns numbers in [0, 1).
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Relay:
         probe_now: Callable[[Worker], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
+        random: Callable[[], float],
         on_answered: Sequence[Callable[[Exchange, Pool, Attempt, Call, Answer | None], None]] = (),
     ) -> None:
         self._fleet = fleet
@@ -72,6 +74,7 @@ class Relay:
         self._probe_now = probe_now
         self._clock = clock
         self._wall = wall
+        self._random = random
         self._on_answered = on_answered
 
     async def serve(self, exchange: Exchange, call: Call, client: ClientStream) -> Answer | None:
@@ -325,7 +328,9 @@ class Relay:
         else:
             self._failover.allow_move(exchange, pool, attempt, fault)
         if breaks == most - 1 and fault.code in BROKE_OFF:
-            await asyncio.sleep(self._relaying.loss_pause)
+            pause = self._relaying.loss_pause * (0.5 + self._random())
+            exchange.waited += pause
+            await asyncio.sleep(pause)
 
     def _allow_retry(self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Return if the request may be tried again.

@@ -172,7 +172,7 @@ class Upstream:
         echoed = response.find_header(names.HEADER_REQUEST_ID)
         if answering and echoed and echoed != request_id:
             response.release()
-            raise tell_lost("reset", "what came was the answer to another request")
+            raise tell_lost("misdirected", "what came was the answer to another request")
         return response
 
     async def _fetch_whole(self, attempt: Attempt, call: Call, response: WorkerResponse) -> Answer:

@@ -306,6 +306,7 @@ class SimGateway:
             probe_now=lambda worker: None,
             clock=clock,
             wall=clock,
+            random=random.random,
         )
 
     def decide(self, shares):
