@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ..unit.gateway.fakekube import PODS
+from ..unit.gateway import objects
+from ..unit.gateway.fakekube import PODS, POOLS
 from ..unit.gateway.gatewayworld import GatewayWorld, settings, usable
 from ..unit.gateway.polling import until
 from .streamcases import TEXT, Stream
@@ -36,6 +37,7 @@ async def scrape(world):
         return found.get((f"sluice_gateway_{name}", frozenset(labels.items())))
 
     read.workers = {s.labels["worker"] for s in samples if "worker" in s.labels}
+    read.pools = {s.labels["pool"] for s in samples if s.labels.get("pool")}
     return read
 
 
@@ -125,3 +127,16 @@ async def test_what_each_worker_did_is_told_until_it_is_gone(world):
     await running
     assert world.request_lines()[-1]["outcome"] == "ok"
     assert (await scrape(world)).workers == set()
+
+
+async def test_what_ends_after_its_pool_is_gone_leaves_nothing_behind(world):
+    (worker,) = await usable(world, "w1")
+    worker.step = 0.1
+    running = asyncio.create_task(world.stream(max_tokens=5))
+    await until(lambda: worker.got)
+    assert (await scrape(world)).pools == {POOL}
+    await world.kube.delete(POOLS, objects.pool("chat"))
+    await until(lambda: not world.gateway.fleet.pools)
+    await running
+    assert world.request_lines()[-1]["outcome"] == "ok"
+    assert (await scrape(world)).pools == set()

@@ -167,6 +167,11 @@ class Metrics:
             result = "met" if exchange.met else "missed"
         self.classes.labels(pool, exchange.goal.kind, result).inc()
 
+    def note_end(self, pool: str) -> None:
+        """A request has ended: of a pool that is gone nothing stays behind."""
+        if pool not in self._fleet.pools:
+            self.forget_pool(pool)
+
     def forget_pool(self, key: str) -> None:
         """Remove the label sets of a pool that is gone."""
         for metric in (

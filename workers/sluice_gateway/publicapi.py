@@ -213,6 +213,8 @@ class PublicApi:
             str(exchange.status),
         )
         self._metrics.requests.labels(*labels).inc()
+        if pool is not None:
+            self._metrics.note_end(pool.spec.key)
         self._decisions.add(exchange)
         self._request_log.write(exchange, duration=self._clock() - exchange.arrival)
         self._tracer.finish(exchange, self._wall())
