@@ -261,6 +261,7 @@ class ResponseStream:
         self._request = request
         self._begin_response = begin_response
         self.response: web.StreamResponse | None = None
+        self._connection: web.RequestHandler | None = None
 
     async def send(self, data: bytes) -> None:
         """Write; the first call also begins the response. Waits while the client is slow.
@@ -269,12 +270,27 @@ class ResponseStream:
             ClientLostError: If the client is gone.
         """
         try:
+            if self._connection is not None:
+                await self._write(self._connection, data)
+                return
             if self.response is None:
                 self.response = self._begin_response()
                 await self.response.prepare(self._request)
             await self.response.write(data)
+            if self.response.headers.get("Transfer-Encoding") == "chunked":  # not in HTTP/1.0
+                self._connection = self._request.protocol
         except ConnectionError as error:
             raise ClientLostError("cancelled") from error
+
+    async def _write(self, connection: web.RequestHandler, data: bytes) -> None:
+        """Write one chunk, as aiohttp does, with a third of its work: every token comes by here."""
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionError("the client is gone")
+        if data:  # a chunk without any is the body's end
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if connection.writing_paused:
+            await self._request.writer.drain()
 
     async def end(self) -> None:
         """End the response properly.
