@@ -50,6 +50,7 @@ class Attempt:
         exact: It goes on as the stream would have gone on undisturbed; None while not known.
         leave_why: Why it should go on elsewhere, since it was last asked to.
         find_refuge: Returns whether there is a place elsewhere, given why it should go there.
+        losses: How often a worker of its pool had broken off when it began.
         trace: Its span, which its worker is told of.
         ended_at: Wall time of its end; 0 while it runs.
         gaps: Between the tokens that came of it, the first of which ends a pause if it goes on.
@@ -85,6 +86,7 @@ class Attempt:
     exact: bool | None = None
     find_refuge: Callable[[str], bool] | None = None
     leave_why: str = ""
+    losses: int = 0
     trace: Trace | None = None
     ended_at: float = 0.0
     gaps: Gaps = field(default_factory=Gaps)
@@ -266,11 +268,17 @@ class Exchange:
         fruits = (one.gave for one in reversed(self.attempts))
         return next((count for count, gave in enumerate(fruits) if gave), len(self.attempts))
 
-    @property
-    def breaks(self) -> int:
-        """How many of those broke off before they computed any: the request may be to blame."""
+    def count_breaks(self, losses: int) -> int:
+        """Return how many of those broke off before they computed any, if that may be its doing.
+
+        It is not if workers were lost without it meanwhile.
+
+        Args:
+            losses: How often a worker of its pool has broken off until now.
+        """
         last = self.attempts[len(self.attempts) - self.fruitless :]
-        return sum(one.outcome in BROKE_OFF and not one.computed for one in last)
+        breaks = sum(one.outcome in BROKE_OFF and not one.computed for one in last)
+        return breaks if last and breaks >= losses - last[0].losses else 0
 
     def note_token(self, attempt: Attempt, at: float) -> None:
         """A token came of an attempt: the time since the last is a gap, whoever gave that."""

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from sluice_gateway.affinity import PrefixIndex
 from sluice_gateway.answerlengths import AnswerLengths
@@ -19,6 +19,9 @@ from sluice_gateway.retries import RetryBudget
 from sluice_gateway.room import Room
 from sluice_gateway.shares import ShareWindow
 from sluice_gateway.transcript import Maker
+
+_TOGETHER: Final = 1.0
+"""Seconds within which connections of a worker break together; it does not start as soon again."""
 
 
 class Running(Waiting, Work, Protocol):
@@ -71,6 +74,7 @@ class Worker:
         named: It has answered a probe under its own uid.
         sequences: Places in its batch that what runs on it asks for; `batch` of those are batch
             work's.
+        lost_at: When it last broke off under its requests.
         vouched: It says itself that it is ready, while nobody else can (`vouching`).
     """
 
@@ -90,6 +94,7 @@ class Worker:
     named: bool = False
     sequences: int = 0
     batch: int = 0
+    lost_at: float = -math.inf
     vouched: bool = False
 
     @property
@@ -176,6 +181,7 @@ class Pool:
         drain: How fast the line moves.
         takers: Which keys have taken how much of it.
         room: How much of its workers batch work leaves to others.
+        losses: How often one of its workers broke off, with whatever ran there.
     """
 
     spec: PoolSpec
@@ -194,6 +200,12 @@ class Pool:
     drain: Drain = field(default_factory=Drain)
     takers: Takers = field(default_factory=Takers)
     room: Room = field(default_factory=Room)
+    losses: int = 0
+
+    def note_loss(self, worker: Worker, now: float) -> None:
+        """A worker broke off under a request; what it had beside that breaks with it."""
+        self.losses += now - worker.lost_at > _TOGETHER
+        worker.lost_at = now
 
     def wake(self, places: int, batch: int) -> None:
         """Wake who waits for so many places, and new batch work for up to `batch` of them."""

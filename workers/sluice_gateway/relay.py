@@ -169,6 +169,7 @@ class Relay:
             looked=choice.looked,
             spilled_from=choice.spilled_from,
             transcript=transcript,
+            losses=choice.pool.losses,
             cause=last.code if transcript is not None and last is not None else "",
             source=before.variant if before is not None else "",
             trace=exchange.trace.begin_child() if exchange.trace else None,
@@ -279,6 +280,8 @@ class Relay:
             self._blame_worker(worker, "error")
             self._rest_worker(pool, worker)
         elif fault.kind is FaultKind.LOST:
+            if fault.code in BROKE_OFF:
+                pool.note_loss(worker, now)
             if fault.code != "probes_failed":  # that was us, not the request
                 self._blame_worker(worker, "error")
                 worker.health.note_broken_request(now, held=worker.held_until > now)
@@ -320,7 +323,7 @@ class Relay:
         Raises:
             Refusal: If it may not.
         """
-        breaks, most = exchange.breaks, self._relaying.losses_most
+        breaks, most = exchange.count_breaks(pool.losses), self._relaying.losses_most
         if breaks >= most:
             raise Refusal(answer_breaker(breaks), "broke_workers")
         if exchange.transcript is None:

@@ -60,8 +60,9 @@ class Relaying:
             a place is free first, and lets pass what is more urgent.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
         moves_most: Dispatches of one request in a row of which no token came.
-        losses_most: How often a worker may break off under one request with no token of it between.
-            It may be the request that ends them, and no request may end a whole pool.
+        losses_most: How often a worker may break off under one request with no token of it between,
+            while none is lost without it. It may be the request that ends them, and no request may
+            end a whole pool.
         loss_pause: Before the last of these a request waits about so long (half to one and a half
             times). Where many workers are lost at once, as with their rack, it is then known which
             are left; and who was beside such a request comes back at another time than it.

@@ -37,25 +37,36 @@ class Breaking:
         began: When each attempt did.
     """
 
-    def __init__(self, codes, *, after):
+    def __init__(self, codes, *, after, lose_another=None):
         self.began = []
         self._codes = list(codes)
         self._after = after
+        self._lose_another = lose_another
 
     async def carry(self, attempt, *_arguments):
         self.began.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self._after)
+        if self._lose_another is not None and len(self.began) == 2:
+            self._lose_another(attempt.worker)
         if self._codes:
             raise tell_lost(self._codes.pop(0), "the connection broke")
         return Answer(200, b"{}")
 
 
-def ask(codes, *, after=0.0, streaming=False):
+def ask(codes, *, after=0.0, streaming=False, storm=False):
     """Return what becomes of a request whose workers are lost with such codes."""
 
     async def run():
         door = SimGateway({}, WORKERS, seed=1)
-        upstream = door.relay._upstream = Breaking(codes, after=after)
+        pool = door.fleet.pools["default/chat"]
+
+        def lose_another(worker):
+            other = next(one for one in pool.workers.values() if one is not worker)
+            pool.note_loss(other, asyncio.get_running_loop().time())
+
+        upstream = door.relay._upstream = Breaking(
+            codes, after=after, lose_another=lose_another if storm else None
+        )
         exchange = Exchange("r", CALL.path, 0.0, 0.0)
         try:
             call = replace(CALL, streaming=streaming)
@@ -90,3 +101,9 @@ def test_an_answer_in_one_piece_that_ran_long_was_being_computed():
 def test_of_a_stream_a_token_is_what_shows_that():
     status, began, _ = ask(["reset"] * 5, after=3.0, streaming=True)
     assert (status, len(began)) == ("broke_workers", 3)
+
+
+def test_where_workers_are_lost_without_it_no_request_is_to_blame():
+    status, began, _ = ask(["reset"] * 5, after=2.0, streaming=True, storm=True)
+    assert len(began) == 6
+    assert status == 200
