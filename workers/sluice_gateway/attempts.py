@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from sluice_gateway.calls import Call
 from sluice_gateway.events import StreamProgress, Usage, read_usage
@@ -263,10 +264,10 @@ class Exchange:
         return self.attempts[-1].worker if self.attempts else None
 
     @property
-    def fruitless(self) -> int:
-        """How many attempts in a row, the last included, gave no token."""
-        fruits = (one.gave for one in reversed(self.attempts))
-        return next((count for count, gave in enumerate(fruits) if gave), len(self.attempts))
+    def fruitless(self) -> list[Attempt]:
+        """Attempts since the last token came; those left out whose worker refused to begin."""
+        since = takewhile(lambda one: not one.gave, reversed(self.attempts))
+        return [one for one in since if not one.outcome.startswith("refused")][::-1]
 
     def count_breaks(self, losses: int) -> int:
         """Return how many of those broke off before they computed any, if that may be its doing.
@@ -276,7 +277,7 @@ class Exchange:
         Args:
             losses: How often a worker of its pool has broken off until now.
         """
-        last = self.attempts[len(self.attempts) - self.fruitless :]
+        last = self.fruitless
         breaks = sum(one.outcome in BROKE_OFF and not one.computed for one in last)
         return breaks if last and breaks >= losses - last[0].losses else 0
 

@@ -68,7 +68,7 @@ class Failover:
         # A worker that gave a token before it was lost was not lost by this stream's doing; but no
         # stream may end one worker after the other for ever.
         told, made = self._relaying, len(exchange.attempts)
-        if exchange.fruitless >= told.moves_most or made >= told.dispatches_most:
+        if len(exchange.fruitless) >= told.moves_most or made >= told.dispatches_most:
             raise refusal
         cause = (fault.kind.value, worker.uid)
         if cause in exchange.moved and not pool.budget.take_retry(self._clock()):

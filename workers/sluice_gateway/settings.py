@@ -59,7 +59,7 @@ class Relaying:
             end is on its way here and the next request there. What waits here can still go where
             a place is free first, and lets pass what is more urgent.
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
-        moves_most: Dispatches of one request in a row of which no token came.
+        moves_most: Dispatches of one request in a row of which no token came, refusals left out.
         losses_most: How often a worker may break off under one request with no token of it between,
             while none is lost without it. It may be the request that ends them, and no request may
             end a whole pool.

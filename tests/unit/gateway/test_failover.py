@@ -277,20 +277,28 @@ def test_moves_are_free_once_for_each_worker_and_bounded(world):
 def test_what_counts_are_attempts_in_a_row_that_gave_no_token(world):
     exchange, attempt = begin(world)
     exchange.attempts += [attempt] * 9
-    assert exchange.fruitless == 10
+    assert len(exchange.fruitless) == 10
     with pytest.raises(Refusal):
         lose(world, exchange, attempt)
     _, fruitful = world.run_on("w2")
     fruitful.gave = True
     exchange.attempts.append(fruitful)
     lose(world, exchange, fruitful)
-    assert exchange.fruitless == 0
+    assert exchange.fruitless == []
     exchange.attempts += [attempt] * 3
     lose(world, exchange, attempt)
     exchange.attempts += [fruitful] * 40
     exchange.moved.clear()
     with pytest.raises(Refusal):
         lose(world, exchange, fruitful)
+
+
+def test_a_worker_that_refuses_to_begin_is_no_try(world):
+    exchange, attempt = begin(world)
+    _, refused = world.run_on("w2", outcome="refused_503")
+    exchange.attempts += [refused] * 9
+    lose(world, exchange, attempt)
+    assert exchange.fruitless == [attempt]
 
 
 def test_a_stream_that_nothing_is_known_of_does_not_go_on(world):
