@@ -270,8 +270,9 @@ class ResponseStream:
             ClientLostError: If the client is gone.
         """
         try:
-            if self._connection is not None:
-                await self._write(self._connection, data)
+            if self.can_write:
+                if not self.write(data):
+                    await self._request.writer.drain()
                 return
             if self.response is None:
                 self.response = self._begin_response()
@@ -282,15 +283,26 @@ class ResponseStream:
         except ConnectionError as error:
             raise ClientLostError("cancelled") from error
 
-    async def _write(self, connection: web.RequestHandler, data: bytes) -> None:
-        """Write one chunk, as aiohttp does, with a third of its work: every token comes by here."""
-        transport = connection.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionError("the client is gone")
+    @property
+    def can_write(self) -> bool:
+        """Whether `write` may be called: the response has begun, and is made of chunks."""
+        return self._connection is not None
+
+    def write(self, data: bytes) -> bool:
+        """Write one chunk, and return whether the client keeps up.
+
+        As aiohttp's writer does, with a third of its work: every token comes by here.
+
+        Raises:
+            ClientLostError: If the client is gone.
+        """
+        connection = self._connection
+        transport = connection.transport if connection is not None else None
+        if connection is None or transport is None or transport.is_closing():
+            raise ClientLostError("cancelled")
         if data:  # a chunk without any is the body's end
             transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        if connection.writing_paused:
-            await self._request.writer.drain()
+        return not connection.writing_paused
 
     async def end(self) -> None:
         """End the response properly.

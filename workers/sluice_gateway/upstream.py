@@ -8,6 +8,7 @@ leaves as `ClientLostError`. Nothing is retried here.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from sluice_gateway import names
@@ -21,7 +22,7 @@ from sluice_gateway.continuation import (
     end_full_choices,
     plan_leg,
 )
-from sluice_gateway.events import EventSplitter
+from sluice_gateway.events import EventSplitter, StreamProgress
 from sluice_gateway.faults import explain_status, tell_left, tell_lost, tell_nonsense, tell_refused
 from sluice_gateway.keptconnections import ConnectError, KeptConnections
 from sluice_gateway.pace import Phase
@@ -70,8 +71,37 @@ class ClientStream(Protocol):
     async def send(self, data: bytes) -> None:
         """Write; the first call also begins the response. Waits while the client is slow."""
 
+    @property
+    def can_write(self) -> bool:
+        """Whether `write` may be called."""
+
+    def write(self, data: bytes) -> bool:
+        """Write at once; return whether the client keeps up."""
+
     async def end(self) -> None:
         """End the response properly."""
+
+
+@dataclass(slots=True)
+class _Flow:
+    """A stream on its way from a worker's answer to a client."""
+
+    attempt: Attempt
+    progress: StreamProgress
+    splitter: EventSplitter
+    client: ClientStream
+    on_progress: Callable[[bool], None]
+    has_ended: Callable[[], bool]
+
+    def take(self, data: bytes, now: float) -> tuple[bytes, bool]:
+        """Return what a client gets of what came, and whether the stream got on."""
+        before = self.progress.token_events
+        out = self.progress.take(self.splitter.feed(data), now)
+        return out, self.progress.done or self.progress.token_events > before
+
+    def must_stop(self) -> bool:
+        """Return whether it has ended, went wrong, or should go on elsewhere."""
+        return self.has_ended() or self.progress.failure is not None or bool(self.attempt.leave_why)
 
 
 class Upstream:
@@ -281,33 +311,63 @@ class Upstream:
         if progress is None:
             raise ValueError("a stream is relayed without a record of its progress")
         splitter = EventSplitter(most_bytes=self._relaying.event_bytes)
+        flow = _Flow(attempt, progress, splitter, client, on_progress, has_ended)
         try:
             while not has_ended():
-                asked = self._clock()
-                data = await response.read()
-                if not data:
-                    raise tell_lost("truncated", "the stream ended without [DONE]")
-                now = self._clock()
-                before = progress.token_events
-                out = progress.take(splitter.feed(data), now)
-                got_on = progress.done or progress.token_events > before
-                if got_on:
-                    # Before the first token nobody was slow to read: it came only now.
-                    on_progress(not attempt.begun or now - asked >= _BUFFERED_SECONDS)
-                awaited = attempt.phase, attempt.waiting_since, attempt.deadline
-                await self._send(attempt, client, out)
-                if got_on:
-                    attempt.phase = Phase.NEXT
-                    attempt.waiting_since = self._clock()
-                    attempt.deadline = attempt.waiting_since + self._relaying.idle_stream_seconds
-                elif out:  # a comment: its worker is waited for as before
-                    attempt.await_again(*awaited, pause=self._clock() - now)
+                await self._relay_some(flow, response)
+                if attempt.begun and client.can_write and not flow.must_stop():
+                    await self._pour(flow, response)
                 if progress.failure is not None:
                     raise progress.failure
                 if attempt.leave_why and not has_ended() and (why := attempt.find_way_out()):
                     raise tell_left(why)
         except StreamError as error:
             raise tell_nonsense(str(error), body=error.body) from error
+
+    async def _relay_some(self, flow: "_Flow", response: WorkerResponse) -> None:
+        """Wait for some of a stream, and for its client to take that."""
+        attempt = flow.attempt
+        asked = self._clock()
+        data = await response.read()
+        if not data:
+            raise tell_lost("truncated", "the stream ended without [DONE]")
+        now = self._clock()
+        out, got_on = flow.take(data, now)
+        if got_on:
+            # Before the first token nobody was slow to read: it came only now.
+            flow.on_progress(not attempt.begun or now - asked >= _BUFFERED_SECONDS)
+        awaited = attempt.phase, attempt.waiting_since, attempt.deadline
+        await self._send(attempt, flow.client, out)
+        if got_on:
+            self._await_next(attempt, self._clock())
+        elif out:  # a comment: its worker is waited for as before
+            attempt.await_again(*awaited, pause=self._clock() - now)
+
+    async def _pour(self, flow: "_Flow", response: WorkerResponse) -> None:
+        """Pass events on as they come, with no task between, while nobody has to be waited for."""
+        attempt, at = flow.attempt, self._clock()
+
+        def take(data: bytes) -> bool:
+            nonlocal at
+            before, at = at, self._clock()
+            out, got_on = flow.take(data, at)
+            if got_on:
+                flow.on_progress(at - before >= _BUFFERED_SECONDS)
+                self._await_next(attempt, at)
+            keeps_up = not out or flow.client.write(out)
+            return keeps_up and not flow.must_stop()
+
+        await response.pour(take)
+        awaited, began = (attempt.phase, attempt.waiting_since, attempt.deadline), self._clock()
+        self._await_client(attempt)
+        await flow.client.send(b"")  # waits only for a client that is behind
+        attempt.await_again(*awaited, pause=self._clock() - began)
+
+    def _await_next(self, attempt: Attempt, now: float) -> None:
+        """Note that the worker's next token is waited for."""
+        attempt.phase = Phase.NEXT
+        attempt.waiting_since = now
+        attempt.deadline = now + self._relaying.idle_stream_seconds
 
     async def _send(self, attempt: Attempt, client: ClientStream, data: bytes) -> None:
         if not data:

@@ -9,6 +9,7 @@ has not been sent whole) is never used again.
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import httptools
@@ -66,6 +67,17 @@ class WorkerResponse:
         """
         return await self._connection.read()
 
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Give pieces of the body to `take` as they come, with no task between.
+
+        Returns when it has returned False, or the body has ended.
+
+        Raises:
+            Exception: Whatever `take` raises.
+            BrokenConnectionError: If the connection broke before that.
+        """
+        await self._connection.pour(take)
+
     def release(self) -> None:
         """Give the connection back; it is closed unless the answer came to its proper end."""
         self._connection.release()
@@ -99,6 +111,8 @@ class WorkerConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._unread = 0
         self._paused = False
+        self._take: Callable[[bytes], bool] | None = None
+        self._raised: Exception | None = None
 
     async def ask(self, request: bytes, keeper: ConnectionKeeper) -> WorkerResponse:
         """Send a request; return the answer as soon as its head is there.
@@ -126,6 +140,39 @@ class WorkerConnection(asyncio.Protocol):
             if self._complete:
                 return b""
             await self._wait()
+        return self._empty()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Give the body to `take` as it comes, until that returns False, or to its end."""
+        self._take = take
+        try:
+            while self._take is not None:
+                if self._parts:
+                    self._hand_over()
+                elif self._complete:
+                    return
+                else:
+                    await self._wait()
+        finally:
+            self._take = None
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
+
+    def _hand_over(self) -> None:
+        """Give what has come to who takes it at once."""
+        take = self._take
+        if take is None:
+            return
+        try:
+            if take(self._empty()):
+                return
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            self._raised = error
+        self._take = None
+
+    def _empty(self) -> bytes:
+        """Return what has come, and take more."""
         parts = self._parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
@@ -212,6 +259,10 @@ class WorkerConnection(asyncio.Protocol):
             self._break("it speaks another protocol")
         if self._beyond_body > _HEAD_BYTES:
             self._break(f"more than {_HEAD_BYTES} bytes that are no body")
+        if self._take is not None and self._parts and self._broken is None:
+            self._hand_over()
+            if self._take is not None and not self._complete:
+                return  # nothing that a task has to see
         if self._unread > _PAUSE_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()

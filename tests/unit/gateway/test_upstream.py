@@ -20,6 +20,8 @@ from .fakeworker import FakeWorker
 class StuckClient:
     """Takes every token, and then nothing more."""
 
+    can_write = False
+
     def __init__(self):
         self.ending = asyncio.Event()
 
