@@ -105,6 +105,16 @@ async def test_models_are_what_the_backends_name():
         assert (await world.ask("four"))[0] == 404
 
 
+async def test_a_backend_whose_uid_no_header_can_repeat_is_not_used():
+    async with (
+        FakeBackend("a") as good,
+        FakeBackend("b", models=["other"], uid="bär") as odd,
+        standing(*flags(good, odd)) as world,
+    ):
+        await ready(world)
+        assert await world.models() == ["compact"]
+
+
 async def test_a_path_prefix_is_kept_and_nothing_is_fenced_that_names_no_uid():
     async with (
         FakeBackend("a", prefix="/team/a", health="") as a,

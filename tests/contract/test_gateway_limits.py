@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from ..unit.gateway.fakeworker import HUGE
-from ..unit.gateway.gatewayworld import GatewayWorld, settings
+from ..unit.gateway.gatewayworld import GatewayWorld, settings, usable
 from ..unit.gateway.polling import until
 
 REQUEST = json.dumps({"model": "compact", "prompt": "x", "stream": True}).encode()
@@ -147,6 +147,17 @@ async def test_what_is_not_http_gets_an_openai_error(rude):
         assert head.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
         assert json.loads(body)["error"]["type"] == "invalid_request_error"
         assert (await world.ask())[0] == 200
+
+
+async def test_a_stream_to_a_client_that_knows_no_chunks_ends_with_its_connection(world):
+    body = json.dumps({"model": "compact", "prompt": "x", "stream": True, "max_tokens": 3}).encode()
+    head = b"POST /v1/completions HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n"
+    await usable(world, "w1")
+    async with connected(world) as (reader, writer):
+        writer.write(head % len(body) + body + b"GET /health HTTP/1.0\r\n\r\n")
+        answer = await read_all(reader)
+    assert answer.endswith(b"data: [DONE]\n\n")
+    assert answer.count(b"HTTP/1.") == 1
 
 
 async def test_connections_are_bounded():

@@ -269,17 +269,21 @@ class Exchange:
         since = takewhile(lambda one: not one.gave, reversed(self.attempts))
         return [one for one in since if not one.outcome.startswith("refused")][::-1]
 
-    def count_breaks(self, losses: int) -> int:
-        """Return how many of those broke off before they computed any, if that may be its doing.
+    @property
+    def breaks(self) -> list[Attempt]:
+        """Those of them whose workers broke off before they had computed any."""
+        return [one for one in self.fruitless if one.outcome in BROKE_OFF and not one.computed]
 
-        It is not if workers were lost without it meanwhile.
+    def count_suspicious(self, losses: int) -> int:
+        """Return how many more those are than the workers that were lost without it meanwhile.
 
         Args:
-            losses: How often a worker of its pool has broken off until now.
+            losses: How often a worker of its pool has broken off until now, under requests that
+                had ended none before.
         """
-        last = self.fruitless
-        breaks = sum(one.outcome in BROKE_OFF and not one.computed for one in last)
-        return breaks if last and breaks >= losses - last[0].losses else 0
+        tried = self.fruitless
+        others = max(0, losses - tried[0].losses - 1) if tried else 0
+        return len(self.breaks) - others
 
     def note_token(self, attempt: Attempt, at: float) -> None:
         """A token came of an attempt: the time since the last is a gap, whoever gave that."""

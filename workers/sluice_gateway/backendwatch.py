@@ -259,6 +259,8 @@ class BackendClient:
                     if len(body) > most:
                         raise AnswerError(f"{path} answered with more than {most} bytes")
                 uid = response.headers.get(names.HEADER_WORKER_UID, "")
+                if not uid.isascii():
+                    raise AnswerError(f"{names.HEADER_WORKER_UID} is not in ASCII")
                 return response.status, bytes(body), uid
         except TimeoutError as error:
             seconds = self._following.request_seconds

@@ -152,6 +152,9 @@ def _go_on_elsewhere(call: Call, request: Json, prompt: Sequence[int], choice: G
     """Ask any worker to complete prompt and output of one choice."""
     if any(request.get(key) for key in _TOOLS):
         raise CannotGoOnError("its worker was to make more of its text than a completion is")
+    seed, least = request["seed"], request.get("min_tokens") or 0
+    if type(seed) is not int or type(least) is not int:
+        raise CannotGoOnError("its worker took a number in a form of its own")
     choice.forget_loose()
     given = len(choice.tokens)
     scores = request.get("logprobs")
@@ -160,9 +163,9 @@ def _go_on_elsewhere(call: Call, request: Json, prompt: Sequence[int], choice: G
     body: Json = {key: request[key] for key in _FOREIGN_FIELDS if key in request}
     body |= {
         "prompt": [*prompt, *choice.tokens],
-        "seed": request["seed"] + choice.index % call.choices,
+        "seed": seed + choice.index % call.choices,
         "logprobs": scores,
-        "min_tokens": max(0, (request.get("min_tokens") or 0) - given),
+        "min_tokens": max(0, least - given),
     }
     if call.tokens_most is not None:
         body["max_tokens"] = call.tokens_most - given

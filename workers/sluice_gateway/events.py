@@ -150,6 +150,8 @@ class StreamProgress:
         payload = read_payload(event)
         if payload is None:
             return event if self.begun else None  # a comment
+        if not payload:
+            return None  # says nothing, and clients would take it for JSON
         if payload == _DONE:
             if self.first_at is None and not self._goes_on:
                 raise StreamError("it ended before its first token")

@@ -202,9 +202,9 @@ class Pool:
     room: Room = field(default_factory=Room)
     losses: int = 0
 
-    def note_loss(self, worker: Worker, now: float) -> None:
+    def note_loss(self, worker: Worker, now: float, *, counts: bool) -> None:
         """A worker broke off under a request; what it had beside that breaks with it."""
-        self.losses += now - worker.lost_at > _TOGETHER
+        self.losses += counts and now - worker.lost_at > _TOGETHER
         worker.lost_at = now
 
     def wake(self, places: int, batch: int) -> None:

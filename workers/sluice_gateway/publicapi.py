@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from sluice_gateway import names
 from sluice_gateway.access import Access
@@ -276,6 +276,8 @@ class ResponseStream:
                 return
             if self.response is None:
                 self.response = self._begin_response()
+                if self._request.version < HttpVersion11:
+                    self.response.force_close()  # nothing else tells where its body ends
                 await self.response.prepare(self._request)
             await self.response.write(data)
             if self.response.headers.get("Transfer-Encoding") == "chunked":  # not in HTTP/1.0

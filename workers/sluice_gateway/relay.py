@@ -114,7 +114,7 @@ class Relay:
                 answer = await self._run(exchange, attempt, call, client)
             except Fault as fault:
                 last = fault
-                self._note_fault(pool, attempt, fault)
+                self._note_fault(exchange, pool, attempt, fault)
                 if attempt.begun:
                     exchange.transcript = attempt.transcript
                 transcript = exchange.transcript
@@ -268,7 +268,7 @@ class Relay:
         for tell in self._on_answered:
             tell(exchange, pool, attempt, call, answer)
 
-    def _note_fault(self, pool: Pool, attempt: Attempt, fault: Fault) -> None:
+    def _note_fault(self, exchange: Exchange, pool: Pool, attempt: Attempt, fault: Fault) -> None:
         """Put what an attempt says of its worker where routing and the operator see it."""
         worker = attempt.worker
         now = self._clock()
@@ -281,7 +281,8 @@ class Relay:
             self._rest_worker(pool, worker)
         elif fault.kind is FaultKind.LOST:
             if fault.code in BROKE_OFF:
-                pool.note_loss(worker, now)
+                # A request that has ended one already is no excuse for another.
+                pool.note_loss(worker, now, counts=len(exchange.breaks) <= 1)
             if fault.code != "probes_failed":  # that was us, not the request
                 self._blame_worker(worker, "error")
                 worker.health.note_broken_request(now, held=worker.held_until > now)
@@ -323,14 +324,14 @@ class Relay:
         Raises:
             Refusal: If it may not.
         """
-        breaks, most = exchange.count_breaks(pool.losses), self._relaying.losses_most
-        if breaks >= most:
+        breaks, most = len(exchange.breaks), self._relaying.losses_most
+        if exchange.count_suspicious(pool.losses) >= most:
             raise Refusal(answer_breaker(breaks), "broke_workers")
         if exchange.transcript is None:
             self._allow_retry(exchange, pool, attempt, fault)
         else:
             self._failover.allow_move(exchange, pool, attempt, fault)
-        if breaks == most - 1 and fault.code in BROKE_OFF:
+        if breaks >= most - 1 and fault.code in BROKE_OFF:
             pause = self._relaying.loss_pause * (0.5 + self._random())
             exchange.waited += pause
             await asyncio.sleep(pause)

@@ -61,11 +61,11 @@ class Relaying:
         attempts_most: Dispatches of one request that ended in an error answer, the first included.
         moves_most: Dispatches of one request in a row of which no token came, refusals left out.
         losses_most: How often a worker may break off under one request with no token of it between,
-            while none is lost without it. It may be the request that ends them, and no request may
-            end a whole pool.
-        loss_pause: Before the last of these a request waits about so long (half to one and a half
-            times). Where many workers are lost at once, as with their rack, it is then known which
-            are left; and who was beside such a request comes back at another time than it.
+            beyond how often others are lost without it. It may be the request that ends them, and
+            no request may end a whole pool.
+        loss_pause: Before the last of these, and any further, a request waits about so long (half
+            to one and a half times). Where many workers are lost at once, as with their rack, it is
+            then known which are left; and who was beside such a request comes back at another time.
         dispatches_most: Dispatches of one request in all.
         connect_seconds: Opening a connection to a worker.
         first_token_seconds: From the dispatch to the first token of a stream, at most.

@@ -46,7 +46,7 @@ class Breaking:
     async def carry(self, attempt, *_arguments):
         self.began.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self._after)
-        if self._lose_another is not None and len(self.began) == 2:
+        if self._lose_another is not None and len(self.began) > 1:
             self._lose_another(attempt.worker)
         if self._codes:
             raise tell_lost(self._codes.pop(0), "the connection broke")
@@ -62,7 +62,7 @@ def ask(codes, *, after=0.0, streaming=False, storm=False):
 
         def lose_another(worker):
             other = next(one for one in pool.workers.values() if one is not worker)
-            pool.note_loss(other, asyncio.get_running_loop().time())
+            pool.note_loss(other, asyncio.get_running_loop().time(), counts=True)
 
         upstream = door.relay._upstream = Breaking(
             codes, after=after, lose_another=lose_another if storm else None
@@ -107,3 +107,22 @@ def test_where_workers_are_lost_without_it_no_request_is_to_blame():
     status, began, _ = ask(["reset"] * 5, after=2.0, streaming=True, storm=True)
     assert len(began) == 6
     assert status == 200
+
+
+def test_two_requests_that_end_workers_are_little_of_an_excuse_for_each_other():
+    async def run():
+        door = SimGateway({}, ("gpu",) * 12, seed=1)
+        upstream = door.relay._upstream = Breaking(["reset"] * 99, after=0.3)
+
+        async def serve(number):
+            call = replace(CALL, streaming=True)
+            with pytest.raises(Refusal) as caught:
+                await door.relay.serve(Exchange(str(number), CALL.path, 0.0, 0.0), call, NoClient())
+            return caught.value.outcome
+
+        told = await asyncio.gather(*(serve(number) for number in range(2)))
+        return told, len(upstream.began)
+
+    told, attempts = run_virtually(run())
+    assert told == ["broke_workers"] * 2
+    assert attempts <= 8

@@ -201,6 +201,13 @@ def test_a_chat_goes_on_as_a_completion_where_nobody_knows_continuations(usage):
     assert told.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("odd", [{"seed": "abc"}, {"min_tokens": "3"}])
+def test_a_number_in_a_form_that_only_its_worker_took_goes_no_further(odd):
+    call = make_call(CHAT, **odd)
+    with pytest.raises(CannotGoOnError, match="form of its own"):
+        plan_leg(call, begin_broken(call, tokens=3), foreign=True)
+
+
 def test_a_choice_that_had_not_opened_gets_its_role_when_it_goes_on_as_a_completion():
     call = make_call(CHAT, n=2)
     transcript = begin(call)

@@ -44,6 +44,12 @@ def test_nothing_is_sent_before_the_first_token():
     assert progress.first_at == 2.0
 
 
+def test_an_event_without_data_is_nothing():
+    progress = begin(wants_usage=False)
+    out = progress.take([b"data:", token("a"), b"data: ", token("b"), DONE], 1.0)
+    assert out == b"".join(one + b"\n\n" for one in (token("a"), token("b"), DONE))
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
