@@ -102,3 +102,15 @@ async def test_a_stream_that_broke_or_was_never_struck_fails_the_demo(
 ) -> None:
     tale, _ = await follow(client, attempts=attempts)
     assert fault in find_fault(tale.describe())
+
+
+async def test_the_place_where_the_story_broke_off_is_shown() -> None:
+    said: list[str] = []
+    load = Load(Client(), "compact", [], iter(()), [1.0])
+    tale = Tale(load, QUESTION, {}, lambda _: None, said.append)
+    tale._take("Once upon ")
+    tale.arrivals[-1] -= 1.0
+    tale._take("a time\n")
+    shown, broken, rest = said
+    assert (shown.strip(), rest.strip()) == ("| Once upon", "| a time")
+    assert "nothing for 1.0" in broken

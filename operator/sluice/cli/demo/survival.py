@@ -15,8 +15,10 @@ from sluice.cli.demo.prompts import Question
 from sluice.cli.demo.reference import Answers
 
 LONGEST_TALE = 256
-STRIKE_AFTER = 16
-"""Tokens that have come when the worker is killed."""
+STRIKE_AFTER = 36
+"""Tokens that have come when the worker is killed: two lines have been shown."""
+BREAK_SECONDS = 0.25
+"""A pause that is shown: ten times as long as a token takes."""
 LINE = 72
 BEGIN_SECONDS = 30.0
 END_SECONDS = 90.0
@@ -126,7 +128,12 @@ class Tale:
                     self._take(choice.delta.content)
 
     def _take(self, piece: str) -> None:
-        self.arrivals.append(time.monotonic())
+        now = time.monotonic()
+        if self.arrivals and now - self.arrivals[-1] > BREAK_SECONDS:
+            self._show(self._line)
+            self._line = ""
+            self.say(f"  : nothing for {now - self.arrivals[-1]:.2f} s, then it goes on")
+        self.arrivals.append(now)
         self.text += piece
         *lines, self._line = (self._line + piece).split("\n")
         for line in lines:
@@ -147,13 +154,14 @@ def tell_survival(found: Mapping[str, Any]) -> str:
     first, *others = found["tellers"] or ["an unknown worker"]
     if not found["cause"]:
         return f"the stream ended on {first}, which was not killed under it"
+    lost = f" ({', '.join(others[:-1])} did not go on)" if others[1:] else ""
     same = "as an undisturbed worker tells it"
     other = "otherwise than an undisturbed worker tells it"
     if found["said_to_be_approximate"]:
         other += ", as its last chunk says: another class computes in other numerics"
     return (
         f"the story began on {first}, killed after {found['struck_after_tokens']} tokens"
-        f" ({found['cause']}), and went on at {', '.join(others)} after {found['pause_s']:.2f} s:"
+        f" ({found['cause']}), and went on at {others[-1]}{lost} after {found['pause_s']:.2f} s:"
         f" {found['tokens']} tokens, {same if found['as_undisturbed'] else other}"
     )
 
