@@ -46,6 +46,16 @@ ENGINES = {
     "maia": Engine("maia-100", None, NOMINAL, 4, SCALE, slots=8, chunk=16),
     "gpu": Engine("h100", None, NOMINAL, 2, SCALE, slots=8, chunk=16),
 }
+CALL = Call(
+    path="/v1/completions",
+    model="compact",
+    body=b'{"prompt":""}',
+    streaming=True,
+    wants_usage=False,
+    choices=1,
+    tokens_most=8,
+    prompt_size=40,
+)
 TOKEN = b'data: {"choices":[{"index":0,"text":"x"}]}'
 END = b'data: {"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}'
 
@@ -317,17 +327,7 @@ class SimGateway:
         await asyncio.sleep(ask.at - loop.time())
         exchange = Exchange(str(ask.output), "/v1/completions", loop.time(), loop.time())
         exchange.asked, exchange.key = ask.asked, ask.key
-        call = Call(
-            path="/v1/completions",
-            model="compact",
-            body=b'{"prompt":""}',
-            streaming=True,
-            wants_usage=False,
-            choices=1,
-            tokens_most=ask.most,
-            prompt_size=4 * ask.prompt,
-            lead=ask.lead,
-        )
+        call = replace(CALL, tokens_most=ask.most, prompt_size=4 * ask.prompt, lead=ask.lead)
         status = 200
         try:
             await self.relay.serve(exchange, call, NoClient())

@@ -10,24 +10,13 @@ import pytest
 
 from sluice_gateway.answers import Answer, Refusal
 from sluice_gateway.attempts import Exchange
-from sluice_gateway.calls import Call
 from sluice_gateway.faults import tell_lost
 from sluice_gateway.settings import Relaying
 
-from .simworld import NoClient, SimGateway, run_virtually
+from .simworld import CALL, NoClient, SimGateway, run_virtually
 
 WORKERS = ("gpu",) * 6
 PAUSE = Relaying().loss_pause
-CALL = Call(
-    path="/v1/completions",
-    model="compact",
-    body=b'{"prompt":""}',
-    streaming=False,
-    wants_usage=False,
-    choices=1,
-    tokens_most=8,
-    prompt_size=40,
-)
 
 
 class Breaking:
@@ -115,9 +104,8 @@ def test_two_requests_that_end_workers_are_little_of_an_excuse_for_each_other():
         upstream = door.relay._upstream = Breaking(["reset"] * 99, after=0.3)
 
         async def serve(number):
-            call = replace(CALL, streaming=True)
             with pytest.raises(Refusal) as caught:
-                await door.relay.serve(Exchange(str(number), CALL.path, 0.0, 0.0), call, NoClient())
+                await door.relay.serve(Exchange(str(number), CALL.path, 0.0, 0.0), CALL, NoClient())
             return caught.value.outcome
 
         told = await asyncio.gather(*(serve(number) for number in range(2)))
